@@ -1,0 +1,78 @@
+"""Named points at which a process can be killed or stopped, for the crash tests.
+
+Owns the list of points; each is a step of the crash protocol (docs/crash-protocol.md), and the
+model in tests/model has the same list, which a test compares.  A point is armed by the
+environment and is otherwise one dictionary look-up.
+
+    LIFL_FAULT=<who>:<point>:<kill|stop>:<nth>   for example  leaf:fold_written:kill:1
+    LIFL_FAULT_DIR=<directory>                   the nth hit over all processes fires, once
+
+`who` is `gateway`, `agent` or the role that hits the point (`leaf`, `middle`, `top`), and may
+carry a node: `top@node-0`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Final
+
+POINTS: Final = (
+    # gateway, one update
+    "gateway_writing", "gateway_payload_partial", "gateway_sealed", "gateway_accepted",
+    "gateway_sent", "gateway_acked",
+    # gateway, end of the round
+    "gateway_closed", "gateway_flushed", "gateway_forwarded", "gateway_published",
+    "gateway_model_released",
+    # gateway, join
+    "gateway_rebuilt",
+    # aggregator in any role
+    "role_locked", "role_registered", "role_scanned",
+    "fold_writing", "fold_written", "fold_committed", "input_released", "release_sent",
+    "sum_sealed", "sum_sent", "role_left",
+    # agent
+    "agent_saw_death", "agent_registered", "agent_poked", "agent_routed", "agent_restarted",
+)  # fmt: skip
+
+_armed: dict[str, tuple[str, str, int]] = {}
+_node = ""
+
+
+def _arm() -> None:
+    for entry in filter(None, os.environ.get("LIFL_FAULT", "").split(",")):
+        who, point, action, nth = entry.split(":")
+        if point not in POINTS or action not in ("kill", "stop"):
+            raise ValueError(f"LIFL_FAULT: {entry!r} is not <who>:<point>:<kill|stop>:<nth>")
+        _armed[point] = (who, action, int(nth))
+
+
+def at_node(name: str) -> None:
+    """Tell the node of this process, so that a point can name one node's process alone."""
+    global _node
+    _node = name
+
+
+def fault(point: str, who: str) -> None:
+    """Kill or stop this process if this point is armed for `who` and its turn has come."""
+    armed = _armed.get(point)
+    if armed is not None:
+        _fire(point, who, *armed)
+
+
+def _fire(point: str, who: str, armed_for: str, action: str, nth: int) -> None:
+    if armed_for not in (who, f"{who}@{_node}"):
+        return
+    directory = os.environ["LIFL_FAULT_DIR"]
+    for hit in range(1, nth + 1):
+        try:
+            fd = os.open(f"{directory}/{armed_for}:{point}:{hit}", os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            continue
+        os.write(fd, str(os.getpid()).encode())
+        os.close(fd)
+        if hit == nth:
+            os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
+        return
+
+
+_arm()

@@ -1,0 +1,113 @@
+/* Shared words with acquire and release, and the scan over them.
+ *
+ * Owns the only loads and stores by which processes synchronise (docs/crash-protocol.md).
+ * Called by shm/words.py, shm/slots.py. Words are little-endian and naturally aligned.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+
+static void *word(Py_buffer *buffer, Py_ssize_t offset, Py_ssize_t width)
+{
+	if (offset < 0 || offset + width > buffer->len || offset % width) {
+		PyErr_Format(PyExc_ValueError, "word of %zd bytes at offset %zd: outside %zd bytes or unaligned",
+			     width, offset, buffer->len);
+		return NULL;
+	}
+	return (char *)buffer->buf + offset;
+}
+
+#define LOAD(NAME, TYPE, FROM)                                                        \
+	static PyObject *NAME(PyObject *self, PyObject *args)                         \
+	{                                                                             \
+		Py_buffer buffer;                                                     \
+		Py_ssize_t offset;                                                    \
+		PyObject *value = NULL;                                               \
+		(void)self;                                                           \
+		if (!PyArg_ParseTuple(args, "y*n", &buffer, &offset))                 \
+			return NULL;                                                  \
+		TYPE *p = word(&buffer, offset, sizeof(TYPE));                        \
+		if (p)                                                                \
+			value = FROM(__atomic_load_n(p, __ATOMIC_ACQUIRE));           \
+		PyBuffer_Release(&buffer);                                            \
+		return value;                                                         \
+	}
+
+#define STORE(NAME, TYPE)                                                             \
+	static PyObject *NAME(PyObject *self, PyObject *args)                         \
+	{                                                                             \
+		Py_buffer buffer;                                                     \
+		Py_ssize_t offset;                                                    \
+		unsigned long long value;                                             \
+		(void)self;                                                           \
+		if (!PyArg_ParseTuple(args, "w*nK", &buffer, &offset, &value))        \
+			return NULL;                                                  \
+		TYPE *p = word(&buffer, offset, sizeof(TYPE));                        \
+		if (p) {                                                              \
+			__atomic_store_n(p, (TYPE)value, __ATOMIC_RELEASE);           \
+			__atomic_thread_fence(__ATOMIC_RELEASE);                      \
+		}                                                                     \
+		PyBuffer_Release(&buffer);                                            \
+		if (!p)                                                               \
+			return NULL;                                                  \
+		Py_RETURN_NONE;                                                       \
+	}
+
+LOAD(load_u64, uint64_t, PyLong_FromUnsignedLongLong)
+LOAD(load_u32, uint32_t, PyLong_FromUnsignedLong)
+STORE(store_u64, uint64_t)
+STORE(store_u32, uint32_t)
+
+/* scan(states, offset, stride, count, released, offset, stride, phase, consumer):
+ * indices whose state is in this phase for this consumer and not yet released. */
+static PyObject *scan(PyObject *self, PyObject *args)
+{
+	Py_buffer states, released;
+	Py_ssize_t at, stride, count, released_at, released_stride;
+	unsigned int phase, consumer;
+	PyObject *found = NULL;
+	(void)self;
+	if (!PyArg_ParseTuple(args, "y*nnny*nnII", &states, &at, &stride, &count, &released,
+			      &released_at, &released_stride, &phase, &consumer))
+		return NULL;
+	if (count > 0 && (!word(&states, at, 8) || !word(&states, at + (count - 1) * stride, 8) ||
+			  !word(&released, released_at, 4) ||
+			  !word(&released, released_at + (count - 1) * released_stride, 4)))
+		goto out;
+	found = PyList_New(0);
+	for (Py_ssize_t i = 0; found && i < count; i++) {
+		uint64_t state = __atomic_load_n((uint64_t *)((char *)states.buf + at + i * stride),
+						 __ATOMIC_ACQUIRE);
+		uint32_t gone = __atomic_load_n(
+			(uint32_t *)((char *)released.buf + released_at + i * released_stride),
+			__ATOMIC_ACQUIRE);
+		if (((state >> 48) & 0xff) != phase || ((state >> 32) & 0xffff) != consumer ||
+		    gone == (uint32_t)state)
+			continue;
+		PyObject *index = PyLong_FromSsize_t(i);
+		if (!index || PyList_Append(found, index))
+			Py_CLEAR(found);
+		Py_XDECREF(index);
+	}
+out:
+	PyBuffer_Release(&states);
+	PyBuffer_Release(&released);
+	return found;
+}
+
+static PyMethodDef methods[] = {
+	{"load_u64", load_u64, METH_VARARGS, "load_u64(buffer, offset) -> int, acquire"},
+	{"load_u32", load_u32, METH_VARARGS, "load_u32(buffer, offset) -> int, acquire"},
+	{"store_u64", store_u64, METH_VARARGS, "store_u64(buffer, offset, value), release"},
+	{"store_u32", store_u32, METH_VARARGS, "store_u32(buffer, offset, value), release"},
+	{"scan", scan, METH_VARARGS, "indices of unreleased slots in a phase for a consumer"},
+	{NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_words", NULL, -1, methods,
+				    NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__words(void)
+{
+	return PyModule_Create(&module);
+}

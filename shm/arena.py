@@ -1,0 +1,128 @@
+"""Making, sealing, handing over and mapping the memory of a job.
+
+Owns the three files of a (node, job): inputs, sums, locks.  Only the agent makes them; other
+processes map what they were handed.  Knows no slot: those are in slots.py.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from dataclasses import asdict, dataclass
+
+from lifl.errors import Busy
+from lifl.shm.geometry import Geometry, Region
+from lifl.shm.slots import Arena
+
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+@dataclass(frozen=True)
+class ArenaFiles:
+    """File descriptors of one job's memory on one node; the agent and the gateway own them."""
+
+    geometry: Geometry
+    inputs: int
+    sums: int
+    locks: int
+
+    @classmethod
+    def make(cls, job: str, geometry: Geometry) -> ArenaFiles:
+        """Three memfds, mode 0600, sealed against resize; pages of all inputs populated."""
+        inputs = _memfd(f"lifl-{job}-inputs", geometry.for_inputs.size_bytes)
+        sums = _memfd(f"lifl-{job}-sums", geometry.for_sums.size_bytes)
+        locks = _memfd(f"lifl-{job}-locks", 1 << 16)
+        files = cls(geometry, inputs, sums, locks)
+        try:
+            _populate(inputs, 0, geometry.for_inputs.size_bytes)
+            _populate(sums, 0, geometry.for_sums.payloads)
+        except BaseException:
+            files.close()
+            raise
+        return files
+
+    def reserve_sums(self, slots: tuple[int, ...]) -> None:
+        """Allocate the pages of these sum slots (bare indices), before a role needs them."""
+        region = self.geometry.for_sums
+        for slot in slots:
+            _populate(self.sums, region.payload_at(slot), region.slot_bytes)
+
+    def read_only_inputs(self) -> int:
+        """A new descriptor through which inputs cannot be written; the caller closes it."""
+        return os.open(f"/proc/self/fd/{self.inputs}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def resident_bytes(self) -> int:
+        return sum(os.fstat(fd).st_blocks * 512 for fd in (self.inputs, self.sums))
+
+    def close(self) -> None:
+        for fd in (self.inputs, self.sums, self.locks):
+            os.close(fd)
+
+
+def arena_bytes(geometry: Geometry, sum_slots: int) -> int:
+    """Pages that a job needs on a node: all inputs, and `sum_slots` of the sums."""
+    region = geometry.for_sums
+    return geometry.for_inputs.size_bytes + region.payloads + sum_slots * region.slot_bytes
+
+
+def map_arena(geometry: Geometry, inputs: int, sums: int, *, write_inputs: bool) -> Arena:
+    """Map both memories; only the gateway writes inputs, only aggregators write sums."""
+    return Arena(
+        geometry,
+        _map(inputs, geometry.for_inputs, write=write_inputs),
+        _map(sums, geometry.for_sums, write=not write_inputs),
+    )
+
+
+def look(geometry: Geometry, inputs: int, sums: int) -> Arena:
+    """Map both memories read-only, for `lifl shm ls`."""
+    return Arena(
+        geometry,
+        _map(inputs, geometry.for_inputs, write=False),
+        _map(sums, geometry.for_sums, write=False),
+    )
+
+
+def lock_role(locks: int, endpoint: int, *, wait: bool) -> bool:
+    """Take the record lock of a role; True when this process holds it.
+
+    A record lock belongs to the process, and closing *any* descriptor of the file drops it:
+    never map that file, never duplicate this descriptor, keep exactly one open.
+    """
+    try:
+        fcntl.lockf(locks, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, endpoint)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def unlock_role(locks: int, endpoint: int) -> None:
+    fcntl.lockf(locks, fcntl.LOCK_UN, 1, endpoint)
+
+
+def geometry_fields(geometry: Geometry) -> dict[str, int]:
+    return asdict(geometry)
+
+
+def _memfd(name: str, size_bytes: int) -> int:
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.fchmod(fd, 0o600)
+    os.ftruncate(fd, size_bytes)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    return fd
+
+
+def _populate(fd: int, start: int, length: int) -> None:
+    try:
+        os.posix_fallocate(fd, start, length)
+    except OSError as error:
+        raise Busy(
+            f"no memory for {length} bytes of shared memory ({error.strerror}): give the node "
+            "more memory, or the job fewer spec.memory.inputSlots"
+        ) from error
+
+
+def _map(fd: int, region: Region, *, write: bool) -> memoryview:
+    access = mmap.PROT_READ | (mmap.PROT_WRITE if write else 0)
+    return memoryview(mmap.mmap(fd, region.size_bytes, mmap.MAP_SHARED, access))
