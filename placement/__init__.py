@@ -1,4 +1,4 @@
 """lifl.placement (see the module list in docs/architecture.md)."""
 
 if __name__ != "lifl.placement":
-    raise ImportError(f"import lifl.placement, not {__name__}: the folder is a part of the lifl package")
+    raise ImportError(f"import lifl.placement, not {__name__}: this folder is a part of lifl")

@@ -56,6 +56,7 @@ class Header(NamedTuple):
     clients: int
     weight: float
     length: int
+    source: int = 0  # endpoint of the role that wrote a sum
     segment: int = 0
     segments: int = 1
 
@@ -81,9 +82,7 @@ class Arena:
 
     def set_state(self, slot: int, generation: int, phase: Phase, consumer: int) -> None:
         memory, region, index = self._region(slot)
-        _words.store_u64(
-            memory, region.state_at(index), State(generation, phase, consumer).pack()
-        )
+        _words.store_u64(memory, region.state_at(index), State(generation, phase, consumer).pack())
 
     def _released_at(self, slot: int, consumer: int) -> tuple[memoryview, int]:
         """The consumer's word about a slot lies in the memory that the consumer may write."""
@@ -136,19 +135,21 @@ class Arena:
     def header(self, slot: int) -> Header:
         memory, region, index = self._region(slot)
         at = region.header_at(index)
-        round_, epoch, segment, segments, payload, weight, length, _ = _FIXED.unpack_from(
+        round_, epoch, segment, segments, payload, weight, length, source = _FIXED.unpack_from(
             memory, at
         )
         start = at + region.header_bytes - self.geometry.set_bytes
         clients = int.from_bytes(memory[start : start + self.geometry.set_bytes], "little")
-        return Header(round_, epoch, Payload(payload), clients, weight, length, segment, segments)
+        return Header(
+            round_, epoch, Payload(payload), clients, weight, length, source, segment, segments
+        )
 
     def set_header(self, slot: int, header: Header) -> None:
         memory, region, index = self._region(slot)
         at, width = region.header_at(index), self.geometry.set_bytes
         _FIXED.pack_into(
             memory, at, header.round, header.epoch, header.segment, header.segments,
-            header.payload, header.weight, header.length, 0,
+            header.payload, header.weight, header.length, header.source,
         )  # fmt: skip
         start = at + region.header_bytes - width
         memory[start : start + width] = header.clients.to_bytes(width, "little")

@@ -109,7 +109,8 @@ class Section:
         object.__setattr__(self, "code", Code(self.code))
         if self.count < 0:
             raise ValueError(f"count of a section is {self.count}; it must be 0 or more")
-        for name, offset in (("update_offset", self.update_offset), ("sum_offset", self.sum_offset)):
+        for name in ("update_offset", "sum_offset"):
+            offset = getattr(self, name)
             if offset < 0 or offset % ALIGNMENT_BYTES:
                 raise ValueError(
                     f"{name} of a section is {offset}; it must be a multiple of "
@@ -267,7 +268,8 @@ class Kernels(Protocol):
             out: writable, update layout; overlaps no other buffer.
             total: sum layout.
             total_weight: Σ wᵢ, finite and more than 0.
-            base: update layout; the model that clients started from. `fedavgm` needs it.
+            base: update layout; the model that clients started from. `fedavgm` needs it;
+                `fedavg` ignores it and both velocities.
             velocity_in: sum layout; None means zeros, as in the first round. Sections of
                 integers and BOOL are not read.
             velocity_out: writable, sum layout; `fedavgm` needs it. Overlaps no other buffer.

@@ -1,0 +1,459 @@
+"""The aggregator runtime: one process, any role of any job of its node.
+
+    wake up ─► drain descriptors ─► read the words ─► next_step ─► do it ─► ... ─► wait
+
+Owns the execution of the steps that round.py decides, in the order and with the fault points of
+docs/crash-protocol.md.  Does not decide and does not know the tree: its parent and the number of
+updates to expect come with the poke EXPECT.  Started by the agent's pool:
+
+    python -m lifl.functions.aggregator --socket PATH --node NAME
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lifl.errors import LiflError, Unreachable
+from lifl.faults import at_node, fault
+from lifl.functions.kernels import Input, Kernels, Optimiser, Section, choose
+from lifl.functions.round import (
+    Finish,
+    Fold,
+    Own,
+    Queued,
+    Release,
+    Role,
+    Seal,
+    Wait,
+    Words,
+    next_step,
+)
+from lifl.proxy_ebpf.control import Control, close_all
+from lifl.proxy_ebpf.descriptor import Descriptor, Kind, lane
+from lifl.proxy_ebpf.port import Port, make_pair
+from lifl.shm.arena import lock_role, map_arena, unlock_role
+from lifl.shm.geometry import Geometry
+from lifl.shm.slots import SUMS_BIT, Arena, Header, Payload, Phase
+
+log = logging.getLogger("lifl.aggregator")
+
+RECONNECT_S = 0.02
+
+
+@dataclass
+class Work:
+    """What a role did since the last report."""
+
+    folds: int = 0
+    updates: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+class Aggregator:
+    """One role of one job, held by this process: its words, its socket, its arithmetic."""
+
+    def __init__(
+        self,
+        *,
+        role: Role,
+        arena: Arena,
+        port: Port,
+        kernels: Kernels,
+        sections: tuple[Section, ...],
+        update_bytes: int,
+        sum_bytes: int,
+        velocity_at: int,
+        optimiser: Optimiser,
+    ) -> None:
+        self.role = role
+        self.arena = arena
+        self.port = port
+        self.kernels = kernels
+        self.sections = sections
+        self.update_bytes = update_bytes
+        self.sum_bytes = sum_bytes
+        self.velocity_at = velocity_at
+        self.optimiser = optimiser
+        self.work = Work()
+
+    def _send(self, descriptor: Descriptor) -> None:
+        """A hint: whoever misses it is poked by the agent and reads the words."""
+        with contextlib.suppress(LiflError):
+            self.port.send(descriptor)
+
+    # -- reading -------------------------------------------------------------------------
+    def drain(self) -> None:
+        """Take what descriptors say that the words do not: where the parent is, and misroutes."""
+        for descriptor in self.port.receive():
+            if descriptor.kind is Kind.EXPECT:
+                self.role = replace(
+                    self.role, parent=descriptor.slot, expected=descriptor.generation
+                )
+            elif descriptor.kind in (Kind.UPDATE, Kind.SUM) and self._is_for_another(descriptor):
+                self._send(descriptor)  # back to the agent, which pokes the consumer
+
+    def _is_for_another(self, descriptor: Descriptor) -> bool:
+        state = self.arena.state(descriptor.slot)
+        return (
+            state.phase == Phase.SEALED
+            and state.generation == descriptor.generation
+            and state.consumer != self.role.endpoint
+            and not self.arena.is_released(descriptor.slot, state)
+        )
+
+    def words(self) -> Words:
+        arena = self.arena
+        round_ = arena.model()[0] + 1
+        closed = arena.is_closed(round_)  # before `accepted`: closed means that it is final
+        return Words(
+            round=round_,
+            closed=closed,
+            accepted=arena.accepted(round_) if closed else 0,
+            own=tuple(self._own(slot) for slot in self.role.slots),
+            queued=tuple(self._queued(slot) for slot in arena.sealed_for(self.role.endpoint)),
+            inputs_exhausted=self.role.lazy and self._no_input_is_free(),
+        )
+
+    def _own(self, slot: int) -> Own:
+        state = self.arena.state(slot)
+        if state.phase not in (Phase.OPEN, Phase.SEALED):
+            return Own(slot, state.generation, state.phase, released=True)
+        header = self.arena.header(slot)
+        return Own(
+            slot,
+            state.generation,
+            state.phase,
+            state.phase == Phase.SEALED and self.arena.is_released(slot, state),
+            header.round,
+            header.clients,
+            header.weight,
+            header.payload,
+        )
+
+    def _queued(self, slot: int) -> Queued:
+        header = self.arena.header(slot)
+        generation = self.arena.state(slot).generation
+        return Queued(slot, generation, header.round, header.clients, header.weight, header.payload)
+
+    def _no_input_is_free(self) -> bool:
+        arena = self.arena
+        return all(
+            arena.state(slot).phase == Phase.SEALED and arena.is_unreleased(slot)
+            for slot in range(arena.geometry.model_slot)
+        )
+
+    def may_leave(self) -> bool:
+        """No slot names this role, and none of its own holds what somebody still needs."""
+        words = self.words()
+        return not words.queued and all(
+            own.released or own.round < words.round or own.payload is Payload.MODEL
+            for own in words.own
+        )
+
+    # -- doing ---------------------------------------------------------------------------
+    def advance(self) -> bool:
+        """Do every step that can be done now; True if there was any."""
+        moved = False
+        while True:
+            words = self.words()
+            step = next_step(self.role, words)
+            match step:
+                case Wait():
+                    return moved
+                case Release():
+                    self._release(step)
+                case Fold():
+                    self._fold(step, words.round)
+                case Finish():
+                    self._finish(step, words.round)
+                case Seal():
+                    self._seal(step.slot)
+            moved = True
+
+    def _fold(self, step: Fold, round_: int) -> None:
+        arena, began = self.arena, time.perf_counter()
+        arena.set_state(step.into, step.generation, Phase.WRITING, 0)
+        fault("fold_writing", self.role.kind)
+        clients, weight = 0, 0.0
+        inputs = []
+        if step.accumulator:
+            clients, weight = step.accumulator.clients, step.accumulator.weight
+        for queued in step.inputs:
+            is_sum = queued.payload is Payload.SUM
+            length = self.sum_bytes if is_sum else self.update_bytes
+            inputs.append(Input(arena.payload(queued.slot, length), queued.weight, is_sum))
+            clients |= queued.clients
+            weight += queued.weight
+        self.kernels.fold(
+            arena.payload(step.into, self.sum_bytes),
+            arena.payload(step.accumulator.slot, self.sum_bytes) if step.accumulator else None,
+            inputs,
+            self.sections,
+        )
+        arena.set_header(
+            step.into, self._header(round_, Payload.SUM, clients, weight, self.sum_bytes)
+        )
+        fault("fold_written", self.role.kind)
+        arena.set_state(step.into, step.generation, Phase.OPEN, 0)
+        fault("fold_committed", self.role.kind)
+        self.work.folds += 1
+        self.work.updates += len(inputs)
+        self.work.bytes += sum(len(i.data) for i in inputs)
+        self.work.seconds += time.perf_counter() - began
+
+    def _finish(self, step: Finish, round_: int) -> None:
+        arena, sums = self.arena, self.arena.payload(step.into)
+        arena.set_state(step.into, step.generation, Phase.WRITING, 0)
+        fault("fold_writing", self.role.kind)
+        base = velocity_in = velocity_out = None
+        length = self.update_bytes
+        if self.optimiser.name == "fedavgm":
+            base_slot = arena.model()[1]
+            header = arena.header(base_slot)
+            length = self.velocity_at + self.sum_bytes
+            velocity_out = sums[self.velocity_at : length]
+            base = arena.payload(base_slot, self.update_bytes)
+            if header.length >= length:
+                velocity_in = arena.payload(base_slot, length)[self.velocity_at :]
+        self.kernels.finish(
+            sums[: self.update_bytes],
+            arena.payload(step.accumulator.slot, self.sum_bytes),
+            step.accumulator.weight,
+            self.sections,
+            base=base,
+            velocity_in=velocity_in,
+            velocity_out=velocity_out,
+            optimiser=self.optimiser,
+        )
+        arena.set_header(
+            step.into,
+            self._header(
+                round_,
+                Payload.MODEL,
+                step.accumulator.clients,
+                step.accumulator.weight,
+                length,
+            ),
+        )
+        fault("fold_written", self.role.kind)
+        arena.set_state(step.into, step.generation, Phase.OPEN, 0)
+        fault("fold_committed", self.role.kind)
+
+    def _header(
+        self, round_: int, payload: Payload, clients: int, weight: float, length: int
+    ) -> Header:
+        return Header(round_, 0, payload, clients, weight, length, source=self.role.endpoint)
+
+    def _release(self, step: Release) -> None:
+        for queued in step.slots:
+            if step.refused:
+                log.error("slot %#x holds clients that are partly folded: refused", queued.slot)
+            state = self.arena.state(queued.slot)
+            owner = lane(self.role.endpoint)
+            if queued.slot & SUMS_BIT:
+                owner = self.arena.header(queued.slot).source
+            self.arena.release(queued.slot, state)
+            fault("input_released", self.role.kind)
+            self._send(
+                Descriptor(queued.slot, queued.generation, queued.round, owner, Kind.RELEASE)
+            )
+            fault("release_sent", self.role.kind)
+
+    def _seal(self, own: Own) -> None:
+        self.arena.set_state(own.slot, own.generation, Phase.SEALED, self.role.parent)
+        fault("sum_sealed", self.role.kind)
+        kind = Kind.MODEL if own.payload is Payload.MODEL else Kind.SUM
+        self._send(Descriptor(own.slot, own.generation, own.round, self.role.endpoint, kind))
+        fault("sum_sent", self.role.kind)
+
+
+@dataclass
+class Held:
+    """A role with everything that must be handed back to an agent that restarted."""
+
+    job: int
+    aggregator: Aggregator
+    near: Any
+    far: Any
+    files: tuple[int, int, int]
+
+
+class Runtime:
+    """The process: a connection to the agent, and at most one role at a time."""
+
+    def __init__(self, socket_path: Path) -> None:
+        self.socket_path = socket_path
+        self.control: Control | None = None
+        self.held: Held | None = None
+        self.proxy = ""
+
+    def run(self) -> None:
+        self._connect()
+        while True:
+            readable = self._wait()
+            if self.held and self.held.aggregator.port in readable:
+                self._work(self.held)
+            if self.control and self.control in readable:
+                received = self.control.receive()
+                if received is None:
+                    self.control.close()
+                    self.control = None
+                else:
+                    self._obey(*received)
+            if self.control is None:
+                self._connect()
+
+    def _work(self, held: Held) -> None:
+        try:
+            held.aggregator.drain()
+        except Unreachable:  # the pair is broken; the memory is not
+            self._register(held, first=False)
+            return
+        held.aggregator.advance()
+        self._report()
+
+    def _wait(self) -> list[Any]:
+        sources: list[Any] = [self.control] if self.control else []
+        if self.held:
+            sources.append(self.held.aggregator.port)
+        readable, _, _ = select.select(sources, [], [], None if self.control else RECONNECT_S)
+        return readable
+
+    def _connect(self) -> None:
+        """Join the agent, or join again after its restart, with what this process holds."""
+        try:
+            control = Control.connect(self.socket_path)
+            hello: dict[str, Any] = {"t": "runtime", "pid": os.getpid()}
+            fds: list[int] = []
+            if self.held:
+                hello |= {"job": self.held.job, "endpoint": self.held.aggregator.role.endpoint}
+                fds = [self.held.near.fileno(), self.held.far.fileno(), *self.held.files]
+            control.send(hello, fds)
+            self.control = control
+        except Unreachable:
+            if not self.socket_path.parent.exists():
+                raise SystemExit(0) from None
+
+    def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
+        match message["t"]:
+            case "assign":
+                self._assign(message, fds)
+            case "leave":
+                self._leave(message)
+            case "ping":
+                self._tell({"t": "pong", "n": message["n"]})
+            case "new-pair" if self.held:  # the agent lost the socket map: same memory, new pair
+                self._register(self.held)
+            case "joined":
+                self._joined(message)
+            case _:
+                close_all(fds)
+
+    def _tell(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
+        if self.control:
+            with contextlib.suppress(Unreachable):  # a new agent asks for what it must know
+                self.control.send(message, fds or [])
+
+    def _assign(self, message: dict[str, Any], fds: list[int]) -> None:
+        """Take a role: lock it, register its socket, and only then look at the words."""
+        inputs, sums, locks = fds
+        fields = message["role"]
+        role = Role(**(fields | {"slots": tuple(fields["slots"])}))
+        lock_role(locks, role.endpoint, wait=True)
+        fault("role_locked", role.kind)
+        near, far = make_pair(message["proxy"])
+        sections = tuple(Section(*row) for row in message["sections"])
+        aggregator = Aggregator(
+            role=role,
+            arena=map_arena(Geometry(**message["geometry"]), inputs, sums, write_inputs=False),
+            port=Port(near),
+            kernels=choose(message["kernels"]),
+            sections=sections,
+            update_bytes=message["update_bytes"],
+            sum_bytes=message["sum_bytes"],
+            velocity_at=message["velocity_at"],
+            optimiser=Optimiser(**message["optimiser"]),
+        )
+        self.held = Held(message["job"], aggregator, near, far, (inputs, sums, locks))
+        self._register(self.held, first=True)
+
+    def _register(self, held: Held, *, first: bool = False) -> None:
+        if not first:
+            held.near.close()
+            held.far.close()
+            held.near, held.far = make_pair(self.proxy)
+            held.aggregator.port = Port(held.near)
+        else:
+            self.proxy = "unix" if held.near.family.name == "AF_UNIX" else "ebpf"
+        self._tell(
+            {"t": "join", "job": held.job, "endpoint": held.aggregator.role.endpoint},
+            [held.near.fileno(), held.far.fileno()],
+        )
+
+    def _joined(self, message: dict[str, Any]) -> None:
+        held = self.held
+        if held is None or held.job != message["job"]:
+            return
+        aggregator = held.aggregator
+        aggregator.role = replace(
+            aggregator.role, parent=message["parent"], expected=message["expected"]
+        )
+        fault("role_registered", aggregator.role.kind)
+        aggregator.words()
+        fault("role_scanned", aggregator.role.kind)
+        aggregator.advance()
+        self._report()
+
+    def _leave(self, message: dict[str, Any]) -> None:
+        held = self.held
+        if held is None:
+            return
+        held.aggregator.advance()
+        if not held.aggregator.may_leave():
+            self._tell({"t": "busy", "job": held.job, "endpoint": message["endpoint"]})
+            return
+        self.held = None
+        kind, endpoint = held.aggregator.role.kind, held.aggregator.role.endpoint
+        fault("role_left", kind)
+        held.near.close()
+        held.far.close()
+        inputs, sums, locks = held.files
+        unlock_role(locks, endpoint)
+        close_all([inputs, sums, locks])
+        self._tell({"t": "left", "job": held.job, "endpoint": endpoint})
+
+    def _report(self) -> None:
+        """Tell the agent what was done, once the role has nothing left to do."""
+        if self.held is None or not self.held.aggregator.work.folds:
+            return
+        work = self.held.aggregator.work
+        self.held.aggregator.work = Work()
+        self._tell({
+            "t": "work", "job": self.held.job, "endpoint": self.held.aggregator.role.endpoint,
+            "folds": work.folds, "updates": work.updates, "bytes": work.bytes,
+            "seconds": work.seconds,
+        })  # fmt: skip
+
+
+@click.command()
+@click.option("--socket", "socket_path", type=click.Path(path_type=Path), required=True)
+@click.option("--node", required=True)
+def main(socket_path: Path, node: str) -> None:
+    """Run one aggregator runtime until its agent's directory is gone."""
+    logging.basicConfig(format="%(name)s: %(message)s")
+    at_node(node)
+    Runtime(socket_path).run()
+
+
+if __name__ == "__main__":
+    main()

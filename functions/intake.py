@@ -1,0 +1,184 @@
+"""How an update enters a node: the gateway's steps on the shared words.
+
+Owns the gateway's half of docs/crash-protocol.md for one job: free slots, WRITING, SEALED, the
+`accepted` set, `closed`, publishing and releasing.  Knows no network: gateway.py feeds it.  All
+of it runs in one thread, so that nothing comes between the last look at `accepted` and the bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Literal
+
+from lifl.errors import LiflError
+from lifl.faults import fault
+from lifl.proxy_ebpf.descriptor import Descriptor, Kind, lane
+from lifl.proxy_ebpf.port import Port
+from lifl.shm.slots import GATEWAY, Arena, Header, Payload, Phase
+
+Verdict = Literal["accepted", "late", "overlap"]
+NOBODY = 0xFFFF  # consumer of the model slot: it is read, never consumed
+
+
+@dataclass
+class Grant:
+    """An input slot that is being written."""
+
+    slot: int
+    generation: int
+    consumer: int
+    round: int
+    clients: int
+    view: memoryview
+    written: int = 0
+
+
+class Intake:
+    """One job's inputs on this node."""
+
+    def __init__(self, arena: Arena, ports: dict[int, Port]) -> None:
+        self.arena = arena
+        self.ports = ports  # lane to each role
+        self._writing: dict[int, Grant] = {}
+
+    def rebuild(self) -> None:
+        """Join: what is sealed was accepted, whatever the last gateway still had to say."""
+        arena = self.arena
+        for slot in range(arena.geometry.model_slot):
+            if arena.state(slot).phase == Phase.SEALED:
+                header = arena.header(slot)
+                if header.round == self.round:
+                    arena.set_accepted(header.round, arena.accepted(header.round) | header.clients)
+        fault("gateway_rebuilt", "gateway")
+
+    @property
+    def round(self) -> int:
+        """The round that is under way: one past that of the current model."""
+        return self.arena.model()[0] + 1
+
+    # -- one update --------------------------------------------------------------------------
+    def look(self, clients: int) -> Verdict | None:
+        """What is already known of this set of clients in this round."""
+        overlap = self.arena.accepted(self.round) & clients
+        if overlap:
+            return "accepted" if overlap == clients else "overlap"
+        return "late" if self.arena.is_closed(self.round) else None
+
+    def begin(self, clients: int, consumer: int, length: int) -> Grant | None:
+        """A slot to write into, or None when all are taken."""
+        arena = self.arena
+        for slot in range(arena.geometry.model_slot):
+            if slot in self._writing or arena.is_unreleased(slot):
+                continue
+            generation = arena.state(slot).generation + 1
+            arena.set_state(slot, generation, Phase.WRITING, consumer)
+            fault("gateway_writing", "gateway")
+            grant = Grant(
+                slot, generation, consumer, self.round, clients, arena.payload(slot, length)
+            )
+            self._writing[slot] = grant
+            return grant
+        return None
+
+    def write(self, grant: Grant, at: int, payload: memoryview) -> None:
+        grant.view[at : at + len(payload)] = payload
+        grant.written = at + len(payload)
+        fault("gateway_payload_partial", "gateway")
+
+    def drop(self, grant: Grant) -> None:
+        """Forget an upload; its slot is free as it stands."""
+        self._writing.pop(grant.slot, None)
+
+    def finish(self, grant: Grant, *, payload: Payload, weight: float, epoch: int) -> Verdict:
+        """Seal what was written, unless the set came another way meanwhile."""
+        arena = self.arena
+        self.drop(grant)
+        verdict = self.look(grant.clients) if grant.round == self.round else "late"
+        if verdict is not None:
+            return verdict
+        arena.set_header(
+            grant.slot,
+            Header(grant.round, epoch, payload, grant.clients, weight, len(grant.view)),
+        )
+        arena.set_state(grant.slot, grant.generation, Phase.SEALED, grant.consumer)
+        fault("gateway_sealed", "gateway")
+        arena.set_accepted(grant.round, arena.accepted(grant.round) | grant.clients)
+        fault("gateway_accepted", "gateway")
+        self._send(
+            grant.consumer,
+            Descriptor(grant.slot, grant.generation, grant.round, lane(grant.consumer), Kind.UPDATE)
+        )
+        fault("gateway_sent", "gateway")
+        return "accepted"
+
+    # -- end of the round --------------------------------------------------------------------
+    def close(self, round_: int) -> None:
+        """No update of this round is taken any more; wake every role."""
+        self.arena.close_round(round_)
+        fault("gateway_closed", "gateway")
+        for role in self.ports:
+            self._send(role, Descriptor(0, 0, round_, lane(role), Kind.FLUSH))
+        fault("gateway_flushed", "gateway")
+
+    def sealed(self) -> list[tuple[int, Header]]:
+        """Roots' slots that wait for this gateway; those of older rounds are released unread."""
+        arena, found = self.arena, []
+        for slot in arena.sealed_for(GATEWAY):
+            header = arena.header(slot)
+            if slot == arena.model()[1] and header.payload is Payload.MODEL:
+                continue  # the current model, held until the next one
+            if header.round < self.round:
+                self.release(slot, header)
+            else:
+                found.append((slot, header))
+        return found
+
+    def publish(self, slot: int, header: Header) -> None:
+        """Make the top's sealed slot the global model, and let go of the one before."""
+        self.arena.set_accepted(header.round + 1, 0)  # held the round before last
+        self.arena.set_model(header.round, slot)
+        fault("gateway_published", "gateway")
+        self.sealed()
+
+    def release(self, slot: int, header: Header) -> None:
+        state = self.arena.state(slot)
+        self.arena.release(slot, state)
+        fault("gateway_model_released", "gateway")
+        self._send(
+            header.source,
+            Descriptor(slot, state.generation, header.round, header.source, Kind.RELEASE),
+        )
+
+    def _send(self, role: int, descriptor: Descriptor) -> None:
+        """A hint: whoever misses it is poked by the agent and reads the words."""
+        port = self.ports.get(role)
+        if port:
+            with contextlib.suppress(LiflError):
+                port.send(descriptor)
+
+    # -- a model from outside ----------------------------------------------------------------
+    def begin_model(self, length: int) -> memoryview:
+        """The model slot, no longer readable as a model, to be written."""
+        arena, slot = self.arena, self.arena.geometry.model_slot
+        arena.set_state(slot, arena.state(slot).generation + 1, Phase.WRITING, NOBODY)
+        return arena.payload(slot, length)
+
+    def finish_model(self, round_: int, length: int) -> None:
+        arena, slot = self.arena, self.arena.geometry.model_slot
+        arena.set_header(slot, Header(round_, 0, Payload.MODEL, 0, 0.0, length))
+        arena.set_state(slot, arena.state(slot).generation, Phase.SEALED, NOBODY)
+        if arena.model()[0] != round_:
+            arena.set_accepted(round_ + 1, 0)
+        arena.set_model(round_, slot)
+        self.sealed()  # an own model of an older round goes
+
+    def model(self) -> tuple[int, Header] | None:
+        """(slot, header) of the current global model; None before there is one."""
+        round_, slot = self.arena.model()
+        if self.arena.state(slot).phase != Phase.SEALED:
+            return None
+        header = self.arena.header(slot)
+        if header.payload is not Payload.MODEL or header.round != round_:
+            return None
+        return slot, header

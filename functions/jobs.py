@@ -1,0 +1,165 @@
+"""What a gateway knows of one job: its round, its roster, who uploads, who waits.
+
+Owns the checks that an update must pass before a byte of it reaches a slot.  Knows no socket;
+gateway.py carries out what is returned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from lifl.errors import Busy, InvalidUpdate, Late, LiflError, Refused
+from lifl.functions.intake import Grant, Intake
+from lifl.functions.layout import Layout
+from lifl.functions.wire import Message
+from lifl.shm.slots import Payload
+
+Forward = tuple[str, str]  # endpoint and server key of another gateway
+
+
+@dataclass
+class Asking:
+    """A put that was checked: what is to be written, and where it goes."""
+
+    peer: bytes  # routing id of the connection
+    key: str
+    message: Message
+    payload: Payload
+    clients: int
+    consumer: int
+    length: int
+    weight: float
+    epoch: int
+
+
+@dataclass
+class Uploading:
+    asking: Asking
+    grant: Grant
+    moved_at: float
+
+
+@dataclass
+class Job:
+    """One job at one gateway."""
+
+    name: str
+    number: int
+    intake: Intake
+    fds: tuple[int, int, int]
+    layout: Layout | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    round: int = 0  # announced by the coordinator; 0 before
+    epoch: int = 0
+    roster: list[str] = field(default_factory=list)
+    index: dict[str, int] = field(default_factory=dict)
+    lanes: dict[int, int] = field(default_factory=dict)
+    elsewhere: dict[str, Forward] = field(default_factory=dict)
+    nodes: dict[str, int] = field(default_factory=dict)  # node key -> oldest epoch it may use
+    top: int = 0  # endpoint of the top role, 0 when it is on another node
+    forward: Forward | None = None
+    model_from: Forward | None = None
+    cut: bool = False
+    fetching: bool = False
+    ended: bool = False
+    dirty: bool = False
+    bytes_in: int = 0
+    metrics: list[tuple[float, dict[str, float]]] = field(default_factory=list)
+    clients: dict[str, bytes] = field(default_factory=dict)
+    observers: dict[str, bytes] = field(default_factory=dict)
+    uploads: dict[str, Uploading] = field(default_factory=dict)
+    waiting: deque[Asking] = field(default_factory=deque)
+    forwarding: set[tuple[int, int]] = field(default_factory=set)
+
+    def start_round(self, message: Message) -> None:
+        """Take over what the coordinator says of a round; the same message twice is harmless."""
+        self.round, self.epoch = message["round"], message["epoch"]
+        self.roster = message["roster"]
+        self.index = {key: bit for bit, key in enumerate(self.roster)}
+        self.lanes = {int(bit): role for bit, role in message["lanes"].items()}
+        self.elsewhere = {key: (at, server) for key, at, server in message["elsewhere"]}
+        self.nodes = message["nodes"]
+        self.top = message["top"]
+        self.forward = _forward(message["forward"])
+        self.model_from = _forward(message["model_from"])
+        self.cut = False
+        self.forwarding.clear()
+
+    @property
+    def has_model(self) -> bool:
+        """The model that this round starts from is here."""
+        return self.round > 0 and self.intake.round == self.round and bool(self.intake.model())
+
+    def bit(self, key: str) -> int | None:
+        """Of a client that was selected and belongs to this node."""
+        bit = self.index.get(key)
+        return bit if bit in self.lanes else None
+
+    def check(self, peer: bytes, key: str, right: str, message: Message) -> Asking:
+        """Everything about a put that can be known before its payload.
+
+        Raises:
+            InvalidUpdate, Late, Refused: permanent; Busy: the round has not reached this node.
+        """
+        kind, round_ = message.get("kind"), message.get("round")
+        length, weight = message.get("length"), message.get("weight", 1.0)
+        if not isinstance(round_, int) or not isinstance(length, int):
+            raise InvalidUpdate(f"round {round_!r} and length {length!r} must be integers")
+        if not isinstance(weight, int | float) or not math.isfinite(weight) or weight <= 0:
+            raise InvalidUpdate(f"weight is {weight!r}: it must be finite and more than 0")
+        if round_ < self.round or (round_ == self.round and self.intake.round > round_):
+            raise Late(f"round {round_} is over", job=self.name, round=round_)
+        if round_ > self.round or not self.has_model or self.layout is None:
+            raise Busy(f"round {round_} has not started here", job=self.name)
+        if kind == "update":
+            return self._client(peer, key, message, float(weight))
+        if kind == "sum" and right == "node":
+            return self._node(peer, key, message, float(weight))
+        raise Refused(f"a {right} may not send a {kind!r}")
+
+    def _client(self, peer: bytes, key: str, message: Message, weight: float) -> Asking:
+        assert self.layout is not None
+        bit, length = self.bit(key), message["length"]
+        if bit is None:
+            raise Refused(f"not selected for round {self.round} at this node", job=self.name)
+        if message.get("digest") != self.layout.digest:
+            raise InvalidUpdate(
+                "the update has other tensors, shapes or dtypes than this job's model"
+            )
+        if length != self.layout.update_bytes:
+            raise InvalidUpdate(
+                f"the update has {length} bytes; this job's have {self.layout.update_bytes}"
+            )
+        return Asking(
+            peer, key, message, Payload.UPDATE, 1 << bit, self.lanes[bit], length, weight,
+            self.epoch,
+        )  # fmt: skip
+
+    def _node(self, peer: bytes, key: str, message: Message, weight: float) -> Asking:
+        assert self.layout is not None
+        epoch, length = message.get("epoch", 0), message["length"]
+        clients = int.from_bytes(message.get("clients", b""), "little")
+        if not self.top:
+            raise Refused("the top of this job is not on this node", job=self.name)
+        if key not in self.nodes or epoch < self.nodes[key]:
+            raise Late(f"a sum of epoch {epoch}: its node was given up", job=self.name)
+        if length != self.layout.sum_bytes or not 0 < clients < 1 << len(self.roster):
+            raise InvalidUpdate(f"a sum of {length} bytes over clients {clients:#x}")
+        return Asking(
+            peer, key, message, Payload.SUM, clients, self.top, length, weight, epoch
+        )  # fmt: skip
+
+
+def rejection(job: str, message: Message, error: LiflError) -> Message:
+    """What the sender is told: a code, a sentence, and whether to try again."""
+    return {
+        "t": "reject", "job": job, "round": message.get("round"), "code": error.code,
+        "text": str(error), "retry": error.retryable,
+    }  # fmt: skip
+
+
+def _forward(value: list[str] | None) -> Forward | None:
+    return (value[0], value[1]) if value else None

@@ -1,0 +1,271 @@
+/* The arithmetic of native kernels, without Python: dtypes, scalars, and the drivers of a fold
+ * and a finish. _isa.h is included once per instruction set and does the work.
+ *
+ * No contraction to fused multiply-add anywhere: each product and each addition is rounded once,
+ * so that every CPU, and the NumPy reference, gives the same bits.
+ */
+#ifndef LIFL_CORE_H
+#define LIFL_CORE_H
+
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC optimize("fp-contract=off")
+#else
+#error "these kernels need the vector extensions of GCC or clang"
+#endif
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "updates are little-endian"
+#endif
+
+#include <math.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* As in contract.Code. */
+enum code { F64, F32, F16, BF16, I8, I16, I32, I64, U8, U16, U32, U64, BOOL, CODES };
+
+static const uint8_t code_bytes[CODES] = {8, 4, 2, 2, 1, 2, 4, 8, 1, 2, 4, 8, 1};
+
+INLINE bool sums_in_f32(unsigned code) { return code == F32 || code == F16 || code == BF16; }
+
+INLINE size_t sum_bytes_of(unsigned code) { return sums_in_f32(code) ? 4 : 8; }
+
+/* Callers may hand in buffers at any address. */
+typedef float f32u __attribute__((aligned(1), may_alias));
+typedef double f64u __attribute__((aligned(1), may_alias));
+typedef int16_t i16u __attribute__((aligned(1), may_alias));
+typedef int32_t i32u __attribute__((aligned(1), may_alias));
+typedef int64_t i64u __attribute__((aligned(1), may_alias));
+typedef uint16_t u16u __attribute__((aligned(1), may_alias));
+typedef uint32_t u32u __attribute__((aligned(1), may_alias));
+typedef uint64_t u64u __attribute__((aligned(1), may_alias));
+
+/* One queued input, at the start of the section being folded. */
+struct term {
+    const char *data;
+    double weight;
+    float weight_f32;
+    bool is_sum;
+};
+
+struct section {
+    int64_t code, count, update_offset, sum_offset;
+};
+
+struct finish {
+    double total_weight, learning_rate, momentum;
+    bool with_momentum;
+};
+
+INLINE float f32_of_bits(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
+INLINE uint32_t bits_of_f32(float x) { uint32_t bits; memcpy(&bits, &x, 4); return bits; }
+
+/* Moving the 15 low bits into place and scaling by 2^112 is exact, subnormals included; only
+ * infinities and NaN need their exponent filled. */
+INLINE float f32_of_f16(uint16_t half)
+{
+    uint32_t low = (uint32_t)(half & 0x7fff) << 13;
+    uint32_t bits = bits_of_f32(f32_of_bits(low) * 0x1p112f);
+    bits |= low >= 0x7c00u << 13 ? 0x7f800000u : 0;
+    return f32_of_bits(bits | (uint32_t)(half & 0x8000) << 16);
+}
+
+INLINE float f32_of_bf16(uint16_t half) { return f32_of_bits((uint32_t)half << 16); }
+
+/* To nearest, ties to even. Three cases computed and one selected, so that loops vectorise:
+ * 65536 and more; results below 2^-14, where adding 0.5 rounds at the subnormals' last bit; the
+ * others, where 65520 and more carry into infinity by themselves. */
+INLINE uint16_t f16_of_f32(float x)
+{
+    uint32_t bits = bits_of_f32(x), sign = bits & 0x80000000u, low = bits ^ sign;
+    uint32_t big = low > 0x7f800000u ? 0x7e00u : 0x7c00u;
+    uint32_t small = bits_of_f32(f32_of_bits(low) + 0.5f) - bits_of_f32(0.5f);
+    uint32_t normal = (low - (112u << 23) + 0xfffu + (low >> 13 & 1)) >> 13;
+    uint32_t half = low >= 0x47800000u ? big : low < 0x38800000u ? small : normal;
+    return (uint16_t)(half | sign >> 16);
+}
+
+INLINE uint16_t bf16_of_f32(float x)
+{
+    uint32_t bits = bits_of_f32(x);
+    uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+    return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16 | 0x40u) : rounded);
+}
+
+/* Element i of an update, exact in float32. */
+INLINE float element_f32(const char *data, size_t i, unsigned code)
+{
+    switch (code) {
+    case F16: return f32_of_f16(((const u16u *)data)[i]);
+    case BF16: return f32_of_bf16(((const u16u *)data)[i]);
+    default: return ((const f32u *)data)[i];
+    }
+}
+
+/* Element i of an update in float64; 64-bit integers are rounded to nearest. */
+INLINE double element_f64(const char *data, size_t i, unsigned code)
+{
+    switch (code) {
+    case I8: return (double)((const int8_t *)data)[i];
+    case I16: return (double)((const i16u *)data)[i];
+    case I32: return (double)((const i32u *)data)[i];
+    case I64: return (double)((const i64u *)data)[i];
+    case U8: return (double)((const uint8_t *)data)[i];
+    case U16: return (double)((const u16u *)data)[i];
+    case U32: return (double)((const u32u *)data)[i];
+    case U64: return (double)((const u64u *)data)[i];
+    case BOOL: return ((const uint8_t *)data)[i] != 0 ? 1.0 : 0.0;
+    default: return ((const f64u *)data)[i];
+    }
+}
+
+#include "_finish.h"
+
+#define PASTE_(a, b) a##_##b
+#define PASTE(a, b) PASTE_(a, b)
+#define FN(name) PASTE(name, ISA)
+
+#define ISA scalar
+#define VECTOR_BYTES 16
+#define TARGET
+#if defined(__x86_64__)
+#define STREAM_F32(p, v) _mm_stream_ps((float *)(p), (__m128)(v))
+#define STREAM_F64(p, v) _mm_stream_pd((double *)(p), (__m128d)(v))
+#elif defined(__aarch64__)
+#undef ISA
+#define ISA neon
+#define LOAD_F16(p) vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8((const uint8_t *)(p))))
+#endif
+#include "_isa.h"
+
+#if defined(__x86_64__)
+#define ISA avx2
+#define VECTOR_BYTES 32
+#define TARGET __attribute__((target("avx2,f16c")))
+#define LOAD_F16(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
+#define STREAM_F32(p, v) _mm256_stream_ps((float *)(p), (__m256)(v))
+#define STREAM_F64(p, v) _mm256_stream_pd((double *)(p), (__m256d)(v))
+#include "_isa.h"
+
+#define ISA avx512f
+#define VECTOR_BYTES 64
+#define TARGET __attribute__((target("avx512f")))
+#define LOAD_F16(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
+#define STREAM_F32(p, v) _mm512_stream_ps((float *)(p), (__m512)(v))
+#define STREAM_F64(p, v) _mm512_stream_pd((double *)(p), (__m512d)(v))
+#include "_isa.h"
+#endif
+
+struct isa {
+    const char *name;
+    bool (*supported)(void);
+    void (*fold)(char *out, const char *acc, const struct term *terms, size_t k, size_t at,
+                 size_t n, unsigned code, bool stream);
+    void (*finish)(const struct finish *how, char *out, const char *total, const char *base,
+                   const char *velocity_in, char *velocity_out, size_t n, unsigned code);
+};
+
+INLINE bool always(void) { return true; }
+
+#if defined(__x86_64__)
+static bool has_avx2(void)
+{
+    unsigned a, b, c = 0, d;
+    return __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
+static bool has_avx512f(void) { return __builtin_cpu_supports("avx512f") != 0; }
+#endif
+
+/* Best first. */
+static const struct isa isas[] = {
+#if defined(__x86_64__)
+    {"avx512f", has_avx512f, fold_avx512f, finish_avx512f},
+    {"avx2", has_avx2, fold_avx2, finish_avx2},
+#endif
+#if defined(__aarch64__)
+    {"neon", always, fold_neon, finish_neon},
+#else
+    {"scalar", always, fold_scalar, finish_scalar},
+#endif
+};
+enum { ISAS = sizeof isas / sizeof isas[0] };
+
+/* Streams read side by side: more than this defeat the CPU's prefetchers, so a longer queue is
+ * folded block by block through a scratch that stays in the first-level cache. */
+enum { GROUP = 8, SCRATCH_BYTES = 16384 };
+
+/* Sums at least this long bypass the caches when they are written for the first time. Shorter
+ * ones are better kept, for the fold or the parent that reads them next. */
+enum { STREAM_BYTES = 4 << 20 };
+
+INLINE void fold_section(const struct isa *isa, char *out, const char *acc,
+                         const struct term *terms, size_t k, size_t n, unsigned code, bool stream)
+{
+    if (k <= GROUP) {
+        isa->fold(out, acc, terms, k, 0, n, code, stream);
+        return;
+    }
+    char scratch[SCRATCH_BYTES] __attribute__((aligned(64)));
+    size_t size = sum_bytes_of(code), block = SCRATCH_BYTES / size;
+    for (size_t at = 0; at < n; at += block) {
+        size_t m = n - at < block ? n - at : block;
+        const char *from = acc ? acc + at * size : NULL;
+        for (size_t g = 0; g < k; g += GROUP) {
+            bool last = k - g <= GROUP;
+            isa->fold(last ? out + at * size : scratch, from, terms + g, last ? k - g : GROUP, at,
+                      m, code, last && stream);
+            from = scratch;
+        }
+    }
+}
+
+/* out <- (acc or 0) + sum of terms, over all sections. `terms` has room for k, and is rewritten
+ * for each section from `inputs`, whose data point at the start of their buffers. */
+static void core_fold(const struct isa *isa, char *out, const char *acc, const struct term *inputs,
+                      struct term *terms, size_t k, const struct section *sections, size_t count)
+{
+    int64_t written = 0;
+    for (size_t s = 0; s < count; s++)
+        written += sections[s].count * (int64_t)sum_bytes_of((unsigned)sections[s].code);
+    bool stream = !acc && written >= STREAM_BYTES;
+    for (size_t s = 0; s < count; s++) {
+        const struct section *at = &sections[s];
+        for (size_t j = 0; j < k; j++) {
+            terms[j] = inputs[j];
+            terms[j].data += inputs[j].is_sum ? at->sum_offset : at->update_offset;
+        }
+        fold_section(isa, out + at->sum_offset, acc ? acc + at->sum_offset : NULL, terms, k,
+                     (size_t)at->count, (unsigned)at->code, stream);
+    }
+#if defined(__x86_64__)
+    if (stream)
+        _mm_sfence(); /* streamed stores are ordered before whatever seals the slot */
+#endif
+}
+
+static void core_finish(const struct isa *isa, const struct finish *how, char *out,
+                        const char *total, const char *base, const char *velocity_in,
+                        char *velocity_out, const struct section *sections, size_t count)
+{
+    for (size_t s = 0; s < count; s++) {
+        const struct section *at = &sections[s];
+        isa->finish(how, out + at->update_offset, total + at->sum_offset,
+                    base ? base + at->update_offset : NULL,
+                    velocity_in ? velocity_in + at->sum_offset : NULL,
+                    velocity_out ? velocity_out + at->sum_offset : NULL, (size_t)at->count,
+                    (unsigned)at->code);
+    }
+}
+#endif

@@ -1,0 +1,159 @@
+/* A fold and a finish for one instruction set. Included once for each by _core.h, which defines
+ *
+ *   ISA           suffix of the functions
+ *   VECTOR_BYTES  width of a vector
+ *   TARGET        attribute of the functions
+ *   LOAD_F16      optional: binary16 at p -> a vector of float32
+ *   STREAM_F32, STREAM_F64  optional: store a vector at an aligned p past the caches
+ *
+ * and which are undefined again at the end.
+ */
+#define VECTOR_OF(type, bytes) typedef type __attribute__((vector_size(bytes), aligned(1), may_alias))
+#define LANES_F64 (VECTOR_BYTES / 8)
+VECTOR_OF(float, VECTOR_BYTES) FN(vec_f32);
+VECTOR_OF(double, VECTOR_BYTES) FN(vec_f64);
+VECTOR_OF(uint32_t, VECTOR_BYTES) FN(vec_u32);
+VECTOR_OF(uint16_t, VECTOR_BYTES / 2) FN(half_u16);
+VECTOR_OF(int8_t, LANES_F64) FN(few_i8);
+VECTOR_OF(int16_t, LANES_F64 * 2) FN(few_i16);
+VECTOR_OF(int32_t, LANES_F64 * 4) FN(few_i32);
+VECTOR_OF(int64_t, LANES_F64 * 8) FN(few_i64);
+VECTOR_OF(uint8_t, LANES_F64) FN(few_u8);
+VECTOR_OF(uint16_t, LANES_F64 * 2) FN(few_u16);
+VECTOR_OF(uint32_t, LANES_F64 * 4) FN(few_u32);
+VECTOR_OF(uint64_t, LANES_F64 * 8) FN(few_u64);
+
+TARGET INLINE FN(vec_f32) FN(load_f32)(const char *data, size_t i, unsigned code)
+{
+    typedef FN(vec_f32) vec;
+    typedef FN(vec_u32) bits;
+    if (code == F32)
+        return *(const vec *)(data + i * 4);
+#ifdef LOAD_F16
+    if (code == F16)
+        return (vec)LOAD_F16(data + i * 2);
+#endif
+    bits half = __builtin_convertvector(*(const FN(half_u16) *)(data + i * 2), bits);
+    if (code == BF16)
+        return (vec)(half << 16);
+    bits low = (half & 0x7fff) << 13; /* as f32_of_f16 */
+    bits scaled = (bits)((vec)low * 0x1p112f);
+    return (vec)(scaled | ((bits)(low >= 0x7c00u << 13) & 0x7f800000u) | (half & 0x8000) << 16);
+}
+
+TARGET INLINE FN(vec_f64) FN(load_f64)(const char *data, size_t i, unsigned code)
+{
+#define LOAD(few, bytes) __builtin_convertvector(*(const FN(few) *)(data + i * (bytes)), FN(vec_f64))
+    switch (code) {
+    case I8: return LOAD(few_i8, 1);
+    case I16: return LOAD(few_i16, 2);
+    case I32: return LOAD(few_i32, 4);
+    case I64: return LOAD(few_i64, 8);
+    case U8: return LOAD(few_u8, 1);
+    case U16: return LOAD(few_u16, 2);
+    case U32: return LOAD(few_u32, 4);
+    case U64: return LOAD(few_u64, 8);
+    case BOOL: {
+        FN(few_i8) one = -(FN(few_i8))(*(const FN(few_i8) *)(data + i) != 0);
+        return __builtin_convertvector(one, FN(vec_f64));
+    }
+    default: return *(const FN(vec_f64) *)(data + i * 8);
+    }
+#undef LOAD
+}
+
+/* n elements of one section. `out` and `acc` point at the first; the terms' data are `at`
+ * elements before it. Four vectors at a time stay in registers while every term is added. */
+#define DEFINE_FOLD(NAME, SCALAR, VEC, CODE_OF_SUM, WEIGHT, LOAD, ELEMENT, STREAM)                 \
+    TARGET INLINE void FN(NAME)(char *out, const char *acc, const struct term *terms, size_t k,    \
+                                size_t at, size_t n, unsigned code, bool stream)                   \
+    {                                                                                              \
+        typedef FN(VEC) vec;                                                                       \
+        enum { LANES = VECTOR_BYTES / sizeof(SCALAR) };                                            \
+        stream = stream && (uintptr_t)out % VECTOR_BYTES == 0;                                     \
+        size_t i = 0;                                                                              \
+        for (; i + 4 * LANES <= n; i += 4 * LANES) {                                               \
+            vec a = {0}, b = {0}, c = {0}, d = {0};                                                \
+            if (acc) {                                                                             \
+                const vec *from = (const vec *)(acc + i * sizeof(SCALAR));                         \
+                a = from[0], b = from[1], c = from[2], d = from[3];                                \
+            }                                                                                      \
+            for (const struct term *t = terms; t < terms + k; t++) {                               \
+                size_t e = at + i;                                                                 \
+                if (t->is_sum) {                                                                   \
+                    a += LOAD(t->data, e, CODE_OF_SUM);                                            \
+                    b += LOAD(t->data, e + LANES, CODE_OF_SUM);                                    \
+                    c += LOAD(t->data, e + 2 * LANES, CODE_OF_SUM);                                \
+                    d += LOAD(t->data, e + 3 * LANES, CODE_OF_SUM);                                \
+                } else {                                                                           \
+                    SCALAR w = t->WEIGHT;                                                          \
+                    a += LOAD(t->data, e, code) * w;                                               \
+                    b += LOAD(t->data, e + LANES, code) * w;                                       \
+                    c += LOAD(t->data, e + 2 * LANES, code) * w;                                   \
+                    d += LOAD(t->data, e + 3 * LANES, code) * w;                                   \
+                }                                                                                  \
+            }                                                                                      \
+            vec *to = (vec *)(out + i * sizeof(SCALAR));                                           \
+            if (stream) {                                                                          \
+                STREAM(to, a);                                                                     \
+                STREAM(to + 1, b);                                                                 \
+                STREAM(to + 2, c);                                                                 \
+                STREAM(to + 3, d);                                                                 \
+            } else {                                                                               \
+                to[0] = a, to[1] = b, to[2] = c, to[3] = d;                                        \
+            }                                                                                      \
+        }                                                                                          \
+        for (; i < n; i++) {                                                                       \
+            SCALAR a = acc ? ELEMENT(acc, i, CODE_OF_SUM) : 0;                                     \
+            for (const struct term *t = terms; t < terms + k; t++)                                 \
+                a += t->is_sum ? ELEMENT(t->data, at + i, CODE_OF_SUM)                             \
+                               : t->WEIGHT * ELEMENT(t->data, at + i, code);                       \
+            memcpy(out + i * sizeof(SCALAR), &a, sizeof(SCALAR));                                  \
+        }                                                                                          \
+    }
+
+#ifndef STREAM_F32
+#define STREAM_F32(p, v) (*(p) = (v))
+#define STREAM_F64(p, v) (*(p) = (v))
+#endif
+DEFINE_FOLD(fold_f32, float, vec_f32, F32, weight_f32, FN(load_f32), element_f32, STREAM_F32)
+DEFINE_FOLD(fold_f64, double, vec_f64, F64, weight, FN(load_f64), element_f64, STREAM_F64)
+
+TARGET static void FN(fold)(char *out, const char *acc, const struct term *terms, size_t k,
+                            size_t at, size_t n, unsigned code, bool stream)
+{
+    switch (code) { /* a constant code in each call lets the loops be compiled for it */
+#define CASE(CODE, NAME) case CODE: FN(NAME)(out, acc, terms, k, at, n, CODE, stream); return;
+    CASE(F64, fold_f64)
+    CASE(F32, fold_f32)
+    CASE(F16, fold_f32)
+    CASE(BF16, fold_f32)
+    CASE(I8, fold_f64)
+    CASE(I16, fold_f64)
+    CASE(I32, fold_f64)
+    CASE(I64, fold_f64)
+    CASE(U8, fold_f64)
+    CASE(U16, fold_f64)
+    CASE(U32, fold_f64)
+    CASE(U64, fold_f64)
+    CASE(BOOL, fold_f64)
+#undef CASE
+    }
+}
+
+TARGET static void FN(finish)(const struct finish *how, char *out, const char *total,
+                              const char *base, const char *velocity_in, char *velocity_out,
+                              size_t n, unsigned code)
+{
+    finish_section(how, out, total, base, velocity_in, velocity_out, n, code);
+}
+
+#undef VECTOR_OF
+#undef LANES_F64
+#undef DEFINE_FOLD
+#undef ISA
+#undef VECTOR_BYTES
+#undef TARGET
+#undef LOAD_F16
+#undef STREAM_F32
+#undef STREAM_F64

@@ -1,0 +1,94 @@
+"""A gateway as a client of other gateways: fetching the model, forwarding a node's sum.
+
+Owns one connection per other gateway and the transfer under way on it.  Does not decide what is
+moved; gateway.py does.  A transfer that makes no progress is asked for again, since the other
+gateway may have been restarted and forgotten it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import zmq
+
+from lifl.functions.transfer import Download, Outgoing, Upload
+from lifl.functions.wire import Keys, Message, dealer, decode, encode
+
+AGAIN_S = 1.0
+
+
+@dataclass
+class Transfer:
+    """One transfer and what to call when it is through; `refused` gets the rejection."""
+
+    work: Upload | Download
+    done: Callable[[], None]
+    refused: Callable[[Message], None]
+    moved_at: float = 0.0
+
+
+class Peer:
+    """The connection to one other gateway; one transfer per job at a time."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], keys: Keys, endpoint: str, server_key: str
+    ) -> None:
+        self.endpoint = endpoint
+        self.socket = dealer(context, keys, endpoint, server_key)
+        self.transfers: dict[str, Transfer] = {}
+
+    def start(self, job: str, transfer: Transfer) -> None:
+        self.transfers[job] = transfer
+        transfer.moved_at = time.monotonic()
+        work = transfer.work
+        self._send(work.start() if isinstance(work, Upload) else work.ask())
+        self._check(job, transfer)
+
+    def receive(self) -> None:
+        """Handle every message that waits."""
+        while self.socket.poll(0):
+            head, *rest = self.socket.recv_multipart()
+            message = decode(head)
+            job = message.get("job", "")
+            transfer = self.transfers.get(job)
+            if transfer is None:
+                continue
+            transfer.moved_at = time.monotonic()
+            work = transfer.work
+            match message["t"]:
+                case "go" | "more" if isinstance(work, Upload):
+                    self._send(work.take(message))
+                case "ack" if isinstance(work, Upload) and message["round"] == work.put["round"]:
+                    del self.transfers[job]
+                    transfer.done()
+                case "model" if isinstance(work, Download):
+                    self._send(work.take(message, memoryview(rest[0])))
+                    self._check(job, transfer)
+                case "reject" | "gone":
+                    if not message.get("retry"):
+                        del self.transfers[job]
+                        transfer.refused(message)
+
+    def tick(self) -> None:
+        """Ask again for what has not moved."""
+        now = time.monotonic()
+        for transfer in self.transfers.values():
+            if now - transfer.moved_at > AGAIN_S:
+                transfer.moved_at = now
+                work = transfer.work
+                self._send(work.start() if isinstance(work, Upload) else work.again())
+
+    def _check(self, job: str, transfer: Transfer) -> None:
+        if isinstance(transfer.work, Download) and transfer.work.done:
+            del self.transfers[job]
+            transfer.done()
+
+    def _send(self, outgoing: list[Outgoing]) -> None:
+        for message, payload in outgoing:
+            frames = [encode(message)]
+            self.socket.send_multipart([*frames, payload] if payload is not None else frames)
+
+    def close(self) -> None:
+        self.socket.close()

@@ -1,0 +1,203 @@
+"""What an aggregator does next: a pure function of the shared words.
+
+Owns the decisions of the crash protocol for a role (docs/crash-protocol.md): admit, fold,
+release, finish, seal.  Does no I/O and keeps no state of its own, because a successor must come
+to the same decision from the same words: what a process that died between two steps left behind
+is an ordinary input here.  Called by functions/aggregator.py after every wake-up, until it says
+Wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lifl.shm.slots import Payload, Phase
+
+Kind = Literal["leaf", "middle", "top"]
+
+
+@dataclass(frozen=True)
+class Role:
+    """One place in the tree of a node.
+
+    Args:
+        endpoint: its number, 1 and up; the consumer that seals name.
+        kind: what it is called; `top` alone turns the sum into the model.
+        parent: endpoint of the consumer of its sums, 0 for the gateway.
+        expected: updates of a complete sum; says when to send, never what is in it.
+        slots: its own sum slots, two, or three for a top.
+        lazy: fold when all expected are there, instead of as they arrive.
+    """
+
+    endpoint: int
+    kind: Kind
+    parent: int
+    expected: int
+    slots: tuple[int, ...]
+    lazy: bool = False
+
+    @property
+    def is_root(self) -> bool:
+        return self.parent == 0
+
+
+@dataclass(frozen=True)
+class Own:
+    """One of the role's own slots as its words say."""
+
+    slot: int
+    generation: int
+    phase: Phase
+    released: bool
+    round: int = 0
+    clients: int = 0
+    weight: float = 0.0
+    payload: Payload = Payload.SUM
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A slot that is sealed for this role and not yet released."""
+
+    slot: int
+    generation: int
+    round: int
+    clients: int
+    weight: float
+    payload: Payload
+
+
+@dataclass(frozen=True)
+class Words:
+    """Everything that a decision depends on, read once."""
+
+    round: int
+    closed: bool
+    accepted: int
+    own: tuple[Own, ...]
+    queued: tuple[Queued, ...]
+    inputs_exhausted: bool = False
+
+
+@dataclass(frozen=True)
+class Release:
+    """Release these unread: folded already, or of an older round."""
+
+    slots: tuple[Queued, ...]
+    refused: bool = False  # the set overlaps in part: an error, reported, never folded
+
+
+@dataclass(frozen=True)
+class Fold:
+    """into ← accumulator + Σ inputs, under `generation`, then OPEN."""
+
+    into: int
+    generation: int
+    accumulator: Own | None
+    inputs: tuple[Queued, ...]
+
+
+@dataclass(frozen=True)
+class Finish:
+    """into ← the next global model from the complete sum, under `generation`, then OPEN."""
+
+    into: int
+    generation: int
+    accumulator: Own
+
+
+@dataclass(frozen=True)
+class Seal:
+    """Seal this slot for the parent and send its descriptor."""
+
+    slot: Own
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do until something arrives."""
+
+
+Step = Release | Fold | Finish | Seal | Wait
+
+
+def next_step(role: Role, words: Words) -> Step:
+    """The next step of `role`; the same words give the same step."""
+    newest = max(
+        (own for own in words.own if own.phase in (Phase.OPEN, Phase.SEALED)),
+        key=lambda own: own.generation,
+        default=None,
+    )
+    if newest is not None and newest.round != words.round:
+        newest = None  # of an older round: as if it were empty
+    accumulator = newest if newest is not None and newest.phase == Phase.OPEN else None
+
+    admitted, done, refused = _admit(words, newest.clients if newest else 0)
+    if refused:
+        return Release(tuple(refused), refused=True)
+    if done:
+        return Release(tuple(done))
+    if admitted and _is_time(role, words, accumulator, admitted):
+        into = _free_slot(words.own, newest)
+        if into is None:
+            return Wait()  # the parent's release wakes us
+        return Fold(into, _next_generation(words.own), accumulator, tuple(admitted))
+    if accumulator is None or admitted:
+        return Wait()
+    if not _is_complete(role, words, accumulator):
+        return Wait()
+    if role.kind == "top" and accumulator.payload is not Payload.MODEL:
+        into = _free_slot(words.own, newest)
+        if into is None:
+            return Wait()
+        return Finish(into, _next_generation(words.own), accumulator)
+    return Seal(accumulator)
+
+
+def _admit(words: Words, taken: int) -> tuple[list[Queued], list[Queued], list[Queued]]:
+    """(to be folded, to be released only, to be refused), by client sets."""
+    admitted: list[Queued] = []
+    done: list[Queued] = []
+    refused: list[Queued] = []
+    for queued in words.queued:
+        overlap = queued.clients & taken
+        if queued.round != words.round or (overlap and overlap == queued.clients):
+            done.append(queued)
+        elif overlap:
+            refused.append(queued)
+        else:
+            admitted.append(queued)
+            taken |= queued.clients
+    return admitted, done, refused
+
+
+def _is_time(role: Role, words: Words, accumulator: Own | None, admitted: Sequence[Queued]) -> bool:
+    """Eager folds at once; lazy when all are there, or nothing more can arrive."""
+    if not role.lazy or words.closed or words.inputs_exhausted:
+        return True
+    held = accumulator.clients if accumulator else 0
+    for queued in admitted:
+        held |= queued.clients
+    return held.bit_count() >= role.expected
+
+
+def _is_complete(role: Role, words: Words, accumulator: Own) -> bool:
+    if role.is_root:
+        return words.closed and accumulator.clients == words.accepted
+    return words.closed or accumulator.clients.bit_count() >= role.expected
+
+
+def _free_slot(own: tuple[Own, ...], newest: Own | None) -> int | None:
+    """A slot that nobody reads; WRITING is what a dead predecessor left half done."""
+    for candidate in own:
+        if newest is not None and candidate.slot == newest.slot:
+            continue
+        if candidate.phase != Phase.SEALED or candidate.released:
+            return candidate.slot
+    return None
+
+
+def _next_generation(own: tuple[Own, ...]) -> int:
+    return max(o.generation for o in own) + 1

@@ -1,0 +1,94 @@
+"""Cutting a model or an update into messages and putting it together again; no I/O.
+
+Owns windows and offsets on the side that starts a transfer: clients, gateways towards other
+gateways, the coordinator.  The other side keeps no window: a gateway answers each request by
+itself, so that a restarted one can go on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lifl.functions.wire import DOWN_CHUNK, DOWN_WINDOW, INLINE, UP_CHUNK, Message
+
+Outgoing = tuple[Message, memoryview | None]
+
+
+@dataclass
+class Download:
+    """A model on its way into `buffer`."""
+
+    job: str
+    round: int
+    buffer: memoryview
+    asked: int = 0
+    under_way: set[int] = field(default_factory=set)
+
+    @property
+    def done(self) -> bool:
+        return self.asked >= len(self.buffer) and not self.under_way
+
+    def ask(self) -> list[Outgoing]:
+        """Requests that fit into the window."""
+        out: list[Outgoing] = []
+        while len(self.under_way) < DOWN_WINDOW and self.asked < len(self.buffer):
+            out.append(self._get(self.asked))
+            self.under_way.add(self.asked)
+            self.asked += DOWN_CHUNK
+        return out
+
+    def again(self) -> list[Outgoing]:
+        """The requests under way once more: their answers were lost."""
+        return [self._get(at) for at in sorted(self.under_way)]
+
+    def take(self, message: Message, payload: memoryview) -> list[Outgoing]:
+        """A chunk has come; further requests."""
+        at = message["at"]
+        if message["round"] == self.round and at in self.under_way:
+            self.buffer[at : at + len(payload)] = payload
+            self.under_way.discard(at)
+        return self.ask()
+
+    def _get(self, at: int) -> Outgoing:
+        size = min(DOWN_CHUNK, len(self.buffer) - at)
+        return {"t": "get", "job": self.job, "round": self.round, "at": at, "n": size}, None
+
+
+@dataclass
+class Upload:
+    """An update, a sum or a model on its way to a gateway.
+
+    Args:
+        put: the message that asks for a slot; `length` is added.
+        data: the payload; kept until the gateway has acknowledged.
+    """
+
+    put: Message
+    data: memoryview
+    sent: int = 0
+    window: int = 0
+    granted: bool = False
+
+    def start(self) -> list[Outgoing]:
+        """Ask for a slot; also to ask again after a gateway forgot."""
+        self.sent = self.window = 0
+        self.granted = False
+        put = self.put | {"length": len(self.data)}
+        return [(put, self.data if len(self.data) <= INLINE else None)]
+
+    def take(self, message: Message) -> list[Outgoing]:
+        """`go` and `more` open the window; what may be sent now."""
+        if message.get("round") != self.put["round"]:
+            return []
+        if message["t"] == "go":
+            self.sent, self.window, self.granted = 0, message["n"], True
+        elif message["t"] == "more" and self.granted:
+            self.window += message["n"]
+        out: list[Outgoing] = []
+        while self.window > 0 and self.granted and self.sent < len(self.data):
+            payload = self.data[self.sent : self.sent + UP_CHUNK]
+            head = {k: self.put[k] for k in ("job", "round", "kind")}
+            out.append((head | {"t": "chunk", "at": self.sent}, payload))
+            self.sent += len(payload)
+            self.window -= 1
+        return out

@@ -1,0 +1,143 @@
+"""Messages between clients, gateways and the coordinator.
+
+Owns framing: one msgpack map, then at most one frame of payload.  Does not own what a gateway
+answers (gateway.py) or how an update is cut into chunks (transfer.py).  Every ZeroMQ socket of
+the platform is made here, so that all of them have CURVE, no silent drops and heartbeats.
+
+    client, node ─► gateway     hello, put, chunk, get, metrics
+    gateway ─► client, node     welcome, round, go, more, ack, reject, model, gone, redirect, done
+    gateway ─► coordinator      gateway, client, accepted, closed, intake, published, metrics, bye
+    coordinator ─► gateway      enrol, job, round, cut, close, end
+    agent ─► coordinator        node, planned, failed, restart, work
+    coordinator ─► agent        plan, drop
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgpack
+import zmq
+from zmq.utils import z85
+
+from lifl.errors import InvalidUpdate
+
+UP_CHUNK: Final = 1 << 20  # bytes of an update in one message
+UP_WINDOW: Final = 4  # chunks under way per upload
+DOWN_CHUNK: Final = 1 << 18
+DOWN_WINDOW: Final = 3
+INLINE: Final = 1 << 16  # an update up to this size travels with its put
+LARGEST_MESSAGE: Final = 2 << 20  # of a frame from outside; a peer that sends more is cut off
+LARGEST_HEADER: Final = 1 << 18
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """A CURVE key pair, Z85 text."""
+
+    public: str
+    secret: str
+
+    @classmethod
+    def new(cls) -> Keys:
+        public, secret = zmq.curve_keypair()
+        return cls(public.decode(), secret.decode())
+
+    @classmethod
+    def load(cls, path: Path) -> Keys:
+        public, secret = path.read_text().split()
+        return cls(public, secret)
+
+    def save(self, path: Path) -> None:
+        path.touch(mode=0o600)
+        path.write_text(f"{self.public}\n{self.secret}\n")
+
+
+def encode(message: Message) -> bytes:
+    data: bytes = msgpack.packb(message)
+    return data
+
+
+def decode(data: bytes | memoryview) -> Message:
+    """The map in `data`.
+
+    Raises:
+        InvalidUpdate: it is not a msgpack map with a type `t`, or larger than a header may be.
+    """
+    if len(data) > LARGEST_HEADER:
+        raise InvalidUpdate(f"a header of {len(data)} bytes is over {LARGEST_HEADER}")
+    try:
+        message = msgpack.unpackb(data)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise InvalidUpdate(f"a header is not msgpack ({error})") from error
+    if not isinstance(message, dict) or not isinstance(message.get("t"), str):
+        raise InvalidUpdate("a header is not a map with a type 't'")
+    return message
+
+
+def server(context: zmq.Context[zmq.Socket[bytes]], keys: Keys) -> zmq.Socket[bytes]:
+    """A ROUTER that admits whom ZAP admits, and says so when it cannot deliver."""
+    sock = context.socket(zmq.ROUTER)
+    _common(sock)
+    sock.router_mandatory = True
+    sock.router_handover = True
+    sock.curve_server = True
+    sock.curve_secretkey = keys.secret.encode()
+    sock.curve_publickey = keys.public.encode()
+    sock.maxmsgsize = LARGEST_MESSAGE
+    sock.zap_domain = b"lifl"
+    return sock
+
+
+def dealer(
+    context: zmq.Context[zmq.Socket[bytes]], keys: Keys, endpoint: str, server_key: str
+) -> zmq.Socket[bytes]:
+    """A DEALER to a gateway or coordinator; it reconnects by itself."""
+    sock = context.socket(zmq.DEALER)
+    _common(sock)
+    sock.reconnect_ivl = 20
+    sock.reconnect_ivl_max = 1000
+    sock.curve_secretkey = keys.secret.encode()
+    sock.curve_publickey = keys.public.encode()
+    sock.curve_serverkey = server_key.encode()
+    sock.connect(endpoint)
+    return sock
+
+
+def bound_endpoint(sock: zmq.Socket[bytes]) -> str:
+    """Where a socket listens, with the port that it was given."""
+    endpoint = sock.getsockopt(zmq.LAST_ENDPOINT)
+    assert isinstance(endpoint, bytes)
+    return endpoint.decode().rstrip("\0")
+
+
+def _common(sock: zmq.Socket[bytes]) -> None:
+    sock.linger = 0
+    sock.sndhwm = 0
+    sock.rcvhwm = 0
+    sock.heartbeat_ivl = 2000
+    sock.heartbeat_timeout = 10_000
+
+
+class Doorkeeper:
+    """ZAP: refuses every key that is not enrolled, before anything that it sends is parsed."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self.socket = context.socket(zmq.REP)
+        self.socket.linger = 0
+        self.socket.bind("inproc://zeromq.zap.01")
+        self.keys: set[str] = set()
+
+    def answer(self) -> None:
+        """Answer the question that is waiting on `socket`; the key becomes the User-Id."""
+        version, request, _domain, _address, _identity, mechanism, *credentials = (
+            self.socket.recv_multipart()
+        )
+        key = z85.encode(credentials[0]).decode() if credentials else ""
+        known = mechanism == b"CURVE" and key in self.keys
+        status = [b"200", b"OK", key.encode()] if known else [b"400", b"unknown key", b""]
+        self.socket.send_multipart([version, request, *status, b""])

@@ -1,0 +1,77 @@
+"""Federated-learning aggregation over shared memory and eBPF.
+
+What users import.  Names are loaded when first used, so that `import lifl` costs a
+millisecond: training code that only wants a `Client` does not pay for job files, and the
+other way round.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lifl.api.job import FLJob
+    from lifl.api.load import load_job
+    from lifl.client import Client
+    from lifl.errors import (
+        Busy,
+        InvalidJob,
+        InvalidUpdate,
+        Late,
+        LiflError,
+        PermanentError,
+        Refused,
+        TransientError,
+        Unreachable,
+        Unsupported,
+    )
+
+    __version__: str
+
+_HOME = {
+    "Client": "lifl.client",
+    "FLJob": "lifl.api.job",
+    "load_job": "lifl.api.load",
+    **dict.fromkeys(
+        (
+            "Busy", "InvalidJob", "InvalidUpdate", "Late", "LiflError", "PermanentError",
+            "Refused", "TransientError", "Unreachable", "Unsupported",
+        ),
+        "lifl.errors",
+    ),
+}  # fmt: skip
+
+__all__ = [
+    "Busy",
+    "Client",
+    "FLJob",
+    "InvalidJob",
+    "InvalidUpdate",
+    "Late",
+    "LiflError",
+    "PermanentError",
+    "Refused",
+    "TransientError",
+    "Unreachable",
+    "Unsupported",
+    "__version__",
+    "load_job",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("lifl")
+    elif name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    else:
+        raise AttributeError(f"module 'lifl' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,100 @@
+"""From "digits:train" to the function.
+
+Owns the import of the modules that a job names.  The folder of the job file goes first on
+`sys.path` and stays there, since trainers import their neighbours when they run.  Called
+through `lifl.api.load` by whatever runs trainers, evaluators and initial models.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lifl.errors import InvalidJob
+
+_from_jobs: set[str] = set()  # top-level modules that entry points brought in
+
+
+def entrypoint(name: str, base_dir: str | os.PathLike[str]) -> Callable[..., Any]:
+    """The function that a job names.
+
+    Args:
+        name: "module:function"; the module may have dots.
+        base_dir: folder of the job file.
+
+    Raises:
+        InvalidJob: no such module or function, not a function, or the module failed when it
+            was imported; the sentence names the file.
+    """
+    module_name, _, function_name = name.partition(":")
+    folder = Path(base_dir).resolve()
+    if not module_name or not function_name:
+        raise InvalidJob(f'{name!r} is not "module:function", for example "digits:train"')
+    if sys.path[:1] != [str(folder)]:
+        sys.path[:] = [str(folder), *(entry for entry in sys.path if entry != str(folder))]
+        importlib.invalidate_caches()
+    module = _import(name, module_name, folder)
+    function = getattr(module, function_name, None)
+    where = getattr(module, "__file__", None) or module_name
+    if function is None:
+        raise InvalidJob(f"{name!r}: {where} has no {function_name!r}")
+    if not callable(function):
+        kind = type(function).__name__
+        raise InvalidJob(f"{name!r}: {function_name!r} in {where} is a {kind}, not a function")
+    return function  # type: ignore[no-any-return]
+
+
+def _import(name: str, module_name: str, folder: Path) -> ModuleType:
+    top = module_name.partition(".")[0]
+    _make_way(name, top, folder)
+    path = folder.joinpath(*module_name.split("."))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        if missing == module_name or module_name.startswith(missing + "."):
+            raise InvalidJob(
+                f"{name!r}: no module {module_name!r}; looked for {path}.py, then among the "
+                "installed packages"
+            ) from None
+        raise InvalidJob(
+            f"{name!r}: module {module_name!r} needs {missing!r}, which is not installed here"
+        ) from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        mine = [frame for frame in frames if Path(frame.filename).is_relative_to(folder)]
+        where, line = (mine or frames)[-1].filename, (mine or frames)[-1].lineno
+        if isinstance(error, SyntaxError):
+            where, line = error.filename or where, error.lineno
+        raise InvalidJob(
+            f"{name!r}: importing {module_name!r} failed at {where}:{line}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if Path(getattr(module, "__file__", None) or "/").is_relative_to(folder):
+        _from_jobs.add(top)
+    return module
+
+
+def _make_way(name: str, top: str, folder: Path) -> None:
+    """See that the folder's own module is meant, not one of that name from elsewhere."""
+    files = (folder / f"{top}.py", folder / top / "__init__.py")
+    mine = next((file for file in files if file.exists()), None)
+    loaded = sys.modules.get(top)
+    if mine is None or loaded is None:
+        return
+    there = getattr(loaded, "__file__", None)
+    if there is not None and Path(there).resolve() == mine.resolve():
+        return
+    if top not in _from_jobs:
+        raise InvalidJob(
+            f"{name!r}: {mine} has the name of a module that is in use already "
+            f"({there or 'built in'}): rename the file"
+        )
+    for other in [key for key in sys.modules if key == top or key.startswith(top + ".")]:
+        del sys.modules[other]

@@ -1,0 +1,316 @@
+"""The job: `kind: FLJob` of `fl.lifl.dev/v1alpha1`, every field with its default and limits.
+
+Owns the types, the only definition of a job that there is.  Does not read files (`load`) and
+does not import what a job names (`entrypoints`).  Everything that runs jobs takes an `FLJob`.
+
+In files names are camelCase, in Python snake_case: `spec.deadlineS` is `job.spec.deadline_s`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from lifl.api.quantity import parse_bytes
+
+
+def _dns_label(value: str) -> str:
+    if len(value) > 63 or not re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", value):
+        raise ValueError(
+            "must be a DNS label: 1 to 63 of a-z, 0-9 and '-', with a letter or digit at both ends"
+        )
+    return value
+
+
+def _entry_point(value: str) -> str:
+    module, colon, function = value.partition(":")
+    if not (colon and function.isidentifier() and all(map(str.isidentifier, module.split(".")))):
+        raise ValueError('must be "module:function", for example "digits:train"')
+    return value
+
+
+def _json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise ValueError("must be JSON, which has neither NaN nor infinity") from None
+    return value
+
+
+def _safetensors(value: str) -> str:
+    if PurePath(value).suffix != ".safetensors":
+        raise ValueError("must be the path of a .safetensors file")
+    return value
+
+
+DnsLabel = Annotated[str, AfterValidator(_dns_label)]
+EntryPoint = Annotated[str, AfterValidator(_entry_point)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=int | str)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        allow_inf_nan=False,
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        strict=True,
+    )
+
+
+# What an API server adds to the objects that it hands out, of no meaning to a job.
+_SERVER_FIELDS = frozenset({
+    "creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "finalizers",
+    "generation", "managedFields", "ownerReferences", "resourceVersion", "selfLink", "uid",
+})  # fmt: skip
+
+
+class Metadata(_Part):
+    """Who the job is."""
+
+    name: DnsLabel = Field(description="Name of the job, unique in its namespace; a DNS label.")
+    namespace: DnsLabel = Field(default="default", description="Whose job it is; a DNS label.")
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="For selecting jobs; LIFL attaches no meaning to them."
+    )
+    annotations: dict[str, str] = Field(
+        default_factory=dict, description="Notes for people and tools; ignored by LIFL."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_server_fields(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            return {key: value for key, value in given.items() if key not in _SERVER_FIELDS}
+        return given
+
+
+class Clients(_Part):
+    """How many clients a round needs and takes."""
+
+    min: int = Field(
+        default=1,
+        ge=1,
+        description="Connected clients that a round waits for before it starts.  Where the job "
+        "has a trainer the default is the number of the trainer's clients.",
+    )
+    fraction: float = Field(
+        default=1.0, gt=0, le=1, description="Share of the connected clients that a round draws."
+    )
+    min_per_round: int = Field(
+        default=1,
+        ge=1,
+        description="Fewest clients that a round draws, however small the fraction.",
+    )
+    min_updates: int = Field(
+        default=1,
+        ge=1,
+        description="Fewest updates with which a round counts when its deadline has passed.",
+    )
+
+
+class Model(_Part):
+    """Where the first global model comes from: exactly one of the two."""
+
+    initial: EntryPoint | None = Field(
+        default=None,
+        description='Entry point "module:function" that returns the model, a dict of NumPy '
+        "arrays by name.  The module is looked for in the folder of the job file first.",
+    )
+    file: Annotated[str, AfterValidator(_safetensors)] | None = Field(
+        default=None,
+        description="A .safetensors file; a relative path starts at the job file's folder.",
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.initial is None) == (self.file is None):
+            has = "neither" if self.initial is None else "both"
+            raise ValueError(f'must have one of "initial" and "file", and has {has}')
+        return self
+
+
+class Trainer(_Part):
+    """Client processes that the run starts itself."""
+
+    entrypoint: EntryPoint = Field(
+        description='Entry point "module:function", called in every client process with a '
+        "lifl.Client.  The module is looked for in the folder of the job file first."
+    )
+    clients: int = Field(default=1, ge=1, le=4096, description="Number of client processes.")
+    args: Annotated[dict[str, JsonValue], AfterValidator(_json)] = Field(
+        default_factory=dict, description="Any JSON; what the trainer finds in client.settings."
+    )
+
+
+class Evaluator(_Part):
+    """What is measured of each round's global model."""
+
+    entrypoint: EntryPoint = Field(
+        description='Entry point "module:function" that takes the model, a dict of NumPy arrays, '
+        'and returns figures by name, for example {"accuracy": 0.96}.'
+    )
+
+
+class Aggregation(_Part):
+    """How updates become the next global model."""
+
+    algorithm: Literal["fedavg", "fedavgm"] = Field(
+        default="fedavg",
+        description="fedavg: mean of the updates by weight.  fedavgm: the same with momentum "
+        "on the server.",
+    )
+    server_learning_rate: float = Field(
+        default=1.0,
+        gt=0,
+        description="Step from the old global model towards the mean; 1 is all the way.",
+    )
+    server_momentum: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="Momentum of fedavgm, 0.9 unless given; fedavg has none.",
+    )
+    mode: Literal["eager", "lazy"] = Field(
+        default="eager",
+        description="eager: an aggregator folds updates as they arrive.  lazy: it waits for all "
+        "that it expects.",
+    )
+    fan_in: int = Field(
+        default=4, ge=1, le=1024, description="Most clients of one leaf of the tree."
+    )
+    kernels: Literal["auto", "native", "reference"] = Field(
+        default="auto",
+        description="native: C.  reference: NumPy.  auto: native where it was built.",
+    )
+    proxy: Literal["auto", "ebpf", "unix"] = Field(
+        default="auto",
+        description="What moves descriptors.  ebpf: in the kernel.  unix: sockets in user "
+        "space.  auto: ebpf where the rights for it exist.  What was chosen is said at the start.",
+    )
+
+    @property
+    def momentum(self) -> float:
+        """Momentum in force: 0 for fedavg."""
+        if self.algorithm == "fedavg":
+            return 0.0
+        return 0.9 if self.server_momentum is None else self.server_momentum
+
+    @model_validator(mode="after")
+    def _momentum_is_used(self) -> Self:
+        if self.algorithm == "fedavg" and self.server_momentum:
+            raise ValueError("serverMomentum needs algorithm: fedavgm; fedavg has no momentum")
+        return self
+
+
+class Memory(_Part):
+    """Shared memory of the job on each node."""
+
+    input_slots: int = Field(
+        default=8,
+        ge=1,
+        le=4096,
+        description="Updates that a node holds at once.  Further clients wait; memory does not "
+        "grow with their number.",
+    )
+    arena_bytes: Bytes | None = Field(
+        default=None,
+        description='Most shared memory of the job per node, for example "2Gi"; a job that does '
+        "not fit is refused.  No limit of its own unless given.",
+    )
+
+
+class Placement(_Part):
+    """Which node serves which client."""
+
+    policy: Literal["bestfit", "firstfit", "worstfit", "least-connections"] = Field(
+        default="bestfit",
+        description="bestfit: fewest nodes, so that most hand-offs stay in shared memory.  "
+        "firstfit: the first node with room.  worstfit: the emptiest node.  least-connections: "
+        "the node that serves fewest updates.",
+    )
+
+
+class Spec(_Part):
+    """What is to be done."""
+
+    rounds: int = Field(default=10, ge=1, description="Number of rounds.")
+    clients: Clients = Field(default_factory=Clients, description="Clients of a round.")
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="Of every random choice that the job makes."
+    )
+    deadline_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds after which a round closes with the updates that it has; without it "
+        "a round waits for all clients that it drew and that are still there.",
+    )
+    nodes: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Nodes that `lifl run` starts; its --nodes goes before it.",
+    )
+    model: Model = Field(description="The first global model.")
+    trainer: Trainer | None = Field(
+        default=None, description="Client processes to start; without it clients come from outside."
+    )
+    evaluator: Evaluator | None = Field(
+        default=None, description="What measures the global model after each round; optional."
+    )
+    aggregation: Aggregation = Field(default_factory=Aggregation, description="Algorithm and tree.")
+    memory: Memory = Field(default_factory=Memory, description="Shared memory per node.")
+    placement: Placement = Field(default_factory=Placement, description="Clients to nodes.")
+
+    @model_validator(mode="after")
+    def _clients_add_up(self) -> Self:
+        clients, trainer = self.clients, self.trainer
+        if trainer is not None and "min" not in clients.model_fields_set:
+            clients = clients.model_copy(update={"min": trainer.clients})
+            object.__setattr__(self, "clients", clients)  # once, before anybody has the object
+        if trainer is not None and clients.min > trainer.clients:
+            raise ValueError(
+                f"clients.min is {clients.min}, but trainer.clients starts only "
+                f"{trainer.clients}: no round would begin"
+            )
+        if clients.min_per_round > clients.min:
+            raise ValueError(
+                f"clients.minPerRound is {clients.min_per_round}, above clients.min, "
+                f"{clients.min}: a round starts with fewer than it has to draw"
+            )
+        drawn = max(clients.min_per_round, math.ceil(clients.fraction * clients.min - 1e-9))
+        if clients.min_updates > drawn:
+            raise ValueError(
+                f"clients.minUpdates is {clients.min_updates}, but a round of {clients.min} "
+                f"clients draws only {drawn} of them"
+            )
+        return self
+
+
+class FLJob(_Part):
+    """A federated-learning job."""
+
+    api_version: Literal["fl.lifl.dev/v1alpha1"] = Field(
+        default="fl.lifl.dev/v1alpha1", description="Version of this format."
+    )
+    kind: Literal["FLJob"] = Field(default="FLJob", description="Kind of object.")
+    metadata: Metadata = Field(description="Name and labels.")
+    spec: Spec = Field(description="What is to be done.")
+    status: dict[str, Any] | None = Field(
+        default=None, description="Written by a cluster; ignored where a job is read."
+    )

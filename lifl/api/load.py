@@ -1,0 +1,199 @@
+"""From a job file to an `FLJob`, or to sentences that say what is wrong with it.
+
+Owns the wording: file, line, field, the value found, what is allowed, the nearest name.
+Does not parse (`source`) and does not define what is valid (`job`).  Called by the command
+line and by whoever runs jobs from Python; `entrypoint` goes with it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from lifl.api.entrypoints import entrypoint
+from lifl.api.job import FLJob
+from lifl.api.source import Path_, Source, read
+from lifl.errors import InvalidJob
+
+__all__ = ["check_names", "entrypoint", "load_job"]
+
+
+def load_job(path: str | os.PathLike[str]) -> FLJob:
+    """The job of a YAML or JSON file.
+
+    Names in it are relative to the file's folder; nothing of them is opened or imported here.
+
+    Raises:
+        InvalidJob: the file is no valid job; the sentence lists every error with its line.
+    """
+    source = read(Path(path))
+    if not isinstance(source.data, dict):
+        raise InvalidJob(
+            f"{source.name} holds {_kind(source.data)}, not a job: it must begin with "
+            "apiVersion, kind, metadata and spec"
+        )
+    missing = [name for name in ("apiVersion", "kind") if name not in source.data]
+    if missing:
+        raise InvalidJob(
+            f"{source.name}, line 1: {' and '.join(missing)} missing: a job has "
+            "apiVersion: fl.lifl.dev/v1alpha1 and kind: FLJob"
+        )
+    try:
+        return FLJob.model_validate(source.data, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise InvalidJob(_report(source, error.errors(include_url=False))) from None
+
+
+def check_names(job: FLJob, base_dir: str | os.PathLike[str]) -> None:
+    """See that the modules, functions and files that a job names are there; imports them.
+
+    Raises:
+        InvalidJob: one is not.
+    """
+    spec = job.spec
+    named = [
+        spec.model.initial,
+        *(part.entrypoint for part in (spec.trainer, spec.evaluator) if part),
+    ]
+    for name in filter(None, named):
+        entrypoint(name, base_dir)
+    if spec.model.file is not None and not (path := Path(base_dir, spec.model.file)).is_file():
+        raise InvalidJob(f"spec.model.file: {path} does not exist")
+
+
+def _report(source: Source, details: Iterable[ErrorDetails]) -> str:
+    found = sorted((source.line(detail["loc"]), _sentence(detail)) for detail in details)
+    if len(found) == 1:
+        line, sentence = found[0]
+        return f"{source.name}, line {line}: {sentence}"
+    listed = "".join(f"\n  line {line}: {sentence}" for line, sentence in found)
+    return f"{source.name} has {len(found)} errors:{listed}"
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    path = detail["loc"]
+    shown = _dotted(path) or "the job"
+    given = detail["input"]
+    match detail["type"]:
+        case "extra_forbidden":
+            return f"{shown}: {_unknown(path)}"
+        case "missing":
+            return f"{shown} is missing{_meaning(path)}"
+        case "literal_error":
+            return f"{shown} is {_show(given)}: {_choice(path, given)}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{shown} is {_kind(given)}: it must be a mapping of fields"
+        case "value_error":
+            reason = str(detail["ctx"]["error"])
+            if isinstance(given, dict):  # of several fields, which the sentence names
+                return f"{shown}: {reason}" if path else reason
+            return f"{shown} is {_show(given)}: it {reason}"
+        case _:
+            return f"{shown} is {_show(given)}: it must be {_wanted(path, detail)}"
+
+
+def _unknown(path: Path_) -> str:
+    owner, _ = _find(path[:-1])
+    names = [_alias(owner, name) for name in owner.model_fields] if owner else []
+    near = _nearest(str(path[-1]), names)
+    hint = f"did you mean {near!r}? " if near else ""
+    return f"there is no such field; {hint}Known here: {', '.join(names)}"
+
+
+def _choice(path: Path_, given: object) -> str:
+    _, annotation = _find(path)
+    allowed = [str(choice) for choice in get_args(annotation)]
+    near = _nearest(str(given), allowed) if len(allowed) > 1 else None
+    hint = f"; did you mean {near!r}?" if near else ""
+    if len(allowed) == 1:
+        return f"it must be {allowed[0]}"
+    return f"it must be one of {', '.join(allowed)}{hint}"
+
+
+def _wanted(path: Path_, detail: ErrorDetails) -> str:
+    owner, _ = _find(path[:-1])
+    types = {
+        "int_type": "a whole number", "float_type": "a number", "finite_number": "a finite number",
+        "string_type": "text", "bool_type": "true or false", "list_type": "a list",
+    }  # fmt: skip
+    bounds = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    limits: list[str] = []
+    if owner is not None:
+        for name, field in owner.model_fields.items():
+            if _alias(owner, name) == path[-1]:
+                limits = [
+                    f"{words} {getattr(limit, sign)}"
+                    for limit in field.metadata
+                    for sign, words in bounds.items()
+                    if getattr(limit, sign, None) is not None
+                ]
+    wanted = [types[detail["type"]]] if detail["type"] in types else []
+    return ", ".join(wanted + limits) or detail["msg"].lower()
+
+
+def _meaning(path: Path_) -> str:
+    owner, _ = _find(path[:-1])
+    if owner is not None:
+        for name, field in owner.model_fields.items():
+            if _alias(owner, name) == path[-1] and field.description:
+                return ": " + field.description.split("  ")[0].rstrip(".")
+    return ""
+
+
+def _find(path: Path_) -> tuple[type[BaseModel] | None, Any]:
+    """The model at a path, or None, and the type that was declared for it."""
+    model: type[BaseModel] | None = FLJob
+    annotation: Any = FLJob
+    for step in path:
+        if model is None:
+            return None, None
+        names = {_alias(model, name): field for name, field in model.model_fields.items()}
+        if step not in names:
+            return None, None
+        annotation = names[str(step)].annotation
+        options = [annotation, *get_args(annotation)]
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    return model, annotation
+
+
+def _alias(model: type[BaseModel], name: str) -> str:
+    return model.model_fields[name].alias or name
+
+
+def _nearest(given: str, known: Iterable[str]) -> str | None:
+    by_lower = {name.lower(): name for name in known}
+    plain = given.lower().replace("_", "").replace("-", "")
+    near = difflib.get_close_matches(plain, by_lower, n=1, cutoff=0.6)
+    return by_lower[near[0]] if near else None
+
+
+def _dotted(path: Path_) -> str:
+    return ".".join(map(str, path))
+
+
+def _show(value: object) -> str:
+    if value is None:
+        return "empty"
+    shown = {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    return f"the text {shown}" if isinstance(value, str) and _numeric(value) else shown
+
+
+def _numeric(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, list):
+        return "a list"
+    return "empty" if value is None else f"the single value {_show(value)}"

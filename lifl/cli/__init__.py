@@ -1,0 +1,163 @@
+"""The command `lifl`.
+
+Owns flags, exit codes and the wording of failures: 0 done, 1 failed, 2 a wrong job or wrong
+flags, 130 interrupted.  What a command needs is imported when it runs, so that `lifl --help`
+is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import click
+
+from lifl.errors import InvalidJob, LiflError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+JOB = click.argument("job_file", metavar="JOB.yaml", type=click.Path(path_type=Path))
+
+
+def _plainly(command: Callable[P, R]) -> Callable[P, R]:
+    """Errors as one red line, interruption as the shell's 130."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except LiflError as error:
+            click.secho(f"error: {error}", fg="red", err=True)
+            sys.exit(2 if isinstance(error, InvalidJob) else 1)
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+    return run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Aggregation for federated learning, over shared memory and eBPF."""
+
+
+@main.command()
+@JOB
+@click.option(
+    "--nodes", type=click.IntRange(1, 64), help="Nodes to start, instead of the job's spec.nodes."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs"),
+    show_default=True,
+    help="Where the run's directory is made.",
+)
+@click.option("--plain", is_flag=True, help="Lines instead of a live view.")
+@click.option(
+    "--proxy",
+    type=click.Choice(["auto", "ebpf", "unix"]),
+    help="What moves descriptors, instead of the job's spec.aggregation.proxy.",
+)
+@click.option(
+    "--kernels",
+    type=click.Choice(["auto", "native", "reference"]),
+    help="What does the arithmetic, instead of the job's spec.aggregation.kernels.",
+)
+@_plainly
+def run(
+    job_file: Path,
+    nodes: int | None,
+    out: Path,
+    plain: bool,
+    proxy: str | None,
+    kernels: str | None,
+) -> None:
+    """Run a job on this machine, from its first round to its last.
+
+    Every node is a set of processes of its own, and so is every client that the job's trainer
+    asks for.  The model, a row for every round and a summary are left in the run's directory,
+    to which DIR/latest points.
+    """
+    from lifl.api.load import load_job
+
+    job = load_job(job_file)
+
+    from lifl.cli.view import View
+    from lifl.placement import local
+
+    view = View(job.metadata.name, job.spec.rounds, plain)
+    try:
+        code = local.run(
+            job, job_file, handle=view.handle, nodes=nodes, out=out, proxy=proxy, kernels=kernels
+        )
+        failure = view.story.error
+    finally:
+        view.close()
+    if failure is not None:
+        click.secho(f"error: {failure}", fg="red", err=True)
+        code = code or 1
+    sys.exit(code)
+
+
+@main.command()
+@JOB
+@click.option("--no-import", is_flag=True, help="Do not import the modules that the job names.")
+@_plainly
+def validate(job_file: Path, no_import: bool) -> None:
+    """Check a job file, and that what it names is there."""
+    from lifl.api.load import check_names, load_job
+
+    job = load_job(job_file)
+    if not no_import:
+        check_names(job, job_file.parent)
+    spec = job.spec
+    click.echo(
+        f"{job_file} is valid: job {job.metadata.name}, rounds {spec.rounds}, "
+        f"clients {spec.clients.min}, nodes {spec.nodes}"
+    )
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    import lifl
+
+    click.echo(f"lifl {lifl.__version__}")
+
+
+@main.group()
+def shm() -> None:
+    """Shared memory of jobs on this machine."""
+
+
+@shm.command("ls")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@_plainly
+def ls(as_json: bool) -> None:
+    """List it: its size, the pages that exist and who holds it."""
+    import json
+    from dataclasses import asdict
+
+    from lifl.cli.figures import amount
+    from lifl.cli.memory import find
+
+    found = find()
+    if as_json:
+        click.echo(json.dumps([asdict(memory) for memory in found], indent=2))
+        return
+    if not found:
+        click.echo("no job has shared memory here that you may see")
+        return
+    rows = [("JOB", "PART", "SIZE", "RESIDENT", "PROCESSES")]
+    rows += [
+        (m.job, m.part, amount(m.size_bytes), amount(m.resident_bytes), " ".join(map(str, m.pids)))
+        for m in found
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        click.echo("  ".join([*cells, row[4]]).rstrip())

@@ -1,0 +1,59 @@
+"""Numbers as people read them.  Called by the other modules of the command line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+BARS: Final = "▁▂▃▄▅▆▇█"
+
+
+def amount(size_bytes: float) -> str:
+    """1,234,567 bytes are "1.23 MB"; decimal units, three digits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size_bytes) < 999.5:
+            return f"{size_bytes:.0f} B" if unit == "B" else f"{_three(size_bytes)} {unit}"
+        size_bytes /= 1000
+    return f"{_three(size_bytes)} TB"
+
+
+def rate(size_bytes: float, seconds: float) -> str:
+    """Bytes per second; "-" where nothing was measured."""
+    return f"{amount(size_bytes / seconds)}/s" if seconds > 0 and size_bytes > 0 else "-"
+
+
+def duration(seconds: float) -> str:
+    """0.0421 s is "42 ms", 75 s is "1:15"."""
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 60:
+        return f"{_three(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def percent(share: float) -> str:
+    """0.9639 is "96.4 %"."""
+    return f"{share * 100:.1f} %"
+
+
+def count(number: int, what: str) -> str:
+    """1 is "1 leaf", 2 are "2 leaves"."""
+    plural = {"leaf": "leaves"}.get(what, what + "s")
+    return f"{number} {what if number == 1 else plural}"
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """The last `width` values between the smallest and the largest of all."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return ""
+    low, high = min(finite), max(finite)
+    step = (high - low) / (len(BARS) - 1) or 1.0
+    return "".join(BARS[round((value - low) / step)] for value in finite[-width:])
+
+
+def _three(number: float) -> str:
+    return f"{number:.{2 if number < 9.995 else 1 if number < 99.95 else 0}f}"

@@ -1,0 +1,114 @@
+"""What is known of a run, from its events.
+
+Owns the reading of events, defensively: an event that it does not know or that lacks a field
+changes nothing else.  No output and no clock of its own; `plain` and `live` show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+Event: TypeAlias = Mapping[str, Any]
+Roles: TypeAlias = Sequence[Mapping[str, Any]]
+Tree: TypeAlias = Mapping[str, Roles]
+
+
+@dataclass
+class Story:
+    """State of a run.
+
+    Attributes:
+        accuracy: round → accuracy of its model.
+        rows: round → its row when it was done.
+        handoffs: descriptors by back end, over all rounds.
+    """
+
+    job_name: str
+    rounds: int
+    nodes: int = 0
+    proxy: str = ""
+    reason: str = ""
+    kernels: str = ""
+    isa: str = ""
+    run_dir: str = ""
+    endpoint: str = ""
+    waiting: tuple[int, int] | None = None
+    round: int = 0
+    done_rounds: int = 0
+    clients: int = 0
+    accepted: int = 0
+    tree: Tree = field(default_factory=dict)
+    accuracy: dict[int, float] = field(default_factory=dict)
+    rows: dict[int, Event] = field(default_factory=dict)
+    handoffs: dict[str, int] = field(default_factory=dict)
+    cold_starts: int = 0
+    warm_starts: int = 0
+    restarts: int = 0
+    notes: list[str] = field(default_factory=list)
+    summary: Event | None = None
+    error: str | None = None
+
+    def take(self, event: Event) -> None:
+        """Account for one event."""
+        match event.get("event"):
+            case "engine":
+                self.nodes = event.get("nodes", self.nodes)
+                for name in ("proxy", "reason", "kernels", "isa", "run_dir", "endpoint"):
+                    setattr(self, name, clean(event.get(name) or getattr(self, name)))
+            case "endpoint":
+                self.endpoint = clean(event.get("endpoint", ""))
+            case "waiting":
+                self.waiting = event.get("clients", 0), event.get("need", 0)
+            case "round_started":
+                self.waiting = None
+                self.round = event.get("round", self.round)
+                self.clients, self.accepted = event.get("clients", 0), 0
+                self.tree = event.get("tree") or self.tree
+            case "progress":
+                if event.get("round", self.round) == self.round:
+                    self.accepted = event.get("accepted", self.accepted)
+                    self.clients = event.get("of", self.clients)
+            case "round_done":
+                self._round_done(event)
+            case "metrics":
+                self._measured(event.get("round", self.round), event.get("accuracy"))
+            case "warning":
+                self.notes.append(clean(event.get("text", "")))
+            case "restart":
+                self.restarts += 1
+                self.notes.append(f"restarted: {clean(event.get('what', ''))}")
+            case "done":
+                self.summary = event
+            case "failed":
+                self.error = clean(event.get("error", "the run failed"))
+
+    def _round_done(self, row: Event) -> None:
+        number = row.get("round", self.round)
+        self.rows[number] = row
+        self.done_rounds = max(self.done_rounds, number)
+        if number == self.round:
+            self.accepted = row.get("clients", self.accepted)
+        self._measured(number, row.get("accuracy"))
+        for backend, handed in (row.get("handoffs") or {}).items():
+            self.handoffs[backend] = self.handoffs.get(backend, 0) + handed
+        self.cold_starts += row.get("cold_starts", 0)
+        self.warm_starts += row.get("warm_starts", 0)
+
+    def _measured(self, number: int, accuracy: float | None) -> None:
+        if accuracy is not None:
+            self.accuracy[number] = accuracy
+
+    @property
+    def last_row(self) -> Event:
+        return self.rows[max(self.rows)] if self.rows else {}
+
+    @property
+    def accuracies(self) -> list[float]:
+        return [self.accuracy[number] for number in sorted(self.accuracy)]
+
+
+def clean(text: object) -> str:
+    """On one line and without control characters, which could move the cursor."""
+    return "".join(c if c.isprintable() else " " for c in str(text))

@@ -1,0 +1,98 @@
+"""The trainers of `lifl run`: client processes, forked from one that has imported the code.
+
+Owns starting them and waiting for them.  Each goes through the client library like any client
+from outside.  Started by the local engine:
+
+    python -m lifl.trainer --config FILE
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lifl.api.entrypoints import entrypoint
+from lifl.api.load import load_job
+from lifl.client import Address, Client, Observer
+from lifl.events import emit
+from lifl.functions.wire import Keys
+
+
+def train(function: Callable[[Client], None], path: Path) -> None:
+    with Client.connect({"LIFL_CLIENT": str(path)}) as client:
+        function(client)
+        for _ in client.rounds():  # a loop that ended early leaves its client idle, not missing
+            pass
+
+
+def evaluate(
+    function: Callable[[dict[str, Any]], dict[str, float]], config: dict[str, Any]
+) -> None:
+    observer = Observer(
+        [Address(*where) for where in config["gateways"].values()],
+        job=config["name"],
+        keys=Keys(*config["observer"]),
+    )
+    try:
+        for number, model in observer.models():
+            if number > 0:
+                observer.report(number, function(model))
+    finally:
+        observer.close()
+
+
+def fork(what: str, work: Callable[[], None]) -> int:
+    """Run `work` in a child process; its traceback goes to standard error."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        work()
+        status = 0
+    except KeyboardInterrupt:
+        status = 130
+    except BaseException:
+        print(f"{what} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(status)
+
+
+@click.command()
+@click.option("--config", "config_path", type=click.Path(path_type=Path), required=True)
+def main(config_path: Path) -> None:
+    """Start every trainer and the evaluator of a run, and wait for them."""
+    logging.basicConfig(format="%(name)s: %(message)s")
+    config = json.loads(config_path.read_text())
+    job_path = Path(config["job"])
+    spec = load_job(job_path).spec
+    children: dict[int, str] = {}
+    if spec.evaluator:
+        judge = entrypoint(spec.evaluator.entrypoint, job_path.parent)
+        children[fork("the evaluator", lambda: evaluate(judge, config))] = "the evaluator"
+    if spec.trainer:
+        function = entrypoint(spec.trainer.entrypoint, job_path.parent)
+        for path in map(Path, config["client_files"]):
+            pid = fork(path.stem, lambda path=path: train(function, path))  # type: ignore[misc]
+            children[pid] = path.stem
+    failed = 0
+    while children:
+        pid, status = os.wait()
+        what = children.pop(pid)
+        if status:
+            failed += 1
+            code = os.waitstatus_to_exitcode(status)
+            emit("warning", text=f"{what} ended with status {code}")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

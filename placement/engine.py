@@ -1,0 +1,261 @@
+"""The local engine: what kubelets do in a cluster, for a run on one machine.
+
+    lifl run ──lifeline──► engine ─► coordinator
+                             │  └──► trainers
+                             └─────► agent of each node ─► gateway, aggregators
+
+Owns the processes of a run: starts them in order, starts an agent again that died, and ends
+everything when the job is done, when `lifl run` is gone (its end of the lifeline closes, however
+it died) or when something cannot be mended.  Started by local.py:
+
+    python -m lifl.placement.engine --config FILE
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from lifl.events import emit
+from lifl.functions.wire import Keys
+from lifl.placement.processes import adopt_orphans, end_descendants, private_bpffs
+
+RESTARTS: Final = 10  # of one agent in a run; more is not a crash but a defect
+_ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+class Over(Exception):
+    """The run has ended; the message is empty or says what went wrong."""
+
+
+@dataclass
+class Child:
+    """A process that the engine itself started."""
+
+    what: str
+    pid: int
+    restarts: int = 0
+
+
+class Engine:
+    """One run."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.directory = Path(config["directory"])
+        self.children: dict[int, Child] = {}
+        self.selector = selectors.DefaultSelector()
+        self.coordinator_at = ""
+        self.gateways: dict[str, list[str]] = {}
+        self.pins = ""
+        self.done = False
+        self.buffer = b""
+
+    def run(self) -> None:
+        """Until the job is done or the lifeline is cut."""
+        adopt_orphans()
+        os.set_inheritable(0, False)
+        why_not = private_bpffs(self.directory / "bpf") if self.config["pins"] else "not asked"
+        self.pins = "" if why_not else str(self.directory / "bpf")
+        wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._terminated)
+        self.selector.register(0, selectors.EVENT_READ, "lifeline")
+        self.selector.register(wake, selectors.EVENT_READ, "wake")
+        output = self._start_coordinator()
+        self.selector.register(output, selectors.EVENT_READ, "events")
+        while True:
+            for key, _ in self.selector.select():
+                if key.data == "lifeline":
+                    raise Over
+                if key.data == "wake":
+                    os.read(wake, 4096)
+                    self._reap()
+                else:
+                    self._read_events(output)
+
+    def _terminated(self, *_: object) -> None:
+        raise Over("the engine was told to end")
+
+    # -- children ----------------------------------------------------------------------------
+    def _spawn(self, what: str, module: str, *arguments: str, **options: Any) -> Any:
+        child = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.DEVNULL,
+            env=os.environ | _ONE_THREAD,
+            **options,
+        )
+        child.returncode = 0  # reaped in _reap
+        self.children[child.pid] = Child(what, child.pid)
+        return child
+
+    def _start_coordinator(self) -> int:
+        path = self._write("coordinator", {
+            "job": self.config["job"], "run_dir": self.config["run_dir"],
+            "nodes": {name: keys[0] for name, keys in self.config["nodes"].items()},
+            "keys": self.config["coordinator"], "listen": "tcp://127.0.0.1:*",
+            "clients": self.config["clients"], "observers": [self.config["observer"][0]],
+            "all": self.config["all"],
+        })  # fmt: skip
+        child = self._spawn(
+            "coordinator", "lifl.placement.coordinator", "--config", str(path),
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert child.stdout is not None
+        fd = os.dup(child.stdout.fileno())
+        child.stdout.close()
+        return fd
+
+    def _start_agent(self, name: str) -> None:
+        directory = self.directory / name
+        directory.mkdir(mode=0o700, exist_ok=True)
+        keys = directory / "keys"
+        if not keys.exists():
+            Keys(*self.config["nodes"][name]).save(keys)
+        arguments = [
+            "--node", name, "--directory", str(directory), "--coordinator", self.coordinator_at,
+            "--coordinator-key", self.config["coordinator"][0], "--keys", str(keys),
+            "--proxy", self.config["proxy"], "--kernels", self.config["kernels"],
+            "--arena-budget-bytes", str(self.config["arena_bytes"]),
+            "--liveness-s", str(self.config["liveness_s"]),
+        ]  # fmt: skip
+        if self.pins:
+            arguments += ["--pins", f"{self.pins}/{name}"]
+        self._spawn(name, "lifl.placement.agent", *arguments)
+
+    def _start_trainers(self) -> None:
+        path = self._write("trainers", {
+            "job": self.config["job"], "name": self.config["name"], "gateways": self.gateways,
+            "observer": self.config["observer"],
+            "client_files": self.config["client_files"] if self.config["trainer"] else [],
+        })  # fmt: skip
+        self._spawn("trainers", "lifl.trainer", "--config", str(path), stdout=sys.stdout.fileno())
+
+    def _write(self, name: str, fields: dict[str, Any]) -> Path:
+        path = self.directory / f"{name}.json"
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(fields))
+        return path
+
+    def _reap(self) -> None:
+        """Collect the dead: orphans in silence, children with consequences."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                child = self.children.pop(pid, None)
+                if child is not None:
+                    self._ended(child, os.waitstatus_to_exitcode(status))
+
+    def _ended(self, child: Child, code: int) -> None:
+        if self.done:
+            if child.what == "coordinator":
+                raise Over
+            return
+        if child.what in self.config["nodes"]:
+            if child.restarts >= RESTARTS or code > 0:
+                raise Over(f"the agent of {child.what} ended with status {code}")
+            emit("restart", what=f"agent of {child.what}")
+            self._start_agent(child.what)
+            newest = max(self.children)
+            self.children[newest].restarts = child.restarts + 1
+        elif child.what == "coordinator":
+            raise Over(f"the coordinator ended with status {code}" if code else "")
+        elif code:
+            raise Over(f"the trainers ended with status {code}; their last words are above")
+
+    # -- events ------------------------------------------------------------------------------
+    def _read_events(self, fd: int) -> None:
+        data = os.read(fd, 1 << 16)
+        if not data:
+            self.selector.unregister(fd)
+            return
+        *lines, self.buffer = (self.buffer + data).split(b"\n")
+        for line in lines:
+            self._on_event(json.loads(line), line)
+
+    def _on_event(self, event: dict[str, Any], line: bytes) -> None:
+        match event["event"]:
+            case "listening":
+                self.coordinator_at = event["endpoint"]
+                for name in self.config["nodes"]:
+                    self._start_agent(name)
+                return
+            case "gateways":
+                if not self.gateways:
+                    self.gateways = event["gateways"]
+                    self._write_client_files()
+                    self._start_trainers()
+                return
+            case "done":
+                self.done = True
+        sys.stdout.write(line.decode() + "\n")
+        sys.stdout.flush()
+        if event["event"] == "failed":
+            raise Over("")
+
+    def _write_client_files(self) -> None:
+        """One file a client, mode 0600: all that it needs to take part."""
+        where = list(self.gateways.values())
+        for index, file in enumerate(map(Path, self.config["client_files"])):
+            public, secret = self.config["client_keys"][index]
+            endpoint, server_key = where[index % len(where)]
+            file.touch(mode=0o600)
+            file.write_text(json.dumps({
+                "job": self.config["name"], "endpoint": endpoint, "server_key": server_key,
+                "public_key": public, "secret_key": secret, "index": index,
+                "count": len(self.config["client_files"]),
+            }))  # fmt: skip
+        emit("endpoint", endpoint=where[0][0], files=str(file.parent))
+
+    # -- the end -----------------------------------------------------------------------------
+    def end(self) -> None:
+        """Agents first, so that they undo what is theirs in the kernel; then all the rest."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        agents = [child.pid for child in self.children.values()
+                  if child.what in self.config["nodes"]]  # fmt: skip
+        for pid in agents:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        for pid in agents:
+            with contextlib.suppress(ChildProcessError, OSError):
+                pidfd = os.pidfd_open(pid)
+                with selectors.DefaultSelector() as selector:
+                    selector.register(pidfd, selectors.EVENT_READ)
+                    selector.select(2.0)
+                os.close(pidfd)
+        end_descendants()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path), required=True)
+def main(config: Path) -> None:
+    """Run the processes of one job; standard input is the lifeline."""
+    engine = Engine(json.loads(config.read_text()))
+    try:
+        engine.run()
+    except Over as over:
+        if str(over):
+            emit("failed", error=str(over))
+    finally:
+        engine.end()
+    sys.exit(0 if engine.done else 1)
+
+
+if __name__ == "__main__":
+    main()

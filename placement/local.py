@@ -1,0 +1,177 @@
+"""`lifl run`: one job on this machine, from its file to its files.
+
+Owns the run directory, the keys of a local run and the lifeline to the engine.  Does not run
+anything itself: the engine does, in a session of its own, so that Ctrl-C reaches this process
+alone and everything else ends in order.  Called by lifl/cli.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lifl.api.job import FLJob
+from lifl.errors import InvalidJob
+from lifl.functions.wire import Keys
+from lifl.placement.processes import adopt_orphans, end_descendants
+
+Handle = Callable[[dict[str, Any]], None]
+
+
+def run(
+    job: FLJob,
+    job_path: Path,
+    *,
+    handle: Handle,
+    nodes: int | None = None,
+    out: Path | None = None,
+    proxy: str | None = None,
+    kernels: str | None = None,
+    liveness_s: float = 10.0,
+) -> int:
+    """Run a job to its end; every event goes to `handle`.
+
+    Args:
+        nodes: agents to start, `spec.nodes` unless given.
+        out: where run directories go, `runs` unless given.
+        proxy, kernels: override the job's.
+        liveness_s: a process that holds a role and does not answer for so long is replaced.
+
+    Returns:
+        0 when the job completed, 1 when it failed, 130 after Ctrl-C.
+    """
+    run_dir = make_run_dir(out or Path("runs"), job.metadata.name)
+    directory = Path(tempfile.mkdtemp(prefix="lifl-", dir=_short_lived()))
+    try:
+        config = _configure(
+            job, job_path, run_dir, directory, nodes or job.spec.nodes, proxy, kernels, liveness_s
+        )
+        return _supervise(config, directory, handle)
+    finally:
+        end_descendants()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def make_run_dir(parent: Path, name: str) -> Path:
+    """`<parent>/<name>-<time>`, and `<parent>/latest` pointing to it.
+
+    Raises:
+        InvalidJob: the folder cannot be made.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
+            run_dir = parent / f"{name}-{stamp}{suffix}"
+            with contextlib.suppress(FileExistsError):
+                run_dir.mkdir()
+                break
+        link = parent / f".latest-{os.getpid()}"
+        link.symlink_to(run_dir.name)
+        link.replace(parent / "latest")
+    except OSError as error:
+        raise InvalidJob(
+            f"--out {parent}: {error.strerror}; name a folder that can be written"
+        ) from error
+    return run_dir.resolve()
+
+
+def _short_lived() -> str | None:
+    """Unix socket paths are short, and what is there must not outlive a boot."""
+    return "/run" if os.access("/run", os.W_OK) else None
+
+
+def _configure(
+    job: FLJob, job_path: Path, run_dir: Path, directory: Path, nodes: int, proxy: str | None,
+    kernels: str | None, liveness_s: float,
+) -> Path:  # fmt: skip
+    """Make the keys of this run and write down everything that the engine must know."""
+
+    def pair() -> list[str]:
+        keys = Keys.new()
+        return [keys.public, keys.secret]
+
+    spec = job.spec
+    count = max(spec.clients.min, spec.trainer.clients if spec.trainer else 0)
+    clients = [pair() for _ in range(count)]
+    folder = run_dir / "clients"
+    folder.mkdir(mode=0o700)
+    config = {
+        "name": job.metadata.name,
+        "job": str(job_path.resolve()),
+        "run_dir": str(run_dir),
+        "directory": str(directory),
+        "coordinator": pair(),
+        "nodes": {f"node-{index}": pair() for index in range(nodes)},
+        "client_keys": clients,
+        "clients": {keys[0]: f"client-{index}" for index, keys in enumerate(clients)},
+        "client_files": [str(folder / f"client-{index}.json") for index in range(count)],
+        "observer": pair(),
+        "all": spec.trainer is not None,
+        "trainer": spec.trainer is not None,
+        "proxy": proxy or spec.aggregation.proxy,
+        "kernels": kernels or spec.aggregation.kernels,
+        "pins": os.geteuid() == 0,
+        "arena_bytes": spec.memory.arena_bytes or 0,
+        "liveness_s": liveness_s,
+    }
+    path = directory / "engine.json"
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(config))
+    return path
+
+
+def _supervise(config: Path, directory: Path, handle: Handle) -> int:
+    """Start the engine, pass its events on, and cut the lifeline when asked to stop."""
+    adopt_orphans()
+    engine = subprocess.Popen(
+        [sys.executable, "-m", "lifl.placement.engine", "--config", str(config)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert engine.stdout is not None
+    assert engine.stdin is not None
+    outcome = 1
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        for line in engine.stdout:
+            event = json.loads(line)
+            handle(event)
+            if event["event"] == "done":
+                outcome = 0
+        if engine.wait() < 0:
+            handle(
+                {
+                    "event": "failed",
+                    "error": f"the engine was killed by signal {-engine.returncode}",
+                }
+            )
+            outcome = 1
+    except KeyboardInterrupt:
+        outcome = 130
+        with contextlib.suppress(KeyboardInterrupt, subprocess.TimeoutExpired):
+            engine.stdin.close()
+            engine.wait(10)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        with contextlib.suppress(OSError):
+            engine.stdin.close()
+        if engine.poll() is None:
+            engine.kill()
+            engine.wait()
+    return outcome
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,227 @@
+"""Snapshot in, plan out.
+
+Owns who is on which node: stickiness, the order of clients, what happens when there is no
+room.  Does no I/O, reads no clock and keeps nothing between calls; the policy's formula is in
+policies.py, the tree in tree.py.  Called by the coordinator at every round and whenever a
+node joins, drains or dies.
+
+    1. sort out the nodes: who is alive, who takes new clients
+    2. keep: pinned clients on their node, the others where they were while there is room
+    3. place the rest by the policy, where one more fits (RC ≥ 1)
+    4. beyond all capacity: stay, or go where most room is; they wait for input slots,
+       which bound memory, and are reported as oversubscribed
+    5. choose the top's node, build the tree, count what to start and stop
+
+Outcomes that are not a full plan:
+
+    nobody to place                    a plan without roles; `top_node` is None
+    pinned to a node that is gone      in `unplaced`; everybody else is planned
+    draining node                      takes nobody new; between rounds gives its clients away,
+                                       but for those pinned to it, which have nowhere to go
+    no node for anybody                `Busy`
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from heapq import heapify, heappop, heapreplace
+
+from lifl.errors import Busy
+from lifl.placement import policies, tree
+from lifl.placement.snapshot import Client, Cost, Node, NodePlan, Plan, Snapshot
+
+__all__ = ["NodePlan", "Plan", "plan"]
+
+
+def plan(snapshot: Snapshot) -> Plan:
+    """The plan for a snapshot; equal snapshots give equal plans.
+
+    Between two plans nobody moves who does not have to: with the first plan as `previous`
+    and nothing else changed, the second has the same clients, lanes, roles and endpoints.
+
+    Raises:
+        Busy: there are clients, and no node for any of them.
+        InvalidJob: unknown policy, or more roles on a node than endpoints.
+    """
+    by_name = sorted(snapshot.nodes, key=lambda node: node.name)
+    alive = {node.name: node for node in by_name if node.alive}
+    in_force = snapshot.previous.homes() if snapshot.previous else {}
+    homes = {client.key: in_force.get(client.key, client.node) for client in snapshot.clients}
+    placed = _place(snapshot, alive, homes, in_force)
+    if not placed and snapshot.clients and not any(map(_takes_clients, alive.values())):
+        raise _no_node(snapshot, alive)
+
+    clients: dict[str, list[str]] = {name: [] for name in alive}
+    for client in snapshot.clients:
+        if client.key in placed:
+            clients[placed[client.key]].append(client.key)
+
+    top_node, trees = _grow(snapshot, alive, clients)
+    nodes = {
+        name: _node_plan(node, clients[name], trees.get(name, ()), top_node)
+        for name, node in alive.items()
+    }
+    return Plan(
+        epoch=snapshot.epoch,
+        top_node=top_node,
+        nodes=nodes,
+        unplaced=tuple(c.key for c in snapshot.clients if c.key not in placed),
+        oversubscribed=_oversubscribed(snapshot.clients, placed, alive),
+        cost=Cost(
+            nodes=len(trees),
+            crossings=max(0, len(trees) - 1),
+            levels=max((roles[-1].level for roles in trees.values()), default=0),
+            starts=sum(node.starts for node in nodes.values()),
+            moves=sum(homes[key] not in (None, name) for key, name in placed.items()),
+        ),
+    )
+
+
+def _takes_clients(node: Node) -> bool:
+    return not node.draining and node.capacity_updates > 0
+
+
+def _place(
+    snapshot: Snapshot,
+    alive: Mapping[str, Node],
+    homes: Mapping[str, str | None],
+    in_force: Mapping[str, str],
+) -> dict[str, str]:
+    """Client key → node name; clients that no node can take are left out.
+
+    `homes` is where each was last, `in_force` where those of the previous plan are.
+    """
+    rank = policies.policy(snapshot.policy)
+    placed: dict[str, str] = {}
+    count: Counter[str] = Counter()
+
+    def put(key: str, name: str) -> None:
+        placed[key] = name
+        count[name] += 1
+
+    free: list[Client] = []
+    for client in snapshot.clients:
+        if client.pinned is None:
+            free.append(client)
+        elif client.pinned in alive and alive[client.pinned].capacity_updates > 0:
+            put(client.key, client.pinned)
+
+    takers = {name: node for name, node in alive.items() if _takes_clients(node)}
+    moving: list[Client] = []
+    for client in free:
+        home = alive.get(homes[client.key] or "")
+        settled = snapshot.mid_round and client.key in in_force
+        if home and (settled or (_takes_clients(home) and policies.fits(home, count[home.name]))):
+            put(client.key, home.name)
+        else:
+            moving.append(client)
+
+    roomy = _Ranked(takers.values(), count, rank=rank, fit=True)
+    emptiest = _Ranked(takers.values(), count, rank=policies.worstfit, fit=False)
+    for client in moving:
+        last = takers.get(homes[client.key] or "")
+        name = roomy.best() or (last.name if last else emptiest.best())
+        if name is not None:
+            put(client.key, name)
+    return placed
+
+
+class _Ranked:
+    """The node of lowest rank, as clients are put on nodes.
+
+    A rank depends on its node's count alone.  Between two calls either only the first
+    node's count grew, or ranks grow with the count; so no entry but the first can be too
+    high, and it is enough to look again at the first until it is up to date.
+    """
+
+    def __init__(
+        self, nodes: Iterable[Node], count: Counter[str], *, rank: policies.Policy, fit: bool
+    ) -> None:
+        self._rank, self._fit, self._count = rank, fit, count
+        self._nodes = {node.name: node for node in nodes}
+        self._heap = [(rank(node, count[name]), name) for name, node in self._nodes.items()]
+        heapify(self._heap)
+
+    def best(self) -> str | None:
+        """Name of the first by (rank, name); None when there is no node, or no room."""
+        while self._heap:
+            rank, name = self._heap[0]
+            node, placed = self._nodes[name], self._count[name]
+            if self._fit and not policies.fits(node, placed):
+                heappop(self._heap)
+            elif (now := self._rank(node, placed)) != rank:
+                heapreplace(self._heap, (now, name))
+            else:
+                return name
+        return None
+
+
+def _oversubscribed(
+    clients: Sequence[Client], placed: Mapping[str, str], alive: Mapping[str, Node]
+) -> tuple[str, ...]:
+    """Clients beyond their node's capacity: the pinned come first, then the roster's order."""
+    count: Counter[str] = Counter()
+    beyond: set[str] = set()
+    for client in sorted(clients, key=lambda client: client.pinned is None):
+        name = placed.get(client.key)
+        if name is not None:
+            if not policies.fits(alive[name], count[name]):
+                beyond.add(client.key)
+            count[name] += 1
+    return tuple(client.key for client in clients if client.key in beyond)
+
+
+def _grow(
+    snapshot: Snapshot, alive: Mapping[str, Node], clients: Mapping[str, Sequence[str]]
+) -> tuple[str | None, dict[str, tuple[tree.Role, ...]]]:
+    """The top's node, and the roles of every node that has any."""
+    previous = snapshot.previous
+    top_node = previous.top_node if previous and previous.top_node in alive else None
+    if top_node is None or not snapshot.mid_round:
+        lasting = {name: keys for name, keys in clients.items() if not alive[name].draining}
+        top_node = tree.place_top(lasting, stay=top_node) or tree.place_top(clients, stay=top_node)
+    if top_node is None:
+        return None, {}
+    return top_node, tree.build(
+        clients,
+        fan_in=snapshot.fan_in,
+        top_node=top_node,
+        previous={
+            name: node.roles
+            for name, node in (previous.nodes if previous else {}).items()
+            if name in alive
+        },
+        keep=snapshot.mid_round,
+    )
+
+
+def _node_plan(
+    node: Node, clients: Sequence[str], roles: tuple[tree.Role, ...], top_node: str | None
+) -> NodePlan:
+    leaf_of = {key: role.endpoint for role in roles for key in role.clients}
+    return NodePlan(
+        name=node.name,
+        roles=roles,
+        lanes={key: leaf_of[key] for key in clients},
+        clients=tuple(clients),
+        forward_to=top_node if roles and node.name != top_node else None,
+        starts=max(0, len(roles) - node.runtimes_warm),
+        reuses=min(len(roles), node.runtimes_warm),
+        stops=max(0, node.runtimes_warm - len(roles)),
+    )
+
+
+def _no_node(snapshot: Snapshot, alive: Mapping[str, Node]) -> Busy:
+    """Why nobody can be placed, and what helps."""
+    known = len(snapshot.nodes)
+    if not alive:
+        why = f"none of {known} known nodes is alive: start an agent"
+    elif all(node.draining for node in alive.values()):
+        why = f"every living node is draining ({', '.join(alive)}): uncordon one or add one"
+    else:
+        why = (
+            "no living node that takes clients can hold even one update "
+            f"({', '.join(alive)}): raise the memory budget or add a larger node"
+        )
+    return Busy(f"{len(snapshot.clients)} clients wait for a node, and {why}", epoch=snapshot.epoch)

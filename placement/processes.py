@@ -1,0 +1,75 @@
+"""Processes below this one: adopting orphans, finding them, ending them all.
+
+Owns the two system calls that keep a run's processes together: subreaper, and SIGKILL to every
+descendant until none is left.  Called by the local engine and by the command above it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Final
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_CLONE_NEWNS: Final = 0x20000
+_MS_REC_PRIVATE: Final = 0x4000 | 0x40000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def adopt_orphans() -> None:
+    """Descendants whose parent dies become children of this process."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def private_bpffs(path: Path) -> str:
+    """Mount a bpffs that only this process and its descendants see.
+
+    It goes, with every pin in it, when the last of them is gone: nothing is left to clean up,
+    however the run ended.  Returns why it could not be had, or an empty string.
+    """
+    if _libc.unshare(_CLONE_NEWNS):
+        return f"no mount namespace ({os.strerror(ctypes.get_errno())})"
+    if _libc.mount(b"none", b"/", None, _MS_REC_PRIVATE, None):
+        return f"cannot make mounts private ({os.strerror(ctypes.get_errno())})"
+    path.mkdir(mode=0o700, exist_ok=True)
+    if _libc.mount(b"lifl", str(path).encode(), b"bpf", 0, b"mode=0700"):
+        return f"cannot mount a bpffs ({os.strerror(ctypes.get_errno())})"
+    return ""
+
+
+def descendants(root: int) -> set[int]:
+    """Every process below `root`, zombies included."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                # pid (comm) state ppid: comm may hold anything but ends with the last bracket
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                parents[int(entry.name)] = int(fields[1])
+    found: set[int] = set()
+    grew = True
+    while grew:
+        new = {pid for pid, parent in parents.items() if parent in found or parent == root} - found
+        grew = bool(new)
+        found |= new
+    return found
+
+
+def end_descendants(limit_s: float = 10.0) -> None:
+    """Kill every process below this one and wait for it."""
+    until = time.monotonic() + limit_s
+    while time.monotonic() < until:
+        below = descendants(os.getpid())
+        if not below:
+            return
+        for pid in below:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.005)

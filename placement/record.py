@@ -1,0 +1,233 @@
+"""What a run leaves behind: events, rounds.jsonl, model.safetensors, summary.json.
+
+Owns the run directory.  Decides nothing.  Called by the coordinator.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from lifl.api.entrypoints import entrypoint
+from lifl.api.job import FLJob
+from lifl.errors import InvalidJob
+from lifl.events import emit
+from lifl.functions.layout import Layout
+from lifl.functions.wire import Message
+from lifl.placement.rounds import Round
+from lifl.placement.snapshot import Plan
+
+
+class Recorder:
+    """The story of one run, as it happens on standard output and as it stays on disk."""
+
+    def __init__(self, job: FLJob, run_dir: Path, evaluated: bool) -> None:
+        self.job, self.run_dir, self.evaluated = job, run_dir, evaluated
+        self.started: dict[int, float] = {}
+        self.rows: dict[int, dict[str, Any]] = {}
+        self.open_rows: dict[int, set[str]] = {}  # rounds whose nodes have still to report
+        self.written = 0
+        self.published_by: str | None = None
+        self.bytes = 0
+        self.reported: list[tuple[float, dict[str, float]]] = []
+        self.used: tuple[str, ...] = ()
+        self.backends: dict[str, str] = {}
+        self.began_at = time.monotonic()
+
+    # -- events ------------------------------------------------------------------------------
+    def gateways(self, where: dict[str, list[str]]) -> None:
+        emit("gateways", gateways=where)
+
+    def engine(self, message: Message, nodes: int) -> None:
+        """A node says which back ends it uses; said again when a node differs."""
+        backends = {name: message[name] for name in ("proxy", "kernels", "isa", "reason")}
+        if backends != self.backends:
+            self.backends = backends
+            emit("engine", nodes=nodes, run_dir=str(self.run_dir), **backends)
+
+    def progress(self, round_: Round) -> None:
+        emit("progress", round=round_.number, accepted=round_.in_count,
+                   of=round_.of_count, bytes=self.bytes)  # fmt: skip
+
+    # -- rounds ------------------------------------------------------------------------------
+    def start(self, round_: Round, plan: Plan, names: Mapping[str, str]) -> None:
+        self.started[round_.number] = time.monotonic()
+        self.used = plan.used
+        self.bytes, self.reported = 0, []
+        tree = {
+            name: [
+                {
+                    "role": role.kind, "endpoint": role.endpoint, "parent": role.parent,
+                    "clients": role.expected,
+                }
+                for role in plan.nodes[name].roles
+            ]
+            for name in plan.used
+        }  # fmt: skip
+        self.rows[round_.number] = {"round": round_.number, "tree": tree}
+        emit("round_started", round=round_.number, clients=round_.of_count, tree=tree)
+
+    def taken(self, count: int, metrics: list[tuple[float, dict[str, float]]]) -> None:
+        self.bytes += count
+        self.reported += metrics
+
+    def published(self, round_: Round) -> None:
+        row = self.rows[round_.number]
+        row |= {
+            "seconds": round(time.monotonic() - self.started[round_.number], 6),
+            "clients": round_.in_count,
+            "accuracy": None,
+            "bytes": self.bytes,
+            "handoffs": {"ebpf": 0, "unix": 0},
+            "cold_starts": 0,
+            "warm_starts": 0,
+            "fold_seconds": 0.0,
+            "fold_bytes": 0,
+            "metrics": _weighted(self.reported),
+        }
+        self.published_by = round_.top_node
+        self.open_rows[round_.number] = set(self.used)
+        emit("published", round=round_.number, seconds=row["seconds"])
+
+    def work(self, node: str, message: Message) -> None:
+        """A node's part of a finished round."""
+        row = self.rows.get(message["round"])
+        if row is None or node not in self.open_rows.get(message["round"], ()):
+            return
+        for backend, count in message["handoffs"].items():
+            row["handoffs"][backend] = row["handoffs"].get(backend, 0) + count
+        row["cold_starts"] += message["cold"]
+        row["warm_starts"] += message["warm"]
+        row["fold_seconds"] += message["work"].get("seconds", 0.0)
+        row["fold_bytes"] += int(message["work"].get("bytes", 0))
+        self.open_rows[message["round"]].discard(node)
+        if not self.open_rows[message["round"]]:
+            emit("round_done", **row)
+        self._write()
+
+    def metrics(self, number: int, metrics: dict[str, float]) -> None:
+        """An observer evaluated the model of a round."""
+        row = self.rows.get(number)
+        if row is not None:
+            row["accuracy"] = metrics.get("accuracy")
+            row["evaluation"] = metrics
+        emit("metrics", round=number, **metrics)
+        self._write()
+
+    @property
+    def is_complete(self) -> bool:
+        """Every round's row is whole and written."""
+        return self.written == self.job.spec.rounds
+
+    def _write(self, force: bool = False) -> None:
+        """Append rows in the order of rounds, each when nothing of it is missing."""
+        with (self.run_dir / "rounds.jsonl").open("a") as file:
+            while (row := self.rows.get(self.written + 1)) is not None:
+                number = self.written + 1
+                missing = number not in self.open_rows or self.open_rows[number]
+                overtaken = any(
+                    self.rows[n].get("accuracy") is not None for n in self.rows if n > number
+                )
+                unevaluated = self.evaluated and row.get("accuracy") is None and not overtaken
+                if (missing or unevaluated) and not (force and "seconds" in row):
+                    break
+                file.write(json.dumps(row) + "\n")
+                self.written = number
+
+    # -- the end -----------------------------------------------------------------------------
+    def finish(self, layout: Layout, model: memoryview, nodes: int) -> None:
+        self._write(force=True)
+        save_model(layout, model, self.run_dir / "model.safetensors")
+        rows = [row for row in self.rows.values() if "seconds" in row]
+        accuracies = [r["accuracy"] for r in rows if r["accuracy"] is not None]
+        handoffs = {
+            name: sum(r["handoffs"].get(name, 0) for r in rows) for name in ("ebpf", "unix")
+        }
+        summary = {
+            "accuracy": accuracies[-1] if accuracies else None,
+            "rounds": len(rows),
+            "wall_s": round(time.monotonic() - self.began_at, 3),
+            "round_s_median": statistics.median(r["seconds"] for r in rows),
+            "nodes": nodes,
+            "updates": sum(r["clients"] for r in rows),
+            "bytes": sum(r["bytes"] for r in rows),
+            "handoffs": handoffs,
+            "proxy": self.backends.get("proxy"),
+            "kernels": self.backends.get("kernels"),
+            "cold_starts": sum(r["cold_starts"] for r in rows),
+            "warm_starts": sum(r["warm_starts"] for r in rows),
+        }
+        _write_whole(self.run_dir / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+        emit("done", **summary)
+
+
+def initial_model(job: FLJob, directory: Path) -> dict[str, Any]:
+    """The model that round 1 starts from, as the job names it."""
+    model = job.spec.model
+    if model.file is not None:
+        return load_model(directory / model.file)
+    assert model.initial is not None
+    return dict(entrypoint(model.initial, directory)())
+
+
+def load_model(path: Path) -> dict[str, Any]:
+    """A state_dict from safetensors, bfloat16 included.
+
+    Raises:
+        InvalidJob: no such file, or not a safetensors file.
+    """
+    try:
+        rows = safetensors.deserialize(path.read_bytes())
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InvalidJob(f"spec.model.file {path}: {error}") from error
+    return {
+        name: np.frombuffer(row["data"], _DTYPES[row["dtype"]]).reshape(row["shape"])
+        for name, row in rows
+    }
+
+
+_DTYPES = {
+    "BF16": np.dtype(ml_dtypes.bfloat16), "BOOL": np.dtype(bool),
+    **{f"{kind}{bits}": np.dtype(f"{kind.lower()}{bits // 8}")
+       for kind in "IU" for bits in (8, 16, 32, 64)},
+    "F16": np.dtype("f2"), "F32": np.dtype("f4"), "F64": np.dtype("f8"),
+}  # fmt: skip
+
+
+def save_model(layout: Layout, model: memoryview, path: Path) -> None:
+    """Write a state_dict as safetensors, whole or not at all."""
+    _write_whole(path, safetensors.numpy.save(layout.views(model)))
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + ".new")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _weighted(reported: list[tuple[float, dict[str, float]]]) -> dict[str, float]:
+    """Means of what clients reported, weighted as their updates are."""
+    totals: dict[str, list[float]] = {}
+    for weight, metrics in reported:
+        for name, value in metrics.items():
+            if isinstance(value, int | float):
+                total = totals.setdefault(name, [0.0, 0.0])
+                total[0] += weight * value
+                total[1] += weight
+    return {name: total / weight for name, (total, weight) in totals.items()}

@@ -1,0 +1,109 @@
+"""The rounds of a job as a state machine: what the coordinator does when something is reported.
+
+Owns one round's progress: who was accepted where, what is closed, what is missing.  No I/O, no
+clock: events in, orders out.  Called by placement/coordinator.py.
+
+    start ─► accepted … ─► all in, or deadline ─► close other nodes, cut the top's
+          ─► their closed sets arrived at the top ─► close the top's node ─► published
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Verb = Literal["cut", "close"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """Tell the gateway of `node` to do `verb`."""
+
+    node: str
+    verb: Verb
+
+
+@dataclass
+class Round:
+    """One round under way.
+
+    Args:
+        number: 1 and up.
+        selected: clients of each node that takes part, as sets of roster bits.
+        top_node: the node whose gateway closes last.
+        minimum: fewest updates with which a deadline may close the round.
+    """
+
+    number: int
+    selected: dict[str, int]
+    top_node: str
+    minimum: int = 1
+    accepted: dict[str, int] = field(default_factory=dict)  # at each gateway, as it last said
+    closed: dict[str, int] = field(default_factory=dict)  # final sets of the other nodes
+    phase: Literal["open", "closing", "closed", "published"] = "open"
+    overdue: bool = False
+
+    @property
+    def in_count(self) -> int:
+        """Updates that some node has accepted."""
+        union = 0
+        for clients in self.accepted.values():
+            union |= clients
+        return union.bit_count()
+
+    @property
+    def of_count(self) -> int:
+        return sum(clients.bit_count() for clients in self.selected.values())
+
+    def on_accepted(self, node: str, clients: int) -> list[Order]:
+        """A gateway reports all that it has accepted so far."""
+        self.accepted[node] = self.accepted.get(node, 0) | clients
+        return self._next()
+
+    def on_closed(self, node: str, clients: int) -> list[Order]:
+        """Another node's gateway is closed: this set is what its sum will hold."""
+        if node != self.top_node:
+            self.closed[node] = clients
+            self.accepted[node] = clients
+        return self._next()
+
+    def on_deadline(self) -> list[Order]:
+        self.overdue = True
+        return self._next()
+
+    def on_published(self) -> None:
+        self.phase = "published"
+
+    def orders_for(self, node: str) -> list[Order]:
+        """What a gateway that came back must hear again."""
+        if self.phase == "open" or self.phase == "published":
+            return []
+        if node != self.top_node:
+            return [Order(node, "close")]
+        return [Order(node, "close" if self.phase == "closed" else "cut")]
+
+    def _next(self) -> list[Order]:
+        orders: list[Order] = []
+        others = [node for node in self.selected if node != self.top_node]
+        if self.phase == "open" and self._is_over():
+            self.phase = "closing"
+            orders += [Order(node, "close") for node in others]
+            if others:
+                orders.append(Order(self.top_node, "cut"))
+        if self.phase == "closing" and all(node in self.closed for node in others):
+            due = 0
+            for clients in self.closed.values():
+                due |= clients
+            if due & ~self.accepted.get(self.top_node, 0) == 0 and self._something_is_in():
+                self.phase = "closed"
+                orders.append(Order(self.top_node, "close"))
+        return orders
+
+    def _is_over(self) -> bool:
+        missing = any(
+            clients & ~self.accepted.get(node, 0) for node, clients in self.selected.items()
+        )
+        return not missing or (self.overdue and self.in_count >= self.minimum)
+
+    def _something_is_in(self) -> bool:
+        return self.accepted.get(self.top_node, 0) != 0

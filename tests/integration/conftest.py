@@ -1,0 +1,151 @@
+"""Runs of whole jobs, as a user starts them, and what must hold after every one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).parent
+PROXY = "ebpf" if os.geteuid() == 0 else "unix"
+
+
+def leftovers() -> set[str]:
+    """Everything of LIFL's that this machine holds: processes, memfds, files, BPF objects."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            fds = [os.readlink(fd) for fd in (entry / "fd").iterdir()]
+        except OSError:
+            continue
+        if re.search(r"-m lifl[ .]", command):
+            found.add(f"process {entry.name}: {command}")
+        found |= {f"memfd {fd} of {entry.name}" for fd in fds if fd.startswith("/memfd:lifl")}
+    for folder in ("/run", "/tmp"):
+        found |= {f"file {path}" for path in Path(folder).glob("lifl-*")}
+    found |= {f"mount {line}" for line in Path("/proc/self/mounts").read_text().splitlines()
+              if line.startswith("lifl ")}  # fmt: skip
+    if os.geteuid() == 0:
+        for what in ("prog", "map", "link"):
+            listing = subprocess.run(
+                ["bpftool", what, "list"], capture_output=True, text=True, check=False
+            ).stdout
+            found |= {f"bpf {what} {line}" for line in listing.splitlines() if "lifl_" in line}
+    return found
+
+
+@dataclass
+class Run:
+    """A job that has ended."""
+
+    status: int
+    events: list[dict[str, Any]]
+    run_dir: Path
+    stderr: str
+    models: list[dict[str, np.ndarray]] = field(default_factory=list)
+    fired: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        lines = (self.run_dir / "rounds.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads((self.run_dir / "summary.json").read_text())
+        return result
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [e for e in self.events if e["event"] == event]
+
+
+class Runner:
+    """Starts `lifl run` on a job made of `spec`, in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def job_file(self, **spec: Any) -> Path:
+        clients = spec.pop("trainers", 4)
+        whole = {
+            "apiVersion": "fl.lifl.dev/v1alpha1",
+            "kind": "FLJob",
+            "metadata": {"name": spec.pop("name", "toy")},
+            "spec": {
+                "rounds": 2,
+                "clients": {"min": clients},
+                "model": {"initial": "toy:initial_model"},
+                "trainer": {"entrypoint": "toy:train", "clients": clients},
+                "evaluator": {"entrypoint": "toy:keep"},
+                **spec,
+            },
+        }
+        (self.folder / "toy.py").write_text((HERE / "toy.py").read_text())
+        path = self.folder / "job.json"
+        path.write_text(json.dumps(whole))
+        return path
+
+    def start(
+        self, path: Path, *arguments: str, env: dict[str, str] | None = None
+    ) -> subprocess.Popen[str]:
+        (self.folder / "models").mkdir(exist_ok=True)
+        (self.folder / "faults").mkdir(exist_ok=True)
+        return subprocess.Popen(
+            [sys.executable, "-m", "lifl", "run", str(path), "--json",
+             "--out", str(self.folder / "runs"), *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ
+            | {"TOY_MODELS": str(self.folder / "models"),
+               "LIFL_FAULT_DIR": str(self.folder / "faults")}
+            | (env or {}),
+        )  # fmt: skip
+
+    def finish(self, process: subprocess.Popen[str], limit_s: float = 90) -> Run:
+        try:
+            out, err = process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+            raise AssertionError(f"hangs; last events:\n{out[-3000:]}\n{err[-3000:]}") from None
+        return Run(
+            process.returncode,
+            [json.loads(line) for line in out.splitlines() if line.startswith("{")],
+            self.folder / "runs" / "latest",
+            err,
+            [dict(np.load(path)) for path in sorted((self.folder / "models").iterdir())],
+            sorted(path.name for path in (self.folder / "faults").iterdir()),
+        )
+
+    def __call__(self, *arguments: str, env: dict[str, str] | None = None, **spec: Any) -> Run:
+        return self.finish(self.start(self.job_file(**spec), *arguments, env=env))
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[Runner]:
+    """A runner, after whose test nothing of LIFL is left on this machine."""
+    before = leftovers()
+    yield Runner(tmp_path)
+    wait_until(lambda: not (leftovers() - before), lambda: f"left: {leftovers() - before}")
+
+
+def wait_until(condition: Callable[[], Any], say: Callable[[], str], limit_s: float = 10) -> None:
+    """Poll for something that other processes do; fail with a sentence."""
+    until = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > until:
+            raise AssertionError(say())
+        time.sleep(0.02)

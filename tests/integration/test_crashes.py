@@ -1,0 +1,96 @@
+"""Every named fault point, in every process that passes it: the round gives the right model.
+
+A process kills (or stops) itself at the point; nothing here is timed by a sleep.  The point that
+fired is a file in the faults folder, so a point that is never reached fails its test.
+"""
+
+from __future__ import annotations
+
+import pytest
+from conftest import PROXY, Run, Runner
+from test_runs import check
+
+from lifl.faults import POINTS
+
+FOLD = ["fold_writing", "fold_written", "fold_committed"]
+JOIN = ["role_locked", "role_registered", "role_scanned"]
+SUM = ["input_released", "release_sent", "sum_sealed", "sum_sent"]
+GATEWAY = [
+    "gateway_writing", "gateway_payload_partial", "gateway_sealed", "gateway_accepted",
+    "gateway_sent", "gateway_acked", "gateway_closed", "gateway_flushed", "gateway_published",
+    "gateway_model_released", "gateway_rebuilt",
+]  # fmt: skip
+TREE = {"trainers": 4, "rounds": 2, "aggregation": {"fanIn": 2}, "memory": {"inputSlots": 2}}
+
+
+def crash(runner: Runner, *faults: str, nodes: int = 1, fired: int | None = None) -> Run:
+    run = runner(
+        "--nodes", str(nodes), "--proxy", PROXY, "--liveness", "1",
+        **TREE, env={"LIFL_FAULT": ",".join(faults)},
+    )  # fmt: skip
+    points = {name.rpartition(":")[0] for name in run.fired}
+    assert points == {":".join(fault.split(":")[:2]) for fault in faults}
+    check(run, rounds=2, clients=4)
+    return run
+
+
+@pytest.mark.parametrize("point", [*JOIN, *FOLD, *SUM])
+@pytest.mark.parametrize("role", ["leaf", "middle", "top"])
+def test_kill_an_aggregator(runner: Runner, role: str, point: str) -> None:
+    run = crash(runner, f"{role}:{point}:kill:1")
+    assert run.of("restart")
+
+
+@pytest.mark.parametrize("point", GATEWAY)
+def test_kill_the_gateway(runner: Runner, point: str) -> None:
+    run = crash(runner, f"gateway:{point}:kill:1")
+    assert any("gateway" in e["what"] for e in run.of("restart"))
+
+
+@pytest.mark.parametrize("point", ["gateway_sealed", "gateway_accepted", "gateway_acked"])
+def test_kill_the_gateway_with_the_last_update(runner: Runner, point: str) -> None:
+    crash(runner, f"gateway:{point}:kill:4")
+
+
+@pytest.mark.parametrize("point", ["agent_registered", "agent_poked", "agent_routed"])
+@pytest.mark.parametrize("nth", [1, 4])
+def test_kill_the_agent(runner: Runner, point: str, nth: int) -> None:
+    if point == "agent_routed" and nth > 1:
+        pytest.skip("one plan is routed once in this job")
+    run = crash(runner, f"agent:{point}:kill:{nth}")
+    assert any("agent" in e["what"] for e in run.of("restart"))
+
+
+def test_kill_the_agent_when_it_saw_a_death(runner: Runner) -> None:
+    crash(runner, "leaf:fold_written:kill:1", "agent:agent_saw_death:kill:1")
+
+
+def test_kill_the_agent_that_restarted(runner: Runner) -> None:
+    crash(runner, "agent:agent_poked:kill:3", "agent:agent_restarted:kill:1")
+
+
+@pytest.mark.parametrize("role", ["leaf", "middle", "top"])
+@pytest.mark.parametrize("point", ["fold_written", "input_released", "sum_sealed"])
+def test_stop_an_aggregator(runner: Runner, role: str, point: str) -> None:
+    """It is alive and holds the lock: its successor waits until it is fenced."""
+    crash(runner, f"{role}:{point}:stop:1")
+
+
+def test_stop_the_gateway(runner: Runner) -> None:
+    crash(runner, "gateway:gateway_sealed:stop:2")
+
+
+def test_kill_the_gateway_that_forwarded(runner: Runner) -> None:
+    crash(runner, "gateway:gateway_forwarded:kill:1", nodes=2)
+
+
+@pytest.mark.parametrize("point", ["gateway_sealed", "gateway_accepted", "gateway_sent"])
+def test_kill_the_gateway_that_takes_the_other_nodes_sum(runner: Runner, point: str) -> None:
+    """Two updates of its own clients, then the sum."""
+    crash(runner, f"gateway@node-0:{point}:kill:3", nodes=2)
+
+
+def test_every_point_is_killed_somewhere() -> None:
+    elsewhere = {"gateway_forwarded", "agent_saw_death", "agent_restarted", "role_left"}
+    agent = {"agent_registered", "agent_poked", "agent_routed"}
+    assert {*JOIN, *FOLD, *SUM, *GATEWAY, *agent, *elsewhere} == set(POINTS)

@@ -1,0 +1,54 @@
+"""Entry points of the test jobs: updates whose sums are exact, so that one lost or doubled
+update shows in every digit.
+
+Client i sends in round r the value 1 + i + 100·r in every element, with weight 1 + i % 3; the
+evaluator writes every global model down.  Sizes come from the environment of the run.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+import lifl
+
+SIZE = int(os.environ.get("TOY_SIZE", "1000"))
+
+
+def initial_model() -> dict[str, np.ndarray]:
+    return {
+        "weight": np.zeros(SIZE, np.float32),
+        "half": np.zeros((3, 5), np.float16),
+        "brain": np.zeros(7, ml_dtypes.bfloat16),
+        "double": np.zeros(2, np.float64),
+        "batches": np.zeros((), np.int64),
+        "mask": np.zeros(3, bool),
+        "empty": np.zeros((0, 4), np.float32),
+        "名前 ✓": np.zeros(1, np.float32),
+    }
+
+
+def update(index: int, number: int) -> tuple[dict[str, np.ndarray], float]:
+    value = 1 + index + 100 * number
+    model = {
+        name: np.full(array.shape, value % 2 if array.dtype == bool else value, array.dtype)
+        for name, array in initial_model().items()
+    }
+    return model, float(1 + index % 3)
+
+
+def train(client: lifl.Client) -> None:
+    for round_ in client.rounds():
+        model, weight = update(client.index, round_.number)
+        round_.send(model, weight=weight, metrics={"index": client.index})
+
+
+def keep(model: dict[str, np.ndarray]) -> dict[str, float]:
+    """The evaluator: one file a model, in the order in which they came."""
+    folder = Path(os.environ["TOY_MODELS"])
+    number = len(list(folder.iterdir())) + 1
+    np.savez(folder / f"{number:03}.npz", **{k: np.asarray(v, np.float64) for k, v in model.items()})
+    return {"accuracy": float(model["double"][0])}

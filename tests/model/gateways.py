@@ -1,0 +1,381 @@
+"""Steps of a gateway: clients, sums of other nodes, the end of a round, joining.
+
+Owns what a node's gateway does next.  Between the last look at the words and the accepted bit
+it does nothing else (one thread): the program counters payload, bit, send, ack are that stretch.
+Called by control.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.model.words import Words
+from tests.model.world import (
+    SEALED, WRITING, Coordinator, Gateway, Message, Step, Violation, World, bits, put,
+)  # fmt: skip
+
+
+class Gateways(Words):
+    def _gw(self, w: World, n: int, label: str, g: Gateway, point: str = "") -> Step:
+        return Step(f"gateway {n}: {label}", w._replace(gateways=put(w.gateways, n, g)),
+                    ((f"gateway {n}", point),) if point else ())  # fmt: skip
+
+    def answer(self, w: World, n: int, c: int, state: str) -> World:
+        """A client hears the node that it was told to use, no other."""
+        if w.clients[c][0] != n:
+            return w
+        return w._replace(clients=put(w.clients, c, (n, state)))
+
+    def gateway_steps(self, w: World, n: int) -> Iterator[Step]:
+        g, on = w.gateways[n], self.on
+        s = w.slots[g.cur]
+        if g.pc == "join":
+            yield self._rebuild(w, n, g)
+        elif g.pc == "loop":
+            yield from self._loop_steps(w, n, g)
+        elif g.pc == "payload":
+            yield self._payload(w, n, g)
+        elif g.pc == "bit":
+            if on["seal_before_accepted"]:
+                yield self._bit(w, n, g, "send")
+            else:
+                yield self._seal_input(w, n, g, "send")
+        elif g.pc == "send":
+            sender = (self.roles + g.key if isinstance(g.key, int)
+                      else self.roles + self.clients + g.key.node)  # fmt: skip
+            yield self._gw(self.send(w, sender, g.cur), n, f"send slot {g.cur}",
+                           self._after_send(w, n, sender)._replace(pc="ack"),
+                           "gateway_sent")  # fmt: skip
+        elif g.pc == "ack":
+            g2 = g._replace(pc="loop", cur=-1, key=None)
+            yield self._gw(self._reply(w, n, g.key, "acked"), n, f"ack {_name(g.key)}", g2,
+                           "gateway_acked")  # fmt: skip
+        elif g.pc == "flush":
+            w2 = self.poke(w, self.members[n] & ~(1 << self.gateway_id(n)))
+            if not on["flush_is_state"]:
+                w2 = w2._replace(procs=tuple(p._replace(told=p.poked) for p in w2.procs))
+            yield self._gw(w2, n, "FLUSH", g._replace(pc="loop"), "gateway_flushed")
+        elif g.pc == "clear":
+            w2 = w
+            if on["fresh_accepted"]:
+                w2 = w._replace(accepted=self.set_accepted(
+                    w, n, w.models[n][0] + (2 if on["clear_before_publish"] else 1), 0))
+            pc = "publish" if on["clear_before_publish"] else "loop"
+            yield self._gw(w2, n, "empty the next round's accepted set", g._replace(pc=pc))
+        elif g.pc == "publish":
+            yield self._publish(w, n, g)
+        elif g.pc == "release":
+            w2 = w._replace(slots=put(w.slots, g.cur, s._replace(released=s.gen)))
+            yield self._gw(w2, n, f"release slot {g.cur}", g._replace(pc="wake"),
+                           "gateway_model_released")  # fmt: skip
+        elif g.pc == "wake":
+            w2 = self.poke(w, 1 << self.allocator(g.cur)) if on["wake_on_release"] else w
+            yield self._gw(w2, n, f"RELEASE to {self.allocator(g.cur)}",
+                           g._replace(pc="loop", cur=-1, wake=True))  # fmt: skip
+
+    def _after_send(self, w: World, n: int, sender: int) -> Gateway:
+        g = w.gateways[n]
+        return g._replace(wake=True) if w.route[sender] == self.gateway_id(n) else g
+
+    def _rebuild(self, w: World, n: int, g: Gateway) -> Step:
+        round_ = self.round_of(w, n)
+        accepted = self.accepted(w, n, round_) if self.on["accepted_in_arena"] else 0
+        for i in self.inputs(n):
+            s = w.slots[i]
+            current = s.round == round_ or not self.on["rebuild_this_round"]
+            if s.phase == SEALED and current and self.on["rebuild_accepted"]:
+                accepted |= s.clients
+        epoch = w.coordinator.epoch if self.on["epoch_at_join"] else 0
+        w2 = w._replace(accepted=self.set_accepted(w, n, round_, accepted))
+        return self._gw(w2, n, "join: rebuild", g._replace(pc="loop", wake=True, epoch=epoch),
+                        "gateway_rebuilt")  # fmt: skip
+
+    # -- loop --------------------------------------------------------------------------------
+    def _loop_steps(self, w: World, n: int, g: Gateway) -> Iterator[Step]:
+        round_ = self.round_of(w, n)
+        closed = self.is_closed(w, n, round_)
+        for i, key in g.writing:
+            yield self._upload_ends(w, n, g, i, key)
+        if g.wake:
+            yield self._look(w, n, g, round_)
+        if (not closed and not g.wake and w.models[n][0] < round_
+                and self._may_close(w, n, round_)):  # fmt: skip
+            if self._reports(w, n, early=True):
+                yield self._report(w, n, g, round_)
+            else:
+                yield self._gw(self._closed(w, n, round_), n, "close", g._replace(pc="flush"),
+                               "gateway_closed")  # fmt: skip
+        if w.aborts and n == 0 and w.models[0][0] + 1 < self.c.rounds:
+            yield self._gw(self._closed(w, n, round_)._replace(aborts=w.aborts - 1), n,
+                           "give the round up", self._opens(g._replace(cur=-2)))  # fmt: skip
+        if closed and self._reports(w, n, early=False):
+            yield self._report(w, n, g, round_)
+        if n and w.models[n][0] < w.models[0][0] and w.models[0][0] < self.c.rounds:
+            yield self._gw(w, n, "hear of a new round", self._opens(g._replace(cur=-2)))
+        yield from self._requests(w, n, g)
+        yield from self._messages(w, n, g, round_)
+
+    def _closed(self, w: World, n: int, round_: int) -> World:
+        return w._replace(closed=put(w.closed, n, put(w.closed[n], round_ & 1, round_)))
+
+    def _opens(self, g: Gateway) -> Gateway:
+        return g._replace(pc="clear" if self.on["clear_before_publish"] else "publish",
+                          forward=())  # fmt: skip
+
+    def _look(self, w: World, n: int, g: Gateway, round_: int) -> Step:
+        """Read what woke the gateway: a sum or model that names it, or a free slot."""
+        open_ = w.models[n][0] < round_
+        for i in range(len(w.slots)):
+            if not self.is_mine(w, self.gateway_id(n), i) or i == w.models[n][1]:
+                continue
+            s = w.slots[i]
+            this = (s.round == round_ and open_) or not self.on["publish_this_round"]
+            if n == 0 and this:
+                return self._gw(w, n, f"read the model in slot {i}", self._opens(
+                    g._replace(cur=i)))  # fmt: skip
+            if n and s.round == w.models[n][0] + 1:
+                if g.forward:
+                    continue
+                if not self.on["forward_until_ack"]:
+                    return self._gw(self._forward(w, n, i, g), n, f"forward slot {i}",
+                                    g._replace(pc="release", cur=i))  # fmt: skip
+                return self._gw(self._forward(w, n, i, g), n, f"forward slot {i}",
+                                g._replace(forward=(i, s.gen)))  # fmt: skip
+            return self._gw(w, n, f"slot {i} is of an older round",
+                            g._replace(pc="release", cur=i))  # fmt: skip
+        for c, state in enumerate(w.clients):
+            if state == (n, "asking") and (step := self._serve(w, n, g, c)):
+                return step
+        return self._gw(w, n, "nothing to do", g._replace(wake=False))
+
+    # -- end of a round ----------------------------------------------------------------------
+    def _may_close(self, w: World, n: int, round_: int) -> bool:
+        co, mine = w.coordinator, self.accepted(w, n, round_)
+        answered = all(s in ("acked", "late") for node, s in w.clients if node == n)
+        if not answered and not (self.c.deadline and mine):
+            return False
+        if n or not self.on["wait_for_nodes"]:
+            return True
+        if co.phase in (1, 2):
+            return False
+        return all(
+            (m == self.c.lose and co.phase == 3)
+            or (co.reports[m] >= 0 and not co.reports[m] & ~mine)
+            for m in range(1, self.nodes)
+        )
+
+    def _reports(self, w: World, n: int, *, early: bool) -> bool:
+        return (n > 0 and w.coordinator.reports[n] < 0 and early != self.on["report_after_close"]
+                and w.models[n][0] == w.models[0][0])  # fmt: skip
+
+    def _report(self, w: World, n: int, g: Gateway, round_: int) -> Step:
+        reports = put(w.coordinator.reports, n, self.accepted(w, n, round_))
+        return self._gw(w._replace(coordinator=w.coordinator._replace(reports=reports)), n,
+                        "report the accepted set", g)  # fmt: skip
+
+    def _publish(self, w: World, n: int, g: Gateway) -> Step:
+        """The model word moves: this ends a round and opens the next."""
+        round_, old = w.models[n][0] + 1, w.models[n][1]
+        slot = old if g.cur == -2 else g.cur
+        g2 = g._replace(pc="loop", cur=-1, wake=True)
+        if g.cur >= 0:
+            self._check_model(w, round_, g.cur)
+            w = w._replace(published=w.slots[g.cur].clients)
+            keep = self.on["keep_model_until_next"]
+            if not keep or old >= 0:
+                g2 = g2._replace(pc="release", cur=old if keep else slot)
+            s = w.slots[old]
+            if old >= 0 and not self.on["publish_before_release"] and s.released != s.gen:
+                w = w._replace(slots=put(w.slots, old, s._replace(released=s.gen)))
+                return self._gw(self.poke(w, 1 << self.top), n, "release the old model", g)
+        if not self.on["clear_before_publish"]:
+            g2 = g2._replace(pc="clear")
+        if n:
+            g2 = g2._replace(epoch=w.coordinator.epoch)
+        w = w._replace(models=put(w.models, n, (round_, slot)))
+        if round_ < self.c.rounds:
+            co, clients = w.coordinator, w.clients
+            for c, (node, state) in enumerate(clients):
+                if node != n:
+                    continue
+                back = "new" if state in ("acked", "late") else state
+                clients = put(clients, c, (self.home[c], back if self.home[c] == n else "late"))
+            if n == 0:
+                co = Coordinator(4 if co.phase else 0, co.epoch, 0, (-1,) * self.nodes)
+            w = w._replace(clients=clients, coordinator=co)
+        return self._gw(w, n, f"publish round {round_}", g2, "gateway_published")
+
+    def _check_model(self, w: World, round_: int, index: int) -> None:
+        s = w.slots[index]
+        want = self.truth(s.clients, round_)
+        if s.payload != want or s.divided != 1 or s.round != round_:
+            raise Violation(f"S1: published {s.payload:x}, its clients are {want:x}, "
+                            f"divided {s.divided} times")  # fmt: skip
+        if s.clients != self.accepted(w, 0, round_):
+            raise Violation("S1: the published clients are not the accepted ones")
+        for c, (_, state) in enumerate(w.clients):
+            if state == "acked" and not s.clients >> c & 1:
+                raise Violation(f"S1: client {c} was acked and is not in the model")
+            if state == "late" and s.clients >> c & 1:
+                raise Violation(f"S1: client {c} was late and is in the model")
+
+    # -- updates and sums --------------------------------------------------------------------
+    def _requests(self, w: World, n: int, g: Gateway) -> Iterator[Step]:
+        first = set()
+        for c, (node, state) in enumerate(w.clients):
+            if node != n:
+                continue
+            again = state == "upload" and w.retries
+            lane = w.plan[self.roles + c]
+            if (state == "new" and len(g.writing) < self.c.uploads and lane not in first) or again:
+                w2 = w._replace(retries=w.retries - 1) if again else w
+                yield self._serve(w2, n, g, c) or self._gw(
+                    self.answer(w2, n, c, "asking"), n, f"client {c} waits", g)
+            if state == "new":
+                first.add(lane)  # clients of one lane are alike: they come in order
+
+    def _serve(self, w: World, n: int, g: Gateway, c: int) -> Step | None:
+        """Answer a client or begin its upload; None if no slot is free."""
+        round_ = self.round_of(w, n)
+        if self.accepted(w, n, round_) >> c & 1:
+            return self._gw(self.answer(w, n, c, "acked"), n, f"ack client {c} again", g)
+        if self.is_closed(w, n, round_):
+            return self._gw(self.answer(w, n, c, "late"), n, f"client {c} is late", g)
+        i = self.free_input(w, n)
+        if i < 0:
+            return None
+        return self._begin(self.answer(w, n, c, "upload"), n, g, i, c)
+
+    def _begin(self, w: World, n: int, g: Gateway, i: int, key: int | Message) -> Step:
+        if self.on["writing_phase"]:
+            sender = self.roles + (key if isinstance(key, int) else self.clients + key.node)
+            w = self.overwrite(w, i, gen=w.slots[i].gen + 1, phase=WRITING,
+                               consumer=w.plan[sender])  # fmt: skip
+        return self._gw(w, n, f"{_name(key)} gets slot {i}", g._replace(
+            pc="payload", cur=i, key=key, writing=(*g.writing, (i, key))),
+            "gateway_writing")  # fmt: skip
+
+    def _payload(self, w: World, n: int, g: Gateway) -> Step:
+        key, round_ = g.key, self.round_of(w, n)
+        if isinstance(key, int):
+            header = dict(round=round_, epoch=g.epoch, clients=1 << key,
+                          payload=self.truth(1 << key, round_))  # fmt: skip
+        else:
+            header = dict(round=key.round, epoch=g.epoch, clients=key.clients,
+                          payload=key.payload)  # fmt: skip
+        w2 = self.overwrite(w, g.cur, **header)
+        return self._gw(w2, n, "header and payload", g._replace(pc="loop", cur=-1, key=None),
+                        "gateway_payload_partial")  # fmt: skip
+
+    def _upload_ends(self, w: World, n: int, g: Gateway, i: int, key: int | Message) -> Step:
+        """The last look at the words, then the seal, in one go."""
+        g2 = g._replace(writing=tuple(x for x in g.writing if x != (i, key)), wake=True)
+        s, round_ = w.slots[i], self.round_of(w, n)
+        overlap = s.clients & self.accepted(w, n, round_)
+        check = "accepted_at_seal" if isinstance(key, int) else "sum_seal_check"
+        stale = (isinstance(key, Message) and self.on["epoch_fence"] and self.on["epoch_at_seal"]
+                 and key.epoch != self.epoch_of(g, key.node))  # fmt: skip
+        if s.round != round_ or stale:
+            verdict = "new" if isinstance(key, int) else "stale"
+            return self._gw(self._reply(w, n, key, verdict), n, f"drop {_name(key)}: stale", g2)
+        if overlap and self.on[check]:
+            if overlap != s.clients:
+                raise Violation(f"S1: gateway {n} must refuse {_name(key)}: overlap in part")
+            return self._gw(self._reply(w, n, key, "acked"), n, f"drop {_name(key)}: twice", g2)
+        if self.is_closed(w, n, round_):
+            return self._gw(self._reply(w, n, key, "late"), n, f"drop {_name(key)}: late", g2)
+        g2 = g2._replace(cur=i, key=key)
+        if self.on["seal_before_accepted"]:
+            return self._seal_input(w, n, g2, "bit")
+        return self._bit(w, n, g2, "bit")
+
+    def _seal_input(self, w: World, n: int, g: Gateway, pc: str) -> Step:
+        s = w.slots[g.cur]._replace(phase=SEALED)
+        if not self.on["writing_phase"]:
+            s = s._replace(gen=s.gen + 1, consumer=w.plan[self.roles + g.key])
+        return self._gw(w._replace(slots=put(w.slots, g.cur, s)), n, f"seal slot {g.cur}",
+                        g._replace(pc=pc), "gateway_sealed")  # fmt: skip
+
+    def _bit(self, w: World, n: int, g: Gateway, pc: str) -> Step:
+        """One word of the set at a time; here, one client at a time."""
+        s, before = w.slots[g.cur], self.accepted(w, n, w.slots[g.cur].round)
+        missing = list(bits(s.clients & ~before))
+        if len(missing) > 1:
+            pc = "bit"
+        w2 = w._replace(accepted=self.set_accepted(
+            w, n, s.round, before | 1 << missing[0] if missing else before))
+        return self._gw(w2, n, f"accepted bit {missing[:1]}", g._replace(pc=pc),
+                        "gateway_accepted")  # fmt: skip
+
+    def _reply(self, w: World, n: int, key: int | Message, verdict: str) -> World:
+        if isinstance(key, int):
+            return self.answer(w, n, key, verdict)
+        kind = "ack" if verdict == "acked" else "stale"
+        return w._replace(net=tuple(sorted((*w.net, Message(kind, key.node, key.slot, key.gen)))))
+
+    # -- other nodes -------------------------------------------------------------------------
+    def epoch_of(self, g: Gateway, node: int) -> int:
+        return g.epoch if node == self.c.lose else 0
+
+    def _forward(self, w: World, n: int, i: int, g: Gateway) -> World:
+        s = w.slots[i]
+        epoch = s.epoch if self.on["epoch_in_header"] else g.epoch
+        if n != self.c.lose:
+            epoch = 0
+        message = Message("sum", n, i, s.gen, epoch, s.round, s.clients, s.payload)
+        return w._replace(net=tuple(sorted((*w.net, message))))
+
+    def _messages(self, w: World, n: int, g: Gateway, round_: int) -> Iterator[Step]:
+        for at, m in enumerate(w.net):
+            if (n == 0) != (m.kind == "sum") or (n and m.node != n):
+                continue
+            if at and w.net[at - 1] == m:
+                continue
+            rest = w._replace(net=w.net[:at] + w.net[at + 1 :])
+            step = (self._answer(rest, n, g, m) if n else self._take(rest, g, m, round_))
+            if step:
+                yield step
+                if w.repeats and m.kind != "stale":
+                    net = tuple(sorted((*step.world.net, m)))
+                    yield Step(step.label + ", a copy follows", step.world._replace(
+                        net=net, repeats=w.repeats - 1), step.points)  # fmt: skip
+        if g.forward and not self._under_way(w, n, g.forward):
+            w2 = self._forward(w, n, g.forward[0], g)
+            yield self._gw(w2, n, f"forward slot {g.forward[0]} again", g)
+
+    def _under_way(self, w: World, n: int, forward: tuple) -> bool:
+        held = [key for _, key in w.gateways[0].writing] + [w.gateways[0].key]
+        return any(isinstance(m, Message) and (m.node, m.slot, m.gen) == (n, *forward)
+                   for m in (*w.net, *held))  # fmt: skip
+
+    def _answer(self, w: World, n: int, g: Gateway, m: Message) -> Step:
+        """An ack or a refusal reaches the gateway that forwarded."""
+        if g.forward and (g.forward == (m.slot, m.gen) or not self.on["ack_names_sum"]):
+            point = "gateway_forwarded" if m.kind == "ack" else ""
+            return self._gw(w, n, f"{m.kind} for slot {m.slot}", g._replace(
+                pc="release", cur=g.forward[0], forward=()), point)  # fmt: skip
+        return self._gw(w, n, f"old {m.kind}", g)
+
+    def _take(self, w: World, g: Gateway, m: Message, round_: int) -> Step | None:
+        """The top's gateway reads a sum; None: it leaves it in the socket, no slot is free."""
+        accepted = self.accepted(w, 0, round_)
+        overlap = m.clients & accepted
+        if m.round != w.models[0][0] + 1 or (
+                self.on["epoch_fence"] and m.epoch != self.epoch_of(g, m.node)):
+            return self._gw(self._reply(w, 0, m, "stale"), 0, f"{_name(m)} is stale", g)
+        if overlap and self.on["forward_set_check"]:
+            if overlap != m.clients:
+                raise Violation(f"S1: gateway 0 must refuse {_name(m)}: overlap in part")
+            return self._gw(self._reply(w, 0, m, "acked"), 0, f"{_name(m)} is in already", g)
+        if self.is_closed(w, 0, round_):
+            return self._gw(self._reply(w, 0, m, "late"), 0, f"{_name(m)} is late", g)
+        i = self.free_input(w, 0)
+        if i < 0 or len(g.writing) >= self.c.uploads:
+            return None
+        return self._begin(w, 0, g, i, m)
+
+
+def _name(key: object) -> str:
+    if isinstance(key, Message):
+        return f"the sum {list(bits(key.clients))} of node {key.node}"
+    return f"client {key}"

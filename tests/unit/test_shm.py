@@ -1,0 +1,162 @@
+"""Shared words, views and locks of an arena."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lifl.shm import _words
+from lifl.shm.arena import ArenaFiles, lock_role, map_arena, unlock_role
+from lifl.shm.geometry import LINE, PAGE, Geometry
+from lifl.shm.slots import GATEWAY, SUMS_BIT, Arena, Header, Payload, Phase
+
+GEOMETRY = Geometry(inputs=3, sums=4, input_bytes=5000, sum_bytes=9000, roster=70)
+
+
+@pytest.fixture
+def files() -> Iterator[ArenaFiles]:
+    files = ArenaFiles.make("test", GEOMETRY)
+    yield files
+    files.close()
+
+
+@pytest.fixture
+def gateway(files: ArenaFiles) -> Arena:
+    return map_arena(GEOMETRY, files.inputs, files.sums, write_inputs=True)
+
+
+@pytest.fixture
+def role(files: ArenaFiles) -> Arena:
+    return map_arena(GEOMETRY, files.inputs, files.sums, write_inputs=False)
+
+
+def test_a_sealed_slot_is_seen_by_the_consumer_that_it_names(gateway: Arena, role: Arena) -> None:
+    gateway.set_state(1, 5, Phase.SEALED, 3)
+    assert role.sealed_for(3) == [1]
+    assert role.sealed_for(2) == []
+    role.release(1, role.state(1))
+    assert role.sealed_for(3) == []
+    assert not gateway.is_unreleased(1)
+    gateway.set_state(1, 6, Phase.SEALED, 3)
+    assert role.sealed_for(3) == [1]
+
+
+def test_the_gateway_releases_a_roots_sum_in_its_own_memory(gateway: Arena, role: Arena) -> None:
+    slot = 2 | SUMS_BIT
+    role.set_state(slot, 9, Phase.SEALED, GATEWAY)
+    assert gateway.sealed_for(GATEWAY) == [slot]
+    gateway.release(slot, gateway.state(slot))
+    assert not role.is_unreleased(slot)
+
+
+def test_a_parent_releases_a_childs_sum_in_sums(role: Arena) -> None:
+    slot = 1 | SUMS_BIT
+    role.set_state(slot, 2, Phase.SEALED, 7)
+    assert role.sealed_for(7) == [slot]
+    role.release(slot, role.state(slot))
+    assert role.sealed_for(7) == []
+
+
+def test_aggregators_cannot_write_inputs_nor_the_gateway_sums(gateway: Arena, role: Arena) -> None:
+    with pytest.raises((TypeError, BufferError, ValueError)):
+        role.set_state(0, 1, Phase.SEALED, 1)
+    with pytest.raises((TypeError, BufferError, ValueError)):
+        gateway.set_state(SUMS_BIT, 1, Phase.SEALED, 1)
+
+
+def test_a_read_only_descriptor_stays_read_only(files: ArenaFiles) -> None:
+    fd = files.read_only_inputs()
+    with pytest.raises(PermissionError):
+        map_arena(GEOMETRY, fd, files.sums, write_inputs=True)
+    os.close(fd)
+
+
+def test_memory_cannot_be_resized(files: ArenaFiles) -> None:
+    for size in (0, 1 << 30):
+        with pytest.raises(PermissionError):
+            os.ftruncate(files.inputs, size)
+    assert os.fstat(files.inputs).st_mode & 0o777 == 0o600
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    st.integers(0, (1 << 70) - 1),
+    st.floats(0, 1e300),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(Payload),
+)
+def test_headers_hold_what_they_are_given(
+    clients: int, weight: float, round_: int, payload: Payload
+) -> None:
+    files = ArenaFiles.make("test", GEOMETRY)
+    arena = map_arena(GEOMETRY, files.inputs, files.sums, write_inputs=True)
+    header = Header(round_, 3, payload, clients, weight, 5000, source=4)
+    arena.set_header(2, header)
+    assert arena.header(2) == header
+    files.close()
+
+
+def test_rounds_have_words_of_their_own(gateway: Arena) -> None:
+    gateway.set_accepted(1, 1 << 69)
+    gateway.set_accepted(2, 0b11)
+    gateway.close_round(1)
+    assert gateway.accepted(1) == 1 << 69
+    assert gateway.accepted(2) == 0b11
+    assert gateway.is_closed(1)
+    assert not gateway.is_closed(2)
+    assert not gateway.is_closed(3)
+
+
+def test_a_view_keeps_its_arena_alive() -> None:
+    files = ArenaFiles.make("test", GEOMETRY)
+    arena = map_arena(GEOMETRY, files.inputs, files.sums, write_inputs=True)
+    array = np.frombuffer(arena.payload(0), np.float32)
+    array[:] = 7
+    files.close()
+    del arena
+    gc.collect()
+    assert array.sum() == 7 * array.size
+
+
+def test_regions_do_not_overlap() -> None:
+    for region in (GEOMETRY.for_inputs, GEOMETRY.for_sums):
+        assert region.states + region.slots * LINE <= region.released
+        assert region.header_at(region.slots) <= region.payloads
+        assert region.payloads % PAGE == 0
+        assert region.slot_bytes % PAGE == 0
+    assert GEOMETRY.for_inputs.states >= GEOMETRY.accepted_at(1) + GEOMETRY.set_bytes
+
+
+def test_words_refuse_what_is_outside_or_unaligned() -> None:
+    buffer = bytearray(64)
+    for offset in (-8, 60, 4, 64):
+        with pytest.raises(ValueError, match="word of 8 bytes"):
+            _words.load_u64(buffer, offset)
+    with pytest.raises(ValueError, match="word of"):
+        _words.scan(buffer, 0, 64, 2, buffer, 0, 64, 3, 1)
+
+
+def test_a_role_is_held_by_one_process(files: ArenaFiles) -> None:
+    assert lock_role(files.locks, 3, wait=False)
+    other = (
+        "import sys; from lifl.shm.arena import lock_role;"
+        "print([lock_role(int(sys.argv[1]), role, wait=False) for role in (3, 4)])"
+    )
+
+    def ask() -> str:
+        return subprocess.run(
+            [sys.executable, "-c", other, str(files.locks)],
+            pass_fds=[files.locks], capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+
+    assert ask() == "[False, True]"
+    unlock_role(files.locks, 3)
+    assert ask() == "[True, True]"
