@@ -62,9 +62,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        value: Any = version("lifl")
+        try:
+            value: Any = version("lifl")
+        except PackageNotFoundError:  # run from its sources, not installed
+            value = "0+sources"
     elif name in _HOME:
         value = getattr(importlib.import_module(_HOME[name]), name)
     else:

@@ -101,7 +101,7 @@ class EbpfRouter:
         if self._home is None:
             return
         # Under its name only when whole: a successor never finds half of the pins.
-        partial = self._home.with_suffix(".partial")
+        partial = self._home.with_name(self._home.name + "-partial")
         partial.mkdir(mode=0o700)
         self._program.pin(partial / PROGRAM)
         for each in self._maps:
@@ -218,7 +218,7 @@ class EbpfRouter:
                     raise
             if self._home is not None:
                 shutil.rmtree(self._home, ignore_errors=True)
-                shutil.rmtree(self._home.with_suffix(".partial"), ignore_errors=True)
+                shutil.rmtree(self._home.with_name(self._home.name + "-partial"), ignore_errors=True)
         for each in self._maps:
             each.close()
         self._program.close()

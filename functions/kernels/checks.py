@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, pairwise
 from math import isfinite
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,11 +40,8 @@ class Layout:
     table: memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
-    name: str
-    start: int
-    end: int
+_Part = tuple[str, npt.NDArray[np.uint8]]
+_NOTHING = np.zeros(0, np.uint8)
 
 
 def check_fold(
@@ -57,12 +53,12 @@ def check_fold(
         ValueError: as `Kernels.fold` says.
     """
     layout = layout_of(tuple(sections))
-    target = _span("out", out, layout.sum_bytes, writable=True)
+    target = _part("out", out, layout.sum_bytes, writable=True)
     if acc is not None:
-        _apart(target, _span("acc", acc, layout.sum_bytes))
+        _apart(target, _part("acc", acc, layout.sum_bytes))
     for i, item in enumerate(inputs):
         needed = layout.sum_bytes if item.is_sum else layout.update_bytes
-        _apart(target, _span(f"inputs[{i}]", item.data, needed))
+        _apart(target, _part(f"inputs[{i}]", item.data, needed))
         weight = abs(item.weight)
         if not (item.is_sum or weight == 0 or LEAST_WEIGHT <= weight <= MOST_WEIGHT):
             raise ValueError(
@@ -90,16 +86,16 @@ def check_finish(
     if not (isfinite(total_weight) and total_weight > 0):
         raise ValueError(f"total_weight is {total_weight!r}; it must be finite and more than 0")
     layout = layout_of(tuple(sections))
-    target = _span("out", out, layout.update_bytes, writable=True)
-    read = [_span("total", total, layout.sum_bytes)]
+    target = _part("out", out, layout.update_bytes, writable=True)
+    read = [_part("total", total, layout.sum_bytes)]
     if optimiser.name == "fedavgm":
         if base is None or velocity_out is None:
             missing = "base" if base is None else "velocity_out"
             raise ValueError(f"{missing} is None; fedavgm needs base and velocity_out")
-        read.append(_span("base", base, layout.update_bytes))
+        read.append(_part("base", base, layout.update_bytes))
         if velocity_in is not None:
-            read.append(_span("velocity_in", velocity_in, layout.sum_bytes))
-        velocity = _span("velocity_out", velocity_out, layout.sum_bytes, writable=True)
+            read.append(_part("velocity_in", velocity_in, layout.sum_bytes))
+        velocity = _part("velocity_out", velocity_out, layout.sum_bytes, writable=True)
         for other in (target, *read):
             _apart(velocity, other)
     for other in read:
@@ -130,23 +126,20 @@ def layout_of(sections: tuple[Section, ...]) -> Layout:
     return Layout(update_bytes(sections), sum_bytes(sections), table)
 
 
-def _span(name: str, view: memoryview, needed: int, *, writable: bool = False) -> _Span:
-    """Where the part of `view` lies that the sections use."""
+def _part(name: str, view: memoryview, needed: int, *, writable: bool = False) -> _Part:
+    """The bytes of `view` that the sections use."""
     if not view.c_contiguous:
         raise ValueError(f"{name} is not C-contiguous (strides {view.strides}); pass whole runs")
     if view.nbytes < needed:
         raise ValueError(f"{name} has {view.nbytes} bytes; the sections need {needed}")
     if writable and view.readonly:
         raise ValueError(f"{name} is read only; pass a writable buffer")
-    whole: npt.NDArray[Any] = np.asarray(view)
-    start: int = whole.__array_interface__["data"][0]
-    return _Span(name, start, start + needed)
+    return name, np.frombuffer(view, np.uint8, needed) if needed else _NOTHING
 
 
-def _apart(written: _Span, other: _Span) -> None:
-    if max(written.start, other.start) < min(written.end, other.end):
+def _apart(written: _Part, other: _Part) -> None:
+    if np.may_share_memory(written[1], other[1]):  # of contiguous arrays, exact
         raise ValueError(
-            f"{written.name} overlaps {other.name} by "
-            f"{min(written.end, other.end) - max(written.start, other.start)} bytes; "
-            "kernels work out of place, so that a crash leaves what they read intact"
+            f"{written[0]} overlaps {other[0]}; kernels work out of place, so that a crash "
+            "leaves what they read intact: pass another buffer"
         )

@@ -6,6 +6,7 @@ Owns reading, YAML and JSON.  Knows nothing of jobs; called by `load` alone.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Never
@@ -20,6 +21,7 @@ from lifl.errors import InvalidJob
 Path_ = tuple[str | int, ...]
 
 SIZE_MAX: Final = 1 << 20  # bytes; an API server takes no larger object either
+DEPTH_MAX: Final = 64
 NODES_MAX: Final = 100_000  # aliases can make a small file mean a large tree, or an endless one
 
 
@@ -51,6 +53,8 @@ def read(path: Path) -> Source:
     """
     name = str(path)
     text = _text(path)
+    if _brackets(text) > 4 * DEPTH_MAX:  # the parser would take minutes to find out
+        raise InvalidJob(f"{name} is nested too deeply")
     source = Source(name)
     as_json = path.suffix == ".json"
     data = _json(name, text) if as_json else None
@@ -92,6 +96,15 @@ def _text(path: Path) -> str:
     if "\0" in text:
         raise InvalidJob(f"{path} is no text: byte {raw.index(0)} is zero")
     return text
+
+
+def _brackets(text: str) -> int:
+    """How many are open at once, at most; those in strings count too."""
+    depth = deepest = 0
+    for character in re.findall(r"[\[\]{}]", text):
+        depth += 1 if character in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _json(name: str, text: str) -> Any:
@@ -137,7 +150,7 @@ class _Walk:
 
     def _plain(self, value: Any, path: Path_) -> Any:
         self._nodes += 1
-        if self._nodes > NODES_MAX or len(path) > 64:
+        if self._nodes > NODES_MAX or len(path) > DEPTH_MAX:
             raise self._refused(path, "is nested too deeply, or its aliases expand to too much")
         if isinstance(value, CommentedMap):
             return {key: self._entry(value, key, path) for key in self._keys(value, path)}

@@ -67,6 +67,16 @@ def main() -> None:
     type=click.Choice(["auto", "native", "reference"]),
     help="What does the arithmetic, instead of the job's spec.aggregation.kernels.",
 )
+@click.option(
+    "--liveness",
+    "liveness_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    show_default=True,
+    help="A process that holds a role and does not answer for so long is replaced.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Events as JSON, one a line, and no view.")
 @_plainly
 def run(
     job_file: Path,
@@ -75,6 +85,8 @@ def run(
     plain: bool,
     proxy: str | None,
     kernels: str | None,
+    liveness_s: float,
+    as_json: bool,
 ) -> None:
     """Run a job on this machine, from its first round to its last.
 
@@ -87,13 +99,23 @@ def run(
     job = load_job(job_file)
 
     from lifl.cli.view import View
+    from lifl.events import emit
     from lifl.placement import local
+
+    if as_json:
+        sys.exit(
+            local.run(
+                job, job_file, handle=lambda event: emit(**event), nodes=nodes, out=out,
+                proxy=proxy, kernels=kernels, liveness_s=liveness_s,
+            )
+        )  # fmt: skip
 
     view = View(job.metadata.name, job.spec.rounds, plain)
     try:
         code = local.run(
-            job, job_file, handle=view.handle, nodes=nodes, out=out, proxy=proxy, kernels=kernels
-        )
+            job, job_file, handle=view.handle, nodes=nodes, out=out, proxy=proxy, kernels=kernels,
+            liveness_s=liveness_s,
+        )  # fmt: skip
         failure = view.story.error
     finally:
         view.close()

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 HERE = Path(__file__).parent
-PROXY = "ebpf" if os.geteuid() == 0 else "unix"
+PROXY = os.environ.get("LIFL_TEST_PROXY") or ("ebpf" if os.geteuid() == 0 else "unix")
 
 
 def leftovers() -> set[str]:

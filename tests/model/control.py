@@ -107,6 +107,9 @@ class Model(Roles, Gateways):
                     net=w.net[:at] + w.net[at + 1 :], losses=w.losses - 1))  # fmt: skip
 
     # -- crashes -----------------------------------------------------------------------------
+    def _may_die(self, kind: str, at: int) -> bool:
+        return kind in self.c.victims or f"{kind} {at}" in self.c.victims
+
     def crash_steps(self, w: World) -> Iterator[tuple[object, Step]]:
         """(process, its crash)."""
         if w.agent_crashes and w.agent.up:
@@ -116,14 +119,14 @@ class Model(Roles, Gateways):
             return
         w = w._replace(crashes=w.crashes - 1)
         for n, g in enumerate(w.gateways):
-            if g.pc not in ("dead", "gone") and "gateway" in self.c.victims:
+            if g.pc not in ("dead", "gone") and self._may_die("gateway", n):
                 clients = tuple((n, "new") if c in ((n, "asking"), (n, "upload")) else c
                                 for c in w.clients)  # fmt: skip
                 net = tuple(m for m in w.net if m.kind == "sum" or m.node != n)
                 yield f"gateway {n}", Step(f"CRASH gateway {n} at {g.pc}", w._replace(
                     gateways=put(w.gateways, n, Gateway("dead")), clients=clients, net=net))
         for at, p in enumerate(w.procs[: self.roles]):
-            if p.pc in ("dead", "gone") or "role" not in self.c.victims:
+            if p.pc in ("dead", "gone") or not self._may_die("role", at):
                 continue
             yield at, Step(f"CRASH role {at} at {p.pc}", w._replace(
                 procs=put(w.procs, at, Proc(at))))  # fmt: skip
@@ -142,7 +145,7 @@ class Model(Roles, Gateways):
             if g.pc in ("payload", "bit") or (g.pc == "ack" and isinstance(g.key, int)):
                 return f"gateway {n}", self.gateway_steps(w, n)
         for at, p in enumerate(w.procs):
-            if p.pc in ("fold", "commit", "start"):
+            if p.pc in ("fold", "commit", "start") or (p.pc == "notify" and self._is_idle(w, p.cur)):
                 return at, self.role_steps(w, at)
             if (p.pc in ("loop", "sleep") and p.queue and self.c.credit > 8
                     and self.is_mine(w, p.role, p.queue[0][0])):  # fmt: skip

@@ -105,9 +105,11 @@ class Gateways(Words):
             else:
                 yield self._gw(self._closed(w, n, round_), n, "close", g._replace(pc="flush"),
                                "gateway_closed")  # fmt: skip
-        if w.aborts and n == 0 and w.models[0][0] + 1 < self.c.rounds:
-            yield self._gw(self._closed(w, n, round_)._replace(aborts=w.aborts - 1), n,
-                           "give the round up", self._opens(g._replace(cur=-2)))  # fmt: skip
+        if n == 0 and w.models[0][0] + 1 < self.c.rounds and (w.aborts or w.coordinator.give_up):
+            w2 = self._closed(w, n, round_)._replace(
+                aborts=w.aborts - (not w.coordinator.give_up),
+                coordinator=w.coordinator._replace(give_up=True))  # fmt: skip
+            yield self._gw(w2, n, "give the round up", self._opens(g._replace(cur=-2)))
         if closed and self._reports(w, n, early=False):
             yield self._report(w, n, g, round_)
         if n and w.models[n][0] < w.models[0][0] and w.models[0][0] < self.c.rounds:
@@ -201,7 +203,7 @@ class Gateways(Words):
                 back = "new" if state in ("acked", "late") else state
                 clients = put(clients, c, (self.home[c], back if self.home[c] == n else "late"))
             if n == 0:
-                co = Coordinator(4 if co.phase else 0, co.epoch, 0, (-1,) * self.nodes)
+                co = Coordinator(4 if co.phase else 0, co.epoch, reports=(-1,) * self.nodes)
             w = w._replace(clients=clients, coordinator=co)
         return self._gw(w, n, f"publish round {round_}", g2, "gateway_published")
 

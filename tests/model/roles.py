@@ -114,8 +114,9 @@ class Roles(Words):
             yield self._move(w2, at, f"release slot {i}", q, "input_released")
         elif p.pc == "notify":
             to = self.allocator(p.cur)
-            idle = to >= self.roles and (to - self.roles, "asking") not in w.clients
-            w2 = self.poke(w, 1 << to) if on["wake_on_release"] and not idle else w
+            w2 = w
+            if on["wake_on_release"] and not self._is_idle(w, p.cur):
+                w2 = self.poke(w, 1 << to)
             yield self._move(w2, at, f"RELEASE to {to}", w2.procs[at]._replace(
                 pc="release", cur=-1), "release_sent")  # fmt: skip
         elif p.pc == "send":
@@ -241,6 +242,11 @@ class Roles(Words):
         w = w._replace(slots=put(w.slots, index, s))
         return self._move(w, at, f"seal slot {index} to {p.to}",
                           p._replace(pc="send", cur=index), "sum_sealed")  # fmt: skip
+
+    def _is_idle(self, w: World, index: int) -> bool:
+        """The slot's allocator is a gateway that waits for no slot: it need not be told."""
+        to = self.allocator(index)
+        return to >= self.roles and (to - self.roles, "asking") not in w.clients
 
     # -- leaving the tree --------------------------------------------------------------------
     def may_leave(self, w: World, p: Proc) -> bool:

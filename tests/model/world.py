@@ -79,6 +79,7 @@ class Coordinator(NamedTuple):
     phase: int = 0  # of a node's loss: 0 none, 1 declared, 2 fenced, 3 clients moved, 4 back
     epoch: int = 0
     snapshot: int = 0  # the top's accepted set, as of the fence
+    give_up: bool = False  # the round is to end without a model
     reports: tuple = ()  # a closed node's accepted set, or -1
 
 
@@ -133,7 +134,7 @@ class Config:
     lose: int = -1  # node that may be declared lost
     alive: bool = True  # the lost node only seemed dead
     move_to: int = 0  # node that takes its clients
-    victims: str = "gateway role"
+    victims: tuple = ("gateway", "role")  # or one of them: "gateway 1", "role 0"
     reduce: bool = True  # steps that nobody else can see are taken at once
     off: frozenset = frozenset()
 

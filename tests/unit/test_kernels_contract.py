@@ -67,7 +67,7 @@ BAD_FOLDS: dict[str, dict[str, Any]] = {
     "inputs.0. has 0 bytes": {"inputs": [Input(memoryview(b""), 1.0, False)]},
     "out is read only": {"out": memoryview(bytes(128))},
     "acc is not C-contiguous": {"acc": view(np.zeros(256, np.uint8))[::2]},
-    "out overlaps inputs.0. by 64 bytes": _overlapping(),
+    "out overlaps inputs.0.": _overlapping(),
     "weight of inputs.0. is nan": _weight(float("nan")),
     "weight of inputs.0. is inf": _weight(float("inf")),
     "weight of inputs.0. is 1e.39": _weight(1e39),
@@ -94,7 +94,7 @@ def test_a_bad_fold_is_refused_by_name_and_writes_nothing(kernels: Kernels, mess
 @every_kernel
 def test_out_may_not_be_the_accumulator(kernels: Kernels) -> None:
     call = good_fold()
-    with pytest.raises(ValueError, match="out overlaps acc by 128 bytes; kernels work out of"):
+    with pytest.raises(ValueError, match="out overlaps acc; kernels work out of place"):
         kernels.fold(**{**call, "acc": call["out"]})
 
 

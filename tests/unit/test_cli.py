@@ -1,0 +1,185 @@
+"""The command line: exit codes, sentences, nothing that looks like a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from lifl.cli import main
+from lifl.cli.memory import find
+from lifl.errors import InvalidJob, Unsupported
+
+DIGITS = Path(__file__).parents[2] / "examples" / "01-digits" / "job.yaml"
+
+
+def invoke(*arguments: str) -> Result:
+    result = CliRunner().invoke(main, list(arguments))
+    assert "Traceback" not in result.output
+    return result
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """In place of the local engine: what it was called with, and what it is to do."""
+    called: dict[str, Any] = {"events": [], "code": 0, "raise": None}
+
+    def run(job: object, path: Path, *, handle: Any, **options: object) -> int:
+        called["options"] = options
+        for event in called["events"]:
+            handle(event)
+        if called["raise"] is not None:
+            raise called["raise"]
+        return int(called["code"])
+
+    local = ModuleType("lifl.placement.local")
+    local.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "lifl.placement.local", local)
+    monkeypatch.setattr("lifl.placement.local", local, raising=False)
+    return called
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--help"], ["run", "shm", "validate", "version"]),
+        (["run", "--help"], ["JOB.yaml", "--nodes", "--out", "--plain", "--proxy", "--kernels"]),
+        (["shm", "--help"], ["ls"]),
+        (["validate", "-h"], ["--no-import"]),
+    ],
+)
+def test_help_names_everything(arguments: list[str], words: list[str]) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 0
+    assert all(word in result.output for word in words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run"], "Missing argument 'JOB.yaml'"),
+        (["run", "x.yaml", "--node", "2"], "No such option"),
+        (["run", "x.yaml", "--nodes", "0"], "0 is not in the range 1<=x<=64"),
+        (["run", "x.yaml", "--nodes", "many"], "'many' is not a valid integer"),
+        (["run", "x.yaml", "--proxy", "tcp"], "'tcp' is not one of 'auto', 'ebpf', 'unix'"),
+        (["rum", "x.yaml"], "No such command 'rum'"),
+        (["run", "none.yaml"], "error: none.yaml does not exist"),
+        (["run", str(DIGITS.parent)], "is a folder"),
+        (["validate", "none.yaml"], "error: none.yaml does not exist"),
+    ],
+)
+def test_wrong_use_ends_with_2_and_a_sentence(arguments: list[str], sentence: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert sentence in click.unstyle(result.output)
+
+
+def test_a_bad_job_is_not_run(tmp_path: Path, engine: dict[str, Any]) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(DIGITS.read_text().replace("mode: eager", "mode: egaer"))
+    for command in ("run", "validate"):
+        result = invoke(command, str(job))
+        assert result.exit_code == 2
+        assert "did you mean 'eager'?" in result.output
+    assert "options" not in engine
+
+
+def test_validate() -> None:
+    result = invoke("validate", str(DIGITS))
+    assert result.exit_code == 0
+    assert "is valid: job digits, rounds 30, clients 16, nodes 2" in result.output
+
+
+def test_validate_looks_for_what_the_job_names(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(DIGITS.read_text().replace("digits:train", "elsewhere:train"))
+    (tmp_path / "digits.py").write_text((DIGITS.parent / "digits.py").read_text())
+    result = invoke("validate", str(job))
+    assert result.exit_code == 2
+    assert f"looked for {tmp_path}/elsewhere.py" in result.output
+    assert invoke("validate", "--no-import", str(job)).exit_code == 0
+    job.write_text(DIGITS.read_text().replace("initial: digits:initial_model",
+                                              "file: first.safetensors"))  # fmt: skip
+    assert "first.safetensors does not exist" in invoke("validate", str(job)).output
+
+
+def test_version() -> None:
+    assert invoke("version").output.startswith("lifl 0")
+
+
+def test_run_hands_on_the_flags(engine: dict[str, Any], tmp_path: Path) -> None:
+    engine["events"] = [{"event": "engine", "nodes": 3, "proxy": "unix", "kernels": "reference"}]
+    result = invoke(
+        "run", str(DIGITS), "--nodes", "3", "--out", str(tmp_path), "--proxy", "unix",
+        "--kernels", "reference", "--liveness", "2",
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert engine["options"] == {
+        "nodes": 3, "out": tmp_path, "proxy": "unix", "kernels": "reference",
+        "liveness_s": 2.0,
+    }  # fmt: skip
+    assert "job digits: 3 nodes, proxy unix, kernels reference" in result.output
+
+
+def test_without_flags_the_job_decides(engine: dict[str, Any]) -> None:
+    invoke("run", str(DIGITS))
+    assert engine["options"] == {
+        "nodes": None, "out": Path("runs"), "proxy": None, "kernels": None,
+        "liveness_s": 10.0,
+    }  # fmt: skip
+
+
+def test_events_as_json(engine: dict[str, Any]) -> None:
+    engine["events"] = [{"event": "waiting", "clients": 1, "need": 2}]
+    assert json.loads(invoke("run", str(DIGITS), "--json").output) == engine["events"][0]
+
+
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [
+        ({"raise": Unsupported("no eBPF here: run with --proxy unix")}, 1),
+        ({"raise": InvalidJob("no eBPF here: run with --proxy unix")}, 2),
+        ({"events": [{"event": "failed", "error": "no eBPF here: run with"}], "code": 1}, 1),
+        ({"events": [{"event": "failed", "error": "no eBPF here: run with"}], "code": 0}, 1),
+    ],
+)
+def test_failures_are_one_line(engine: dict[str, Any], what: dict[str, Any], code: int) -> None:
+    engine.update(what)
+    result = invoke("run", str(DIGITS))
+    assert result.exit_code == code
+    errors = [line for line in result.output.splitlines() if "error: no eBPF here" in line]
+    assert len(errors) == 1
+
+
+@pytest.mark.parametrize("what", [{"raise": KeyboardInterrupt()}, {"code": 130}])
+def test_an_interrupted_run_ends_with_130(engine: dict[str, Any], what: dict[str, Any]) -> None:
+    engine.update(what)
+    assert invoke("run", str(DIGITS)).exit_code == 130
+
+
+def test_shm_ls_finds_what_this_process_holds() -> None:
+    fd = os.memfd_create("lifl-a-job-inputs")
+    other = os.dup(fd)
+    try:
+        os.ftruncate(fd, 1 << 20)
+        os.pwrite(fd, b"x", 0)
+        (memory,) = [m for m in find() if m.job == "a-job"]
+        assert (memory.part, memory.size_bytes) == ("inputs", 1 << 20)
+        assert memory.resident_bytes == 4096
+        assert memory.pids == [os.getpid()]
+        listed = json.loads(invoke("shm", "ls", "--json").output)
+        assert "a-job" in {entry["job"] for entry in listed}
+        table = invoke("shm", "ls").output.splitlines()
+        assert table[0].split() == ["JOB", "PART", "SIZE", "RESIDENT", "PROCESSES"]
+        assert any(line.startswith("a-job") and "1.05 MB" in line for line in table)
+    finally:
+        os.close(fd)
+        os.close(other)
+    assert not [m for m in find() if m.job == "a-job"]
