@@ -187,7 +187,7 @@ def load_model(path: Path) -> dict[str, Any]:
         InvalidJob: no such file, or not a safetensors file.
     """
     try:
-        rows = safetensors.deserialize(path.read_bytes())
+        rows = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except (OSError, safetensors.SafetensorError) as error:
         raise InvalidJob(f"spec.model.file {path}: {error}") from error
     return {

@@ -65,6 +65,7 @@ def handed(handoffs: object) -> str:
 
 
 def _row(row: Event) -> str:
+    """Without the accuracy, which has an event and so a line of its own."""
     parts = [
         duration(row.get("seconds", 0.0)),
         count(row.get("clients", 0), "client"),
@@ -73,6 +74,4 @@ def _row(row: Event) -> str:
     ]
     if row.get("cold_starts"):
         parts.append(count(row["cold_starts"], "cold start"))
-    if row.get("accuracy") is not None:
-        parts.append(f"accuracy {percent(row['accuracy'])}")
     return ", ".join(parts)

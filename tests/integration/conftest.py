@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lifl.placement.record import load_model
+
 HERE = Path(__file__).parent
 PROXY = os.environ.get("LIFL_TEST_PROXY") or ("ebpf" if os.geteuid() == 0 else "unix")
 
@@ -56,7 +58,7 @@ class Run:
     events: list[dict[str, Any]]
     run_dir: Path
     stderr: str
-    models: list[dict[str, np.ndarray]] = field(default_factory=list)
+    models: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
     fired: list[str] = field(default_factory=list)
 
     @property
@@ -90,7 +92,6 @@ class Runner:
                 "clients": {"min": clients},
                 "model": {"initial": "toy:initial_model"},
                 "trainer": {"entrypoint": "toy:train", "clients": clients},
-                "evaluator": {"entrypoint": "toy:keep"},
                 **spec,
             },
         }
@@ -126,9 +127,22 @@ class Runner:
             [json.loads(line) for line in out.splitlines() if line.startswith("{")],
             self.folder / "runs" / "latest",
             err,
-            [dict(np.load(path)) for path in sorted((self.folder / "models").iterdir())],
+            self.models(),
             sorted(path.name for path in (self.folder / "faults").iterdir()),
         )
+
+    def models(self) -> dict[int, dict[str, np.ndarray]]:
+        """The global model of every round, the last one from the run's own file."""
+        found = {
+            int(path.stem): dict(np.load(path)) for path in (self.folder / "models").glob("*.npz")
+        }
+        last = self.folder / "runs" / "latest" / "model.safetensors"
+        if last.exists():
+            final = load_model(last)
+            found[max(found, default=0) + 1] = {
+                name: np.asarray(value, np.float64) for name, value in final.items()
+            }
+        return found
 
     def __call__(self, *arguments: str, env: dict[str, str] | None = None, **spec: Any) -> Run:
         return self.finish(self.start(self.job_file(**spec), *arguments, env=env))

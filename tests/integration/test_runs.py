@@ -28,12 +28,14 @@ def check(run: Run, *, rounds: int, clients: int) -> None:
     assert run.status == 0, (run.events[-5:], run.stderr)
     assert [row["round"] for row in run.rows] == list(range(1, rounds + 1))
     assert [row["clients"] for row in run.rows] == [clients] * rounds
-    assert len(run.models) == rounds
-    for number, model in enumerate(run.models, start=1):
+    assert sorted(run.models) == list(range(1, rounds + 1))
+    for number, model in run.models.items():
         for name, expected in fedavg(number, clients).items():
             # float16 and bfloat16 round the result to 11 and 8 bits; sums themselves are exact
             bits = {"half": 11, "brain": 8, "double": 50}.get(name, 23)
-            everywhere = np.broadcast_to(expected.flat[0] if expected.size else 0, model[name].shape)
+            everywhere = np.broadcast_to(
+                expected.flat[0] if expected.size else 0, model[name].shape
+            )
             np.testing.assert_allclose(model[name], everywhere, rtol=2.0**-bits, err_msg=name)
 
 
@@ -52,15 +54,21 @@ def test_every_round_is_fedavg(runner: Runner, proxy: str, nodes: int, mode: str
     assert run.summary["updates"] == 18
 
 
+def test_an_evaluator_sees_every_model(runner: Runner) -> None:
+    run = runner("--proxy", PROXY, rounds=3, evaluator={"entrypoint": "toy:evaluate"})
+    check(run, rounds=3, clients=4)
+    expected = [float(fedavg(number, 4)["double"][0]) for number in (1, 2, 3)]
+    assert [row["accuracy"] for row in run.rows] == pytest.approx(expected)
+    assert run.summary["accuracy"] == pytest.approx(expected[-1])
+
+
 def test_one_client_and_one_slot(runner: Runner) -> None:
     run = runner("--proxy", PROXY, trainers=1, rounds=2, memory={"inputSlots": 1})
     check(run, rounds=2, clients=1)
 
 
 def test_more_clients_than_slots(runner: Runner) -> None:
-    run = runner(
-        "--proxy", PROXY, trainers=12, memory={"inputSlots": 1}, aggregation={"fanIn": 4}
-    )
+    run = runner("--proxy", PROXY, trainers=12, memory={"inputSlots": 1}, aggregation={"fanIn": 4})
     check(run, rounds=2, clients=12)
 
 

@@ -6,7 +6,7 @@ leaves out those that the reduction makes needless.  Called by search.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from tests.model.gateways import Gateways
 from tests.model.roles import Roles
@@ -17,7 +17,7 @@ from tests.model.world import (
 
 class Model(Roles, Gateways):
     # -- agent -------------------------------------------------------------------------------
-    def agent_steps(self, w: World) -> Iterator[Step]:
+    def agent_steps(self, w: World, nodes: Collection[int]) -> Iterator[Step]:
         a = w.agent
         if not a.up:
             pokes = sum(self.members) if self.on["poke_on_agent_restart"] else 0
@@ -27,14 +27,14 @@ class Model(Roles, Gateways):
                               "agent_restarted")  # fmt: skip
             return
         for at, p in enumerate(w.procs[: self.roles]):
-            if p.pc == "dead":
+            if p.pc == "dead" and self.node_of[at] in nodes:
                 if self.c.agent_crashes and not a.saw >> at & 1:
                     yield self._agent(w, f"see role {at} dead", a._replace(saw=a.saw | 1 << at),
                                       "agent_saw_death")  # fmt: skip
                 else:
                     yield self._start(w, a, at)
         for n, g in enumerate(w.gateways):
-            if g.pc == "dead":
+            if g.pc == "dead" and n in nodes:
                 w2 = self.joined(w._replace(gateways=put(w.gateways, n, Gateway("join"))), n)
                 yield Step(f"agent: new gateway {n}", w2, (("agent", "agent_registered"),))
         if a.pokes:
@@ -63,7 +63,7 @@ class Model(Roles, Gateways):
         co, lost = w.coordinator, self.c.lose
         if lost < 0 or w.models[0][0] > 0:
             return
-        if co.phase == 0 and not self.is_closed(w, 0, 1):
+        if co.phase == 0 and not self.is_closed(w, 0, 1) and self._time_to_lose(w, lost):
             w2 = w._replace(coordinator=co._replace(phase=1, epoch=1))
             if not self.c.alive:
                 w2 = w2._replace(
@@ -81,6 +81,18 @@ class Model(Roles, Gateways):
         if co.phase == (2 if ordered else 1):
             have = co.snapshot if ordered else self.accepted(w, 0, 1)
             yield self._move_clients(w._replace(coordinator=co._replace(phase=co.phase + 1)), have)
+
+    def _time_to_lose(self, w: World, lost: int) -> bool:
+        """Some searches look only at losses at a certain stage of the lost node's sum."""
+        root = next(r for r in range(self.roles) if self.parent[r] == self.gateway_id(lost))
+        return {
+            "": True,
+            "sealed": any(self.is_mine(w, self.gateway_id(lost), i) for i in self.own[root]),
+            "under way": any(m.kind == "sum" for m in w.net),
+            "written": any(not isinstance(key, int) for _, key in w.gateways[0].writing),
+            "accepted": any(self.accepted(w, 0, 1) >> c & 1
+                            for c, node in enumerate(self.home) if node == lost),
+        }[self.c.lose_when]  # fmt: skip
 
     def _move_clients(self, w: World, have: int) -> Step:
         """Clients that the top's node does not have go to a node that is still open."""
@@ -152,19 +164,39 @@ class Model(Roles, Gateways):
                 return at, self.role_steps(w, at)
         return None
 
+    def _alone(self, w: World, n: int) -> bool:
+        """Until a node without the top has closed and forwards, nobody else touches its words.
+
+        Then its steps may go first, whatever the other nodes could do meanwhile.
+        """
+        return (self.c.lose < 0 and not w.gateways[n].forward and not w.agent.pokes
+                and w.coordinator.reports[n] < 0 and w.models[n][0] == w.models[0][0]
+                and all(m.node != n for m in w.net))  # fmt: skip
+
+    def _node_steps(self, w: World, nodes: Collection[int]) -> list[Step]:
+        live: list[Step] = []
+        for n, g in enumerate(w.gateways):
+            if n in nodes and g.pc not in ("dead", "gone"):
+                live += self.gateway_steps(w, n)
+        for at, p in enumerate(w.procs):
+            if self.node_of[p.role] in nodes and p.pc not in ("dead", "gone", "left"):
+                live += self.role_steps(w, at)
+        live += self.agent_steps(w, nodes)
+        return live
+
     def steps(self, w: World) -> tuple[list[Step], list[tuple[object, Step]]]:
         """(steps that a fair run takes, crashes)."""
         crashes = list(self.crash_steps(w))
         if self.c.reduce and (found := self._private(w)):
             return list(found[1]), [x for x in crashes if x[0] == found[0]]
-        live: list[Step] = []
-        for n, g in enumerate(w.gateways):
-            if g.pc not in ("dead", "gone"):
-                live += self.gateway_steps(w, n)
-        for at, p in enumerate(w.procs):
-            if p.pc not in ("dead", "gone", "left"):
-                live += self.role_steps(w, at)
-        live += self.agent_steps(w)
+        for n in range(1, self.nodes if self.c.reduce else 0):
+            if self._alone(w, n):
+                mine = self._node_steps(w, (n,))
+                if mine and all(s.world.net == w.net and s.world.coordinator == w.coordinator
+                                for s in mine):  # fmt: skip
+                    return mine, [x for x in crashes if x[0] == f"gateway {n}" or (
+                        isinstance(x[0], int) and self.node_of[x[0]] == n)]  # fmt: skip
+        live = self._node_steps(w, range(self.nodes))
         if self.nodes > 1:
             live += self.coordinator_steps(w)
             live += self.network_steps(w)

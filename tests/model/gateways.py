@@ -100,17 +100,14 @@ class Gateways(Words):
             yield self._look(w, n, g, round_)
         if (not closed and not g.wake and w.models[n][0] < round_
                 and self._may_close(w, n, round_)):  # fmt: skip
-            if self._reports(w, n, early=True):
-                yield self._report(w, n, g, round_)
-            else:
-                yield self._gw(self._closed(w, n, round_), n, "close", g._replace(pc="flush"),
-                               "gateway_closed")  # fmt: skip
+            yield self._gw(self._closed(w, n, round_), n, "close", g._replace(pc="flush"),
+                           "gateway_closed")  # fmt: skip
         if n == 0 and w.models[0][0] + 1 < self.c.rounds and (w.aborts or w.coordinator.give_up):
             w2 = self._closed(w, n, round_)._replace(
                 aborts=w.aborts - (not w.coordinator.give_up),
                 coordinator=w.coordinator._replace(give_up=True))  # fmt: skip
             yield self._gw(w2, n, "give the round up", self._opens(g._replace(cur=-2)))
-        if closed and self._reports(w, n, early=False):
+        if n and (closed or not self.on["report_after_close"]) and self._may_report(w, n):
             yield self._report(w, n, g, round_)
         if n and w.models[n][0] < w.models[0][0] and w.models[0][0] < self.c.rounds:
             yield self._gw(w, n, "hear of a new round", self._opens(g._replace(cur=-2)))
@@ -166,9 +163,8 @@ class Gateways(Words):
             for m in range(1, self.nodes)
         )
 
-    def _reports(self, w: World, n: int, *, early: bool) -> bool:
-        return (n > 0 and w.coordinator.reports[n] < 0 and early != self.on["report_after_close"]
-                and w.models[n][0] == w.models[0][0])  # fmt: skip
+    def _may_report(self, w: World, n: int) -> bool:
+        return w.coordinator.reports[n] < 0 and w.models[n][0] == w.models[0][0]
 
     def _report(self, w: World, n: int, g: Gateway, round_: int) -> Step:
         reports = put(w.coordinator.reports, n, self.accepted(w, n, round_))
@@ -204,7 +200,11 @@ class Gateways(Words):
                 clients = put(clients, c, (self.home[c], back if self.home[c] == n else "late"))
             if n == 0:
                 co = Coordinator(4 if co.phase else 0, co.epoch, reports=(-1,) * self.nodes)
+            lanes = slice(self.roles, self.roles + self.clients)
+            hops = w.plan[: lanes.start] + self.c.lanes + w.plan[lanes.stop :]
             w = w._replace(clients=clients, coordinator=co)
+            if self.c.lose >= 0:
+                w = w._replace(plan=hops, route=hops)
         return self._gw(w, n, f"publish round {round_}", g2, "gateway_published")
 
     def _check_model(self, w: World, round_: int, index: int) -> None:
@@ -229,12 +229,14 @@ class Gateways(Words):
                 continue
             again = state == "upload" and w.retries
             lane = w.plan[self.roles + c]
+            if self.alike:
+                lane = self.parent[lane]
             if (state == "new" and len(g.writing) < self.c.uploads and lane not in first) or again:
                 w2 = w._replace(retries=w.retries - 1) if again else w
                 yield self._serve(w2, n, g, c) or self._gw(
                     self.answer(w2, n, c, "asking"), n, f"client {c} waits", g)
             if state == "new":
-                first.add(lane)  # clients of one lane are alike: they come in order
+                first.add(lane)  # clients that are alike come in order
 
     def _serve(self, w: World, n: int, g: Gateway, c: int) -> Step | None:
         """Answer a client or begin its upload; None if no slot is free."""

@@ -85,7 +85,7 @@ class Roles(Words):
                 pc = "join" if p.pc == "register" else "release"
                 q = p._replace(pc=pc, to=w.plan[p.role])
                 step = self._move(w, at, "register", q, "role_registered")
-                yield step._replace(world=self.joined(step.world, self.node_of[p.role]),
+                yield step._replace(world=self.joined(step.world, self.node_of[p.role], p.role),
                                     points=(*step.points, ("agent", "agent_registered")))  # fmt: skip
         elif p.pc == "join":
             q = self.scan(w, p) if on["scan_on_join"] else p
@@ -96,7 +96,7 @@ class Roles(Words):
             newest = self.newest(w, p.role)
             if (p.pc == "sleep" and w.early and at < self.roles and w.slots[newest].phase == OPEN
                     and newest >= 0 and p.role != self.top
-                    and (self.c.early_root or p.to < self.roles)):  # fmt: skip
+                    and (p.to < self.roles or not on["root_seals_complete"])):  # fmt: skip
                 yield self._seal(w._replace(early=w.early - 1), at, newest)
             if self.c.leave == p.role == at and not w.replans and self.may_leave(w, p):
                 yield self._leave(w, at)

@@ -48,6 +48,7 @@ RULES: Final[dict[str, str]] = {
     "keep_model_until_next": "the slot of the global model stays unreleased while it is that",
     "publish_before_release": "the model word moves on before the last model is released",
     # several nodes
+    "root_seals_complete": "the root of a node seals only what is the node's accepted set",
     "forward_until_ack": "a forwarded sum is released after the other node's ack",
     "ack_names_sum": "an ack counts only for the slot and generation that it names",
     "forward_set_check": "a sum whose clients are accepted already is acked and dropped",
@@ -66,4 +67,8 @@ RULES: Final[dict[str, str]] = {
     "leave_when_free": "... and when its own slots are free",
 }
 
-REDUNDANT: Final = frozenset({"generation_check"})  # state_check implies it; it is cheaper
+# Kept for what they save.  state_check implies the first; the old model is not written before the
+# next round's updates come; the top's set check releases a repeated sum unread.
+REDUNDANT: Final = frozenset({
+    "generation_check", "publish_before_release", "forward_set_check", "sum_seal_check",
+})  # fmt: skip

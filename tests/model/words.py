@@ -36,6 +36,8 @@ class Words:
             self.own.append(range(at, at + count))
             at += count
         self.slots = at
+        # leaves under one parent differ in nothing but their number, unless something names one
+        self.alike = not c.replan and c.victims == ("gateway", "role")
         self.home = tuple(self.node_of[leaf] for leaf in c.lanes)
         self.members = tuple(
             sum(1 << r for r in range(self.roles) if self.node_of[r] == n) | 1 << self.roles + n
@@ -166,8 +168,9 @@ class Words:
             return w  # its restart pokes everybody
         return w._replace(agent=w.agent._replace(pokes=w.agent.pokes | mask))
 
-    def joined(self, w: World, node: int) -> World:
-        """The agent owes a poke; it is paid at once where the agent cannot die in between."""
+    def joined(self, w: World, node: int, who: int = -1) -> World:
+        """The agent owes all others a poke; at once where it cannot die in between."""
         if not self.on["poke_on_join"]:
             return w
-        return (self.tell_agent if self.c.agent_crashes else self.poke)(w, self.members[node])
+        others = self.members[node] & ~(1 << who if who >= 0 else 0)
+        return (self.tell_agent if self.c.agent_crashes else self.poke)(w, others)

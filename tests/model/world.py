@@ -120,7 +120,6 @@ class Config:
     crashes: int = 1  # gateways and aggregators
     agent_crashes: int = 0
     early: int = 0  # sums that a role below the root seals before anybody asked
-    early_root: bool = False  # ... also the root of a node without the top
     retries: int = 0  # times a client asks again on another connection
     uploads: int = 1  # at a time
     deadline: bool = False  # a round may close before all clients are in
@@ -133,6 +132,7 @@ class Config:
     repeats: int = 0  # ... that arrive twice
     lose: int = -1  # node that may be declared lost
     alive: bool = True  # the lost node only seemed dead
+    lose_when: str = ""  # ... once a sum of it is: sealed, under way, written, accepted
     move_to: int = 0  # node that takes its clients
     victims: tuple = ("gateway", "role")  # or one of them: "gateway 1", "role 0"
     reduce: bool = True  # steps that nobody else can see are taken at once

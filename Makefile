@@ -1,0 +1,38 @@
+# `make help` says what there is.  Every target does the set-up that it needs, once.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint test-gpu test-cluster bench clean
+
+PYTHON_ENV := .venv/bin/python
+REQUIRE_BPF := $(if $(filter 0,$(shell id -u)),LIFL_REQUIRE_BPF=1)
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+
+setup: ## .venv, native extensions, eBPF object; as root also what Debian has to provide
+	@sh scripts/setup.sh
+
+demo: setup ## digits over 16 clients and 2 nodes, 30 rounds
+	@.venv/bin/lifl run examples/01-digits/job.yaml
+
+test: setup lint ## all tests that need no cluster and no GPU; as root the eBPF tests too
+	$(REQUIRE_BPF) $(PYTHON_ENV) -m pytest -m "not gpu and not cluster"
+
+lint: setup ## ruff, mypy --strict, import-linter
+	$(PYTHON_ENV) -m ruff check .
+	$(PYTHON_ENV) -m mypy -p lifl
+	.venv/bin/lint-imports
+
+test-gpu: setup ## tests that need a GPU
+	@$(PYTHON_ENV) -m pytest -m gpu || { echo "test-gpu: failed, or there are no such tests yet" >&2; exit 1; }
+
+test-cluster: ## tests that need a Kubernetes cluster: not there yet
+	@echo "test-cluster: not there yet: LIFL runs on one machine so far, see make demo" >&2; exit 1
+
+bench: setup ## measure, each figure beside its reference
+	@for bench in benchmarks/bench_*.py; do $(PYTHON_ENV) "$$bench" || exit 1; done
+
+clean: ## remove what was built, .venv included; runs/ stays
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -f shm/*.so functions/kernels/*.so proxy_ebpf/*.o

@@ -1,0 +1,138 @@
+#!/bin/sh
+# Sets this checkout up, once: compiler and libraries, .venv, native extensions, eBPF object.
+#
+# As root on Debian it installs what is missing; otherwise it says what is missing.  Without
+# clang or libbpf it goes on without eBPF.  A second run finds its stamp and does nothing.
+#
+#   PYTHON=python3.12 scripts/setup.sh    to choose the interpreter (3.11 or newer)
+
+set -eu
+umask 022
+unset CDPATH
+cd -- "$(dirname -- "$0")/.."
+root=$(pwd -P)
+venv=$root/.venv
+stamp=$venv/.lifl-setup
+object=proxy_ebpf/route.bpf.o
+
+say() { printf '%s\n' "setup: $*"; }
+die() { printf '%s\n' "setup: $*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+is_root() { [ "$(id -u)" = 0 ]; }
+
+# ---- what the set-up depends on ---------------------------------------------------------
+
+find_python() {
+    for candidate in ${PYTHON:-python3.11 python3 python3.12 python3.13 python3.14}; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+}
+
+key() {
+    printf '%s\n' "$root" "${PYTHON:-}"
+    {
+        printf '%s\0' pyproject.toml setup.py scripts/setup.sh
+        find shm functions proxy_ebpf -name '*.[ch]' -print0 | LC_ALL=C sort -z
+    } | xargs -0 sha256sum
+}
+
+clang_is_there() {
+    have clang || ls /usr/bin/clang-[0-9]* >/dev/null 2>&1
+}
+
+library_is_there() {
+    PATH=$PATH:/usr/sbin:/sbin ldconfig -p 2>/dev/null | grep -q 'libbpf\.so\.1'
+}
+
+for_ebpf() { # packages that eBPF lacks here
+    clang_is_there || printf '%s ' clang
+    library_is_there || printf '%s ' libbpf1
+    [ -e /usr/include/bpf/bpf_helpers.h ] || printf '%s ' libbpf-dev
+    [ -e /usr/include/linux/bpf.h ] || printf '%s ' linux-libc-dev
+    { have bpftool || [ -x /usr/sbin/bpftool ]; } || printf '%s ' bpftool
+}
+
+for_python() { # packages that building needs and that are missing
+    version=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+    have gcc || printf '%s ' gcc libc6-dev
+    "$python" -c 'import os, sys, sysconfig
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' ||
+        printf '%s ' "$version-dev"
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || printf '%s ' "$version-venv"
+}
+
+# ---- already done? ----------------------------------------------------------------------
+
+built() {
+    [ -x "$venv/bin/lifl" ] && "$venv/bin/python" -c '' 2>/dev/null || return 1
+    for source in shm/_words functions/kernels/_fold; do
+        ls "$source".*.so >/dev/null 2>&1 || return 1
+    done
+    # An object that could not be built is no reason to set up again, unless it now can be.
+    [ -e "$object" ] || { ! is_root && [ -n "$(for_ebpf)" ]; }
+}
+
+wanted=$(key | sha256sum | cut -d' ' -f1)
+if [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ] && built; then
+    exit 0
+fi
+
+# ---- packages of the distribution -------------------------------------------------------
+
+python=$(find_python)
+[ -n "$python" ] || die "Python 3.11 or newer is missing: install it, or name it: PYTHON=/path/to/python"
+
+needed=$(for_python)
+ebpf=$(for_ebpf)
+if [ -n "$needed$ebpf" ]; then
+    install="apt-get install --no-install-recommends $needed$ebpf"
+    if is_root && have apt-get; then
+        say "installing $needed$ebpf"
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update -qq || say "apt-get update failed; trying with the lists that are there"
+        # shellcheck disable=SC2086  # a list of packages
+        apt-get install -qq -y --no-install-recommends $needed $ebpf >/dev/null ||
+            [ -z "$(for_python)" ] || die "installing failed; what is needed: $install"
+    elif [ -n "$needed" ]; then
+        die "missing: $needed; as root: $install"
+    fi
+fi
+ebpf=$(for_ebpf)
+
+# ---- Python -----------------------------------------------------------------------------
+
+if [ -e "$venv/.lifl-home" ] && [ "$(cat "$venv/.lifl-home")" != "$root" ]; then
+    say "this folder has moved: making .venv again"
+    rm -rf -- "$venv"
+fi
+if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
+    say "making .venv with $python"
+    rm -rf -- "$venv"
+    "$python" -m venv "$venv" || die "$python cannot make a virtual environment"
+fi
+printf '%s\n' "$root" >"$venv/.lifl-home"
+rm -f -- "$stamp"
+
+say "installing LIFL and what it needs into .venv, and compiling its extensions"
+rm -f -- shm/_words.*.so functions/kernels/_fold.*.so # setuptools does not look at headers
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --root-user-action=ignore -e '.[dev,examples]' ||
+    die "pip failed; its last lines say why"
+
+# ---- eBPF -------------------------------------------------------------------------------
+
+rm -f -- "$object"
+if clang_is_there && [ -e /usr/include/bpf/bpf_helpers.h ] && [ -e /usr/include/linux/bpf.h ]; then
+    say "compiling the eBPF program"
+    "$venv/bin/python" -m lifl.proxy_ebpf.build || die "the eBPF program was not compiled"
+fi
+if [ -n "$ebpf" ]; then
+    say "missing: $ebpf- without them descriptors go through unix sockets instead of eBPF;" \
+        "as root: apt-get install --no-install-recommends $ebpf"
+fi
+
+printf '%s\n' "$wanted" >"$stamp"
+say "done"

@@ -1,0 +1,116 @@
+"""However a run ends, nothing of it stays; and what can be mended does not end it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import PROXY, Runner, wait_until
+
+
+def processes(module: str) -> list[int]:
+    """Pids of this machine's processes that run a module of LIFL."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"-m" in command and module.encode() in command:
+                found.append(int(entry.name))
+    return found
+
+
+def until_round(process: subprocess.Popen[str], number: int) -> None:
+    """Read events until a round is published."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = json.loads(line)
+        if event["event"] == "published" and event["round"] >= number:
+            return
+    raise AssertionError(f"the run ended early: {process.stderr and process.stderr.read()}")
+
+
+def start(runner: Runner) -> subprocess.Popen[str]:
+    path = runner.job_file(rounds=100_000, trainers=2)
+    process = runner.start(path, "--proxy", PROXY, "--nodes", "2", "--liveness", "1")
+    until_round(process, 2)
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()
+    process.wait(30)
+
+
+@pytest.mark.parametrize("sign", ["SIGKILL", "SIGINT", "SIGTERM"])
+def test_the_command_is_ended(runner: Runner, sign: str) -> None:
+    process = start(runner)
+    process.send_signal(getattr(signal, sign))
+    end(process)
+    assert process.returncode == (-9 if sign == "SIGKILL" else 130)
+
+
+def test_interrupted_twice(runner: Runner) -> None:
+    process = start(runner)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    end(process)
+    assert process.returncode != 0
+
+
+@pytest.mark.parametrize(
+    "module", ["lifl.placement.engine", "lifl.placement.coordinator", "lifl.trainer"]
+)
+def test_a_process_that_the_run_needs_is_killed(runner: Runner, module: str) -> None:
+    process = start(runner)
+    os.kill(min(processes(module)), signal.SIGKILL)
+    process.wait(30)
+    end(process)
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize(
+    "module", ["lifl.placement.agent", "lifl.functions.gateway", "lifl.functions.aggregator"]
+)
+def test_a_process_that_is_started_again_is_killed(runner: Runner, module: str) -> None:
+    process = start(runner)
+    os.kill(processes(module)[0], signal.SIGKILL)
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = json.loads(line)
+        if event["event"] == "restart":
+            break
+    published = 0
+    for line in process.stdout:
+        event = json.loads(line)
+        published += event["event"] == "published"
+        if published >= 5:
+            break
+    assert published >= 5
+    process.send_signal(signal.SIGINT)
+    end(process)
+
+
+def test_only_what_is_running_is_there(runner: Runner) -> None:
+    """The check itself sees what it looks for."""
+    from conftest import leftovers
+
+    process = start(runner)
+    found = leftovers()
+    assert any(line.startswith("process") for line in found)
+    assert any("memfd" in line for line in found)
+    assert any(line.startswith("file") for line in found)
+    if PROXY == "ebpf":
+        assert any(line.startswith("bpf") for line in found)
+    process.send_signal(signal.SIGINT)
+    end(process)
+    wait_until(lambda: not processes("lifl.placement.engine"), lambda: "the engine stays")
