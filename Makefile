@@ -16,6 +16,7 @@ demo: setup ## digits over 16 clients and 2 nodes, 30 rounds
 	@.venv/bin/lifl run examples/01-digits/job.yaml
 
 test: setup lint ## all tests that need no cluster and no GPU; as root the eBPF tests too
+	@$(PYTHON_ENV) -m compileall -q lifl shm proxy_ebpf functions placement
 	$(REQUIRE_BPF) $(PYTHON_ENV) -m pytest -m "not gpu and not cluster"
 
 lint: setup ## ruff, mypy --strict, import-linter

@@ -329,6 +329,8 @@ class Gateway:
             job.intake.finish_model(wanted, length)
             job.fetching = False
             self._start_round(job)
+            if job.cut:  # the round was closed meanwhile
+                self._close_round(job)
 
         def refused(_: Message) -> None:
             job.fetching = False  # the coordinator says the round again with another source
@@ -349,8 +351,7 @@ class Gateway:
         for slot, header in job.intake.sealed():
             if header.payload is Payload.MODEL:
                 job.intake.publish(slot, header)
-                self._report({"t": "published", "job": job.name, "round": header.round,
-                              "clients": _bits(header.clients), "weight": header.weight})  # fmt: skip
+                self._report({"t": "published", "job": job.name, "round": header.round})
                 for peer in job.observers.values():
                     self._send(peer, {"t": "published", "job": job.name, "round": header.round})
             elif job.forward:

@@ -1,16 +1,16 @@
 """Federated-learning aggregation over shared memory and eBPF.
 
-What users import.  Names are loaded when first used, so that `import lifl` costs a
-millisecond: training code that only wants a `Client` does not pay for job files, and the
+What users import.  Names are loaded when first used, so that `import lifl` costs next
+to nothing: training code that only wants a `Client` does not pay for job files, and the
 other way round.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing's constant, known to type checkers by name; typing itself is slow
 if TYPE_CHECKING:
+    from typing import Any
+
     from lifl.api.job import FLJob
     from lifl.api.load import load_job
     from lifl.client import Client
@@ -69,7 +69,9 @@ def __getattr__(name: str) -> Any:
         except PackageNotFoundError:  # run from its sources, not installed
             value = "0+sources"
     elif name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
+        from importlib import import_module
+
+        value = getattr(import_module(_HOME[name]), name)
     else:
         raise AttributeError(f"module 'lifl' has no attribute {name!r}")
     globals()[name] = value

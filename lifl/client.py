@@ -196,6 +196,7 @@ class Client:
         while True:
             message, _ = self._await("round", "done")
             if message["t"] == "done":
+                self._pending = message  # and so it stays
                 return
             number = message["round"]
             if not message["need"] or number < last:

@@ -65,7 +65,8 @@ def _fire(point: str, who: str, armed_for: str, action: str, nth: int) -> None:
     directory = os.environ["LIFL_FAULT_DIR"]
     for hit in range(1, nth + 1):
         try:
-            fd = os.open(f"{directory}/{armed_for}:{point}:{hit}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            path = f"{directory}/{armed_for}:{point}:{hit}"
+            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         except FileExistsError:
             continue
         os.write(fd, str(os.getpid()).encode())

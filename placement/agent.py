@@ -54,6 +54,7 @@ class NodeJob:
     sum_slots: dict[int, tuple[int, ...]] = field(default_factory=dict)  # by role, bare indices
     lanes: set[int] = field(default_factory=set)
     announced: bool = False
+    over: bool = False
     warm: int = 0
     work: dict[str, float] = field(default_factory=dict)
     reported_handoffs: int = 0
@@ -216,23 +217,32 @@ class Agent:
         self.pool.cold_starts = 0
 
     def _drop(self, number: int) -> None:
-        job = self.jobs.pop(number, None)
+        """The job is over: its roles leave, then its memory goes."""
+        job = self.jobs.get(number)
         if job is None:
             return
+        job.over = True
         for endpoint in job.roles:
             self._take_back(job, endpoint)
+        self._forget_if_left(job)
+
+    def _forget_if_left(self, job: NodeJob) -> None:
+        if not job.over or any(self.pool.holder(job.number, role) for role in job.roles):
+            return
         gateway = self.pool.gateway
         if gateway and gateway.control:
             self._send(gateway, {"t": "close-job", "job": job.name})
-        self.router.forget(number)
-        (self.directory / f"job-{number}").unlink(missing_ok=True)
+        self.router.forget(job.number)
+        (self.directory / f"job-{job.number}").unlink(missing_ok=True)
         if job.files:
             job.files.close()
+        self.jobs.pop(job.number, None)
+        self._report({"t": "dropped", "job": job.name})
 
     # -- roles -------------------------------------------------------------------------------
     def _staff(self, job: NodeJob) -> None:
         """Give every role that nobody holds to an idle runtime; start what is missing."""
-        if job.files is None:
+        if job.files is None or job.over:
             return
         vacant = [
             endpoint for endpoint in job.roles
@@ -343,10 +353,6 @@ class Agent:
 
     def _joins(self, control: Control, message: Message, fds: list[int]) -> None:
         """The first message of a process says what it is."""
-        if message["t"] == "ls":
-            self._list(control)
-            close_all(fds)
-            return
         pid = message["pid"]
         process = self.pool.processes.get(pid)
         if process is None:
@@ -380,11 +386,12 @@ class Agent:
             case "left":
                 self.router.unregister(message["job"], message["endpoint"])
                 process.role, process.joined = None, False
-                for job in self.jobs.values():
+                for job in list(self.jobs.values()):
                     self._staff(job)
+                    self._forget_if_left(job)
             case "busy" if message["job"] in self.jobs:
                 job = self.jobs[message["job"]]
-                if message["endpoint"] not in job.roles:
+                if job.over or message["endpoint"] not in job.roles:
                     self._send(process, {"t": "leave", **_who(message)})
             case "work" if message["job"] in self.jobs:
                 totals = self.jobs[message["job"]].work
@@ -445,9 +452,10 @@ class Agent:
             if self.pool.holder(*role) is None:
                 self.router.unregister(*role)
         self._report({"t": "restart", "what": what})
-        for job in self.jobs.values():
+        for job in list(self.jobs.values()):
             self._staff(job)
             self._poke_everybody(job)
+            self._forget_if_left(job)
 
     def _check_liveness(self) -> None:
         """Who holds a role and does not answer is replaced: the successor waits, then it dies."""
@@ -522,28 +530,6 @@ class Agent:
         process.role = (job.number, message["endpoint"])
         self._take_files(job, files)
         self._register(process, message, [near, far])
-
-    def _list(self, control: Control) -> None:
-        """`lifl shm ls`: hand out the memory read-only; whoever asks may open this socket."""
-        with contextlib.suppress(Unreachable):
-            for job in self.jobs.values():
-                if job.files is None:
-                    continue
-                fds = [
-                    os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-                    for fd in (job.files.inputs, job.files.sums)
-                ]
-                control.send(
-                    {
-                        "t": "job", "node": self.node, "name": job.name,
-                        "geometry": job.plan["geometry"], "roles": job.plan["roles"],
-                        "slots": {str(k): list(v) for k, v in job.sum_slots.items()},
-                        "resident_bytes": job.files.resident_bytes(),
-                    },
-                    fds,
-                )  # fmt: skip
-                close_all(fds)
-            control.send({"t": "end"})
 
     def close(self) -> None:
         """End every process of this node and everything in the kernel that is its own."""

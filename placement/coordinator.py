@@ -55,6 +55,7 @@ log = logging.getLogger("lifl.coordinator")
 
 JOB = 1  # number of the job in descriptors and routing maps of this run's agents
 LAST_METRICS_S = 30.0
+DROP_S = 5.0
 
 
 @dataclass
@@ -107,6 +108,7 @@ class Coordinator:
         self.connected: dict[str, str] = {}  # client key -> node whose gateway it talks to
         self.plan: Plan | None = None
         self.roster: list[str] = []
+        self.holding: set[str] = set()  # nodes that have memory of the job
         self.homes: dict[str, str] = {}  # client key -> node, also of clients that sit out
         self.epoch = 0
         self.round: Round | None = None
@@ -122,7 +124,8 @@ class Coordinator:
         poller.register(self.router, zmq.POLLIN)
         while not self._is_finished():
             wait_s = min(self.deadline_at, self.done_at or math.inf) - time.monotonic()
-            ready = dict(poller.poll(None if wait_s == math.inf else max(0, int(wait_s * 1000) + 1)))
+            timeout_ms = None if wait_s == math.inf else max(0, int(wait_s * 1000) + 1)
+            ready = dict(poller.poll(timeout_ms))
             if self.door.socket in ready:
                 self.door.answer()
             if self.router in ready:
@@ -275,6 +278,7 @@ class Coordinator:
         if self.plan.top_node is None:
             raise Busy("no node can take a single update: lower the model's size or add nodes")
         self.homes |= self.plan.homes()
+        self.holding |= set(self.plan.used)
         changed = {name for name in self.nodes if _roles(before, name) != _roles(self.plan, name)}
         if changed:
             self.epoch += 1
@@ -465,6 +469,24 @@ class Coordinator:
         self.record.finish(self.layout, buffer, len(self.nodes))
         for node in self.nodes.values():
             self._send(node.gateway, {"t": "end", "job": name, "round": number})
+            self._send(node.agent, {"t": "drop", "job": JOB})
+        self._wait_until_dropped()
+        self.router.close(linger=200)
+        self.door.socket.close()
+        self.context.term()
+
+
+    def _wait_until_dropped(self) -> None:
+        """Nodes give the job's memory back before its coordinator is gone."""
+        until = time.monotonic() + DROP_S
+        while self.holding and time.monotonic() < until:
+            if self.door.socket.poll(0):
+                self.door.answer()
+            if self.router.poll(50):
+                _, frame = self.router.recv_multipart()
+                message = decode(frame)
+                if message["t"] == "dropped":
+                    self.holding.discard(message["node"])
 
 
 def _natural(name: str) -> list[Any]:

@@ -31,6 +31,7 @@ from lifl.events import emit
 from lifl.functions.wire import Keys
 from lifl.placement.processes import adopt_orphans, end_descendants, private_bpffs
 
+LAST_WORDS_S: Final = 3.0  # for trainers that are busy when the job is done
 RESTARTS: Final = 10  # of one agent in a run; more is not a crash but a defect
 _ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -78,7 +79,10 @@ class Engine:
         output = self._start_coordinator()
         self.selector.register(output, selectors.EVENT_READ, "events")
         while True:
-            for key, _ in self.selector.select():
+            ready = self.selector.select(LAST_WORDS_S if self.done else None)
+            if self.done and not ready:
+                raise Over
+            for key, _ in ready:
                 if key.data == "lifeline":
                     raise Over
                 if key.data == "wake":
@@ -162,8 +166,8 @@ class Engine:
                     self._ended(child, os.waitstatus_to_exitcode(status))
 
     def _ended(self, child: Child, code: int) -> None:
-        if self.done:
-            if child.what == "coordinator":
+        if self.done:  # the trainers hear it, too, and end by themselves
+            if {other.what for other in self.children.values()} <= set(self.config["nodes"]):
                 raise Over
             return
         if child.what in self.config["nodes"]:
@@ -220,7 +224,8 @@ class Engine:
                 "public_key": public, "secret_key": secret, "index": index,
                 "count": len(self.config["client_files"]),
             }))  # fmt: skip
-        emit("endpoint", endpoint=where[0][0], files=str(file.parent))
+        if not self.config["trainer"]:
+            emit("endpoint", endpoint=where[0][0], files=str(file.parent))
 
     # -- the end -----------------------------------------------------------------------------
     def end(self) -> None:

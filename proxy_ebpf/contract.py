@@ -17,13 +17,13 @@ Rules of routing, the same in both (route.bpf.c and policy.py):
                          unreleased
     anything else, and whatever finds no receiver           to the agent, on the far end
 
-A message is judged whole: several descriptors in one are routed if they agree in kind and source
-and are at most `BURST`, otherwise all go to the agent.
+A message is judged whole, by its first descriptor: several are routed if they agree in kind and
+source and are at most `BURST`, otherwise all go to the agent.
 
 Quarantined, which is to say counted and sent to the agent: a message whose length is no multiple
-of 16, or with an unknown version or kind in it; an UPDATE, SUM or MODEL whose source is neither
-the sender nor one of its children.  (A child's descriptor sent on by its parent is a misroute
-handed back: to the agent, not quarantined.)
+of 16, or whose version or kind is unknown; an UPDATE, SUM or MODEL whose source is neither the
+sender nor one of its children.  (A child's descriptor sent on by its parent is a misroute handed
+back: to the agent, not quarantined.)
 
 Credit: UPDATE, SUM and MODEL count up for their sender, the RELEASE routed back to it counts down.
 At the limit everything goes to the agent until a RELEASE or `reset_credit`.  FLUSH has no RELEASE:

@@ -95,13 +95,14 @@ class EbpfRouter:
         self._limit = credit
         self._ends = Ends()
         self._tails: dict[Key, bytes] = {}
+        self._closed = False
 
     def _start(self) -> None:
         self._program.attach(self._sockets)
         if self._home is None:
             return
         # Under its name only when whole: a successor never finds half of the pins.
-        partial = self._home.with_name(self._home.name + "-partial")
+        partial = _partial(self._home)
         partial.mkdir(mode=0o700)
         self._program.pin(partial / PROGRAM)
         for each in self._maps:
@@ -207,6 +208,9 @@ class EbpfRouter:
 
     def close(self, *, keep_pins: bool = False) -> None:
         """Without `keep_pins` sockets leave the map, so that program and maps can go at once."""
+        if self._closed:
+            return
+        self._closed = True
         self._ends.close()
         if not keep_pins or self._home is None:
             for packed in self._sockets:
@@ -218,7 +222,7 @@ class EbpfRouter:
                     raise
             if self._home is not None:
                 shutil.rmtree(self._home, ignore_errors=True)
-                shutil.rmtree(self._home.with_name(self._home.name + "-partial"), ignore_errors=True)
+                shutil.rmtree(_partial(self._home), ignore_errors=True)
         for each in self._maps:
             each.close()
         self._program.close()
@@ -309,6 +313,11 @@ def _remove_others(pins: Path, home: Path) -> None:
     for other in pins.iterdir():
         if other != home and other.is_dir():
             shutil.rmtree(other)
+
+
+def _partial(home: Path) -> Path:
+    """Without a dot: bpffs takes none in a name."""
+    return home.with_name(home.name + "-partial")
 
 
 def _is_bpffs(path: Path) -> bool:

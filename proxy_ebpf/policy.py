@@ -56,7 +56,7 @@ class Policy:
             self._count(me, len(data), passed=many, quarantined=many)
             return [], len(data)
         found = unpack(data)
-        if many <= BURST and len(found) < many:
+        if many <= BURST and not unpack(data[:SIZE]):
             self._count(me, len(data), passed=many, quarantined=many)
         elif self._redirect(me, found, data, send):
             self._count(me, len(data), redirected=many)
@@ -68,7 +68,8 @@ class Policy:
     ) -> bool:
         """False: passed to the agent, and counted.  Step by step as in route.bpf.c."""
         many = len(data) // SIZE
-        if many > BURST or len({(what.kind, what.source) for what in found}) > 1:
+        alike = len(found) == many and len({(what.kind, what.source) for what in found}) == 1
+        if many > BURST or not alike:
             return self._pass(me, many)
 
         source, kind = Key(me.job, found[0].source), found[0].kind

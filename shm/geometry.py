@@ -3,7 +3,7 @@
 Owns the layout of inputs and sums; both sides compute it from the same five numbers, which the
 agent sends along with the descriptors of the files.  Touches no memory.
 
-    page 0     numbers: magic, the geometry itself (for `lifl shm ls`)
+    page 0     unused, so that no word of the protocol lies at offset 0
     inputs     closed[2], accepted[2] by round parity; the word `model`
     states     one word a slot, a cache line each
     released   words that this memfd's writer stores about slots of either memfd

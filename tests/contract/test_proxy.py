@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -308,10 +310,11 @@ def test_an_agent_that_does_not_read_meets_back_pressure(rig: Rig) -> None:
     """A sender without a route is stopped by the far end's buffer, and goes on when it is read."""
     leaf = rig.peer(LEAF)
     sent = 0
-    with pytest.raises(Busy):
+    with contextlib.suppress(Busy):
         while sent < 200_000:
             leaf.send(slot=sent)
             sent += 1
+    assert 0 < sent < 200_000
     got = [d.slot for _, d in rig.at_agent(sent)]
     assert got == list(range(sent))
     leaf.send(slot=7)
@@ -385,10 +388,16 @@ def test_the_routers_end_is_no_eof_for_a_runtime(rig: Rig) -> None:
     assert leaf.port.receive() == []
     leaf.send()
     leaf.far.close()
-    with pytest.raises(Unreachable):
-        while True:
-            leaf.port.receive()
-            leaf.send()
+    rig.until(lambda: _unreachable(leaf.port.receive))
+    rig.until(lambda: _unreachable(leaf.send))
+
+
+def _unreachable(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except Unreachable:
+        return True
+    return False
 
 
 def test_routes_and_counters_are_by_job_and_are_forgotten(rig: Rig) -> None:
@@ -401,7 +410,10 @@ def test_routes_and_counters_are_by_job_and_are_forgotten(rig: Rig) -> None:
     rig.receive(top)
     assert rig.router.routes(1) == {LEAF: TOP, TOP: lane(LEAF)}
     assert rig.router.routes(2) == {LEAF: MIDDLE}
-    assert rig.router.counters(1) == {LEAF: Counters(sent=1, redirected=1, bytes=16), TOP: Counters()}
+    assert rig.router.counters(1) == {
+        LEAF: Counters(sent=1, redirected=1, bytes=16),
+        TOP: Counters(),
+    }
     assert rig.router.counters(2) == {}
     rig.router.forget(1)
     assert (rig.router.routes(1), rig.router.counters(1)) == ({}, {})

@@ -90,6 +90,11 @@ def test_kill_the_gateway_that_takes_the_other_nodes_sum(runner: Runner, point: 
     crash(runner, f"gateway@node-0:{point}:kill:3", nodes=2)
 
 
+@pytest.mark.parametrize("role", ["leaf", "middle", "top"])
+def test_kill_an_aggregator_that_leaves(runner: Runner, role: str) -> None:
+    crash(runner, f"{role}:role_left:kill:1")
+
+
 def test_every_point_is_killed_somewhere() -> None:
     elsewhere = {"gateway_forwarded", "agent_saw_death", "agent_restarted", "role_left"}
     agent = {"agent_registered", "agent_poked", "agent_routed"}

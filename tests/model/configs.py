@@ -1,20 +1,20 @@
 """Which configurations are searched, and where each rule is missed.
 
-Owns three tables: QUICK (searched by the tests), FULL (`python3 -m tests.model --full`) and
-WITHOUT, the smallest configuration found in which doing without a rule shows.
+Owns the tables QUICK (searched by the tests), FULL (`python3 -m tests.model --full`), WITHOUT,
+the smallest configuration found in which doing without a rule shows, and WITH, the same with it.
 """
 
 from __future__ import annotations
 
-from tests.model.rules import REDUNDANT, RULES
+from tests.model.rules import RULES
 from tests.model.world import GATEWAY, Config
 
-PAIR = dict(tree=(1, GATEWAY))  # leaf, top
-CHAIN = dict(tree=(1, 2, GATEWAY))  # leaf, middle, top
-TREE = dict(tree=(2, 2, GATEWAY))  # two leaves, top; or a leaf, a middle to be inserted, top
-TWO = dict(tree=(GATEWAY, GATEWAY), nodes=(0, 1))  # the top; another node's root
-THREE = dict(tree=(GATEWAY,) * 3, nodes=(0, 1, 2))
-CALM = dict(crashes=0)
+PAIR = {"tree": (1, GATEWAY)}  # leaf, top
+CHAIN = {"tree": (1, 2, GATEWAY)}  # leaf, middle, top
+TREE = {"tree": (2, 2, GATEWAY)}  # two leaves, top; or a leaf, a middle to be inserted, top
+TWO = {"tree": (GATEWAY, GATEWAY), "nodes": (0, 1)}  # the top; another node's root
+THREE = {"tree": (GATEWAY,) * 3, "nodes": (0, 1, 2)}
+CALM = {"crashes": 0}
 
 QUICK = (
     # one node, one round
@@ -85,42 +85,43 @@ FULL = (
 
 _LOST = dict(**TWO, lanes=(1, 1), lose=1)
 _WITHOUT: dict[str, dict] = {
-    "out_of_place": dict(lanes=(0, 0), victims=("role",)),
-    "commit_before_release": dict(lanes=(0, 0), inputs=1, reduce=False),
-    "commit_in_one_word": dict(lanes=(0, 0), victims=("role",), reduce=False),
+    "out_of_place": {"lanes": (0, 0), "victims": ("role",)},
+    "commit_before_release": {"lanes": (0, 0), "inputs": 1, "reduce": False},
+    "commit_in_one_word": {"lanes": (0, 0), "victims": ("role",), "reduce": False},
     "release_before_seal": dict(**PAIR, lanes=(0, 0), victims=("role",)),
     "seal_before_send": dict(**PAIR, victims=("role",)),
     "wait_for_parent": dict(**PAIR, lanes=(0, 0, 0), early=1, **CALM),
-    "set_check": dict(victims=("role",)),
-    "finish_out_of_place": dict(victims=("role",)),
+    "set_check": {"victims": ("role",)},
+    "finish_out_of_place": {"victims": ("role",)},
     "state_check": dict(**TREE, lanes=(0, 1), inputs=1, victims=("role 0",)),
     "generation_check": dict(**PAIR, lanes=(0, 0), inputs=1),
     "consumer_in_word": dict(**TREE, lanes=(0, 0), inputs=1, early=1, replan=(0, 1), **CALM),
     "return_misrouted": dict(**TREE, early=1, replan=(0, 1), **CALM),
     "wake_on_release": dict(lanes=(0, 0), inputs=1, **CALM),
-    "flush_is_state": dict(victims=("role",)),
-    "fence": dict(victims=("role",), reduce=False),
+    "flush_is_state": {"victims": ("role",)},
+    "fence": {"victims": ("role",), "reduce": False},
     "pair_outlives_process": dict(**PAIR, victims=("role",)),
-    "register_before_scan": dict(victims=("role",)),
-    "scan_on_join": dict(victims=("role",)),
-    "poke_on_join": dict(victims=("gateway",)),
+    "register_before_scan": {"victims": ("role",)},
+    "scan_on_join": {"victims": ("role",)},
+    "poke_on_join": {"victims": ("gateway",)},
     "poke_on_agent_restart": dict(**PAIR, lanes=(0, 0), agent_crashes=1, credit=1, **CALM),
-    "writing_phase": dict(lanes=(0, 0), inputs=1, victims=("gateway",), reduce=False),
-    "seal_before_accepted": dict(victims=("gateway",), reduce=False),
+    "writing_phase": {"lanes": (0, 0), "inputs": 1, "victims": ("gateway",), "reduce": False},
+    "seal_before_accepted": {"victims": ("gateway",), "reduce": False},
     "accepted_at_seal": dict(**PAIR, lanes=(0, 0), retries=1, uploads=2, early=1, **CALM),
-    "accepted_in_arena": dict(lanes=(0, 0), inputs=1, victims=("gateway",)),
-    "rebuild_accepted": dict(lanes=(0, 0), deadline=True, victims=("gateway",)),
+    "accepted_in_arena": {"lanes": (0, 0), "inputs": 1, "victims": ("gateway",)},
+    "rebuild_accepted": {"lanes": (0, 0), "deadline": True, "victims": ("gateway",)},
     "round_in_header": dict(aborts=1, rounds=2, **CALM),
-    "rebuild_this_round": dict(rounds=2, victims=("gateway",)),
+    "rebuild_this_round": {"rounds": 2, "victims": ("gateway",)},
     "fresh_accepted": dict(rounds=3, **CALM),
-    "clear_before_publish": dict(rounds=3, victims=("gateway",)),
+    "clear_before_publish": {"rounds": 3, "victims": ("gateway",)},
     "closed_by_number": dict(lanes=(0, 0), rounds=3, **CALM),
     "publish_this_round": dict(aborts=1, rounds=2, **CALM),
     "keep_model_until_next": dict(lanes=(0, 0), rounds=2, **CALM),
+    "third_slot": {"lanes": (0, 0), "rounds": 2, **CALM},
     "publish_before_release": dict(lanes=(0, 0), rounds=3, **CALM),
     "root_seals_complete": dict(**TWO, lanes=(1, 1), early=1, **CALM),
     "forward_until_ack": dict(**TWO, lanes=(1,), losses=1, **CALM),
-    "ack_names_sum": dict(**TWO, lanes=(1,), rounds=2, repeats=1, **CALM),
+    "ack_names_sum": dict(**TWO, lanes=(1,), rounds=2, repeats=1, losses=1, **CALM),
     "forward_set_check": dict(**TWO, lanes=(1,), repeats=1, **CALM),
     "sum_seal_check": dict(**TWO, lanes=(1,), repeats=1, uploads=2, **CALM),
     "wait_for_nodes": dict(**TWO, lanes=(1,), **CALM),
@@ -141,5 +142,6 @@ WITHOUT = {
     rule: Config(name=f"without {rule}", off=frozenset({rule}), **_WITHOUT[rule])
     for rule in RULES
 }
-NAMES = {config.name: config for config in (*QUICK, *FULL, *WITHOUT.values())}
-assert frozenset(WITHOUT) >= REDUNDANT
+# The same with the rule obeyed: what goes wrong is due to the rule, not to the configuration.
+WITH = {rule: Config(name=f"with {rule}", **_WITHOUT[rule]) for rule in RULES}
+NAMES = {config.name: config for config in (*QUICK, *FULL, *WITH.values(), *WITHOUT.values())}

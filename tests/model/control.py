@@ -11,7 +11,17 @@ from collections.abc import Collection, Iterator
 from tests.model.gateways import Gateways
 from tests.model.roles import Roles
 from tests.model.world import (
-    FREE, OPEN, SEALED, Agent, Gateway, Proc, Step, Violation, World, bits, put,
+    FREE,
+    OPEN,
+    SEALED,
+    Agent,
+    Gateway,
+    Proc,
+    Step,
+    Violation,
+    World,
+    bits,
+    put,
 )  # fmt: skip
 
 
@@ -157,7 +167,8 @@ class Model(Roles, Gateways):
             if g.pc in ("payload", "bit") or (g.pc == "ack" and isinstance(g.key, int)):
                 return f"gateway {n}", self.gateway_steps(w, n)
         for at, p in enumerate(w.procs):
-            if p.pc in ("fold", "commit", "start") or (p.pc == "notify" and self._is_idle(w, p.cur)):
+            idle = p.pc == "notify" and self._is_idle(w, p.cur)
+            if idle or p.pc in ("fold", "commit", "start"):
                 return at, self.role_steps(w, at)
             if (p.pc in ("loop", "sleep") and p.queue and self.c.credit > 8
                     and self.is_mine(w, p.role, p.queue[0][0])):  # fmt: skip

@@ -1,31 +1,28 @@
-"""Steps of a gateway: clients, sums of other nodes, the end of a round, joining.
+"""Steps of a gateway: its loop, the end of a round, joining.
 
-Owns what a node's gateway does next.  Between the last look at the words and the accepted bit
-it does nothing else (one thread): the program counters payload, bit, send, ack are that stretch.
-Called by control.py.
+Owns what a node's gateway does next; uploads.py and forwards.py have two parts of it.  Between
+the last look at the words and the accepted bit it does nothing else (one thread): the program
+counters payload, bit, send, ack are that stretch.  Called by control.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.model.words import Words
+from tests.model.forwards import Forwards
+from tests.model.uploads import name_of
 from tests.model.world import (
-    SEALED, WRITING, Coordinator, Gateway, Message, Step, Violation, World, bits, put,
+    SEALED,
+    Coordinator,
+    Gateway,
+    Step,
+    Violation,
+    World,
+    put,
 )  # fmt: skip
 
 
-class Gateways(Words):
-    def _gw(self, w: World, n: int, label: str, g: Gateway, point: str = "") -> Step:
-        return Step(f"gateway {n}: {label}", w._replace(gateways=put(w.gateways, n, g)),
-                    ((f"gateway {n}", point),) if point else ())  # fmt: skip
-
-    def answer(self, w: World, n: int, c: int, state: str) -> World:
-        """A client hears the node that it was told to use, no other."""
-        if w.clients[c][0] != n:
-            return w
-        return w._replace(clients=put(w.clients, c, (n, state)))
-
+class Gateways(Forwards):
     def gateway_steps(self, w: World, n: int) -> Iterator[Step]:
         g, on = w.gateways[n], self.on
         s = w.slots[g.cur]
@@ -48,7 +45,7 @@ class Gateways(Words):
                            "gateway_sent")  # fmt: skip
         elif g.pc == "ack":
             g2 = g._replace(pc="loop", cur=-1, key=None)
-            yield self._gw(self._reply(w, n, g.key, "acked"), n, f"ack {_name(g.key)}", g2,
+            yield self._gw(self._reply(w, n, g.key, "acked"), n, f"ack {name_of(g.key)}", g2,
                            "gateway_acked")  # fmt: skip
         elif g.pc == "flush":
             w2 = self.poke(w, self.members[n] & ~(1 << self.gateway_id(n)))
@@ -220,166 +217,3 @@ class Gateways(Words):
                 raise Violation(f"S1: client {c} was acked and is not in the model")
             if state == "late" and s.clients >> c & 1:
                 raise Violation(f"S1: client {c} was late and is in the model")
-
-    # -- updates and sums --------------------------------------------------------------------
-    def _requests(self, w: World, n: int, g: Gateway) -> Iterator[Step]:
-        first = set()
-        for c, (node, state) in enumerate(w.clients):
-            if node != n:
-                continue
-            again = state == "upload" and w.retries
-            lane = w.plan[self.roles + c]
-            if self.alike:
-                lane = self.parent[lane]
-            if (state == "new" and len(g.writing) < self.c.uploads and lane not in first) or again:
-                w2 = w._replace(retries=w.retries - 1) if again else w
-                yield self._serve(w2, n, g, c) or self._gw(
-                    self.answer(w2, n, c, "asking"), n, f"client {c} waits", g)
-            if state == "new":
-                first.add(lane)  # clients that are alike come in order
-
-    def _serve(self, w: World, n: int, g: Gateway, c: int) -> Step | None:
-        """Answer a client or begin its upload; None if no slot is free."""
-        round_ = self.round_of(w, n)
-        if self.accepted(w, n, round_) >> c & 1:
-            return self._gw(self.answer(w, n, c, "acked"), n, f"ack client {c} again", g)
-        if self.is_closed(w, n, round_):
-            return self._gw(self.answer(w, n, c, "late"), n, f"client {c} is late", g)
-        i = self.free_input(w, n)
-        if i < 0:
-            return None
-        return self._begin(self.answer(w, n, c, "upload"), n, g, i, c)
-
-    def _begin(self, w: World, n: int, g: Gateway, i: int, key: int | Message) -> Step:
-        if self.on["writing_phase"]:
-            sender = self.roles + (key if isinstance(key, int) else self.clients + key.node)
-            w = self.overwrite(w, i, gen=w.slots[i].gen + 1, phase=WRITING,
-                               consumer=w.plan[sender])  # fmt: skip
-        return self._gw(w, n, f"{_name(key)} gets slot {i}", g._replace(
-            pc="payload", cur=i, key=key, writing=(*g.writing, (i, key))),
-            "gateway_writing")  # fmt: skip
-
-    def _payload(self, w: World, n: int, g: Gateway) -> Step:
-        key, round_ = g.key, self.round_of(w, n)
-        if isinstance(key, int):
-            header = dict(round=round_, epoch=g.epoch, clients=1 << key,
-                          payload=self.truth(1 << key, round_))  # fmt: skip
-        else:
-            header = dict(round=key.round, epoch=g.epoch, clients=key.clients,
-                          payload=key.payload)  # fmt: skip
-        w2 = self.overwrite(w, g.cur, **header)
-        return self._gw(w2, n, "header and payload", g._replace(pc="loop", cur=-1, key=None),
-                        "gateway_payload_partial")  # fmt: skip
-
-    def _upload_ends(self, w: World, n: int, g: Gateway, i: int, key: int | Message) -> Step:
-        """The last look at the words, then the seal, in one go."""
-        g2 = g._replace(writing=tuple(x for x in g.writing if x != (i, key)), wake=True)
-        s, round_ = w.slots[i], self.round_of(w, n)
-        overlap = s.clients & self.accepted(w, n, round_)
-        check = "accepted_at_seal" if isinstance(key, int) else "sum_seal_check"
-        stale = (isinstance(key, Message) and self.on["epoch_fence"] and self.on["epoch_at_seal"]
-                 and key.epoch != self.epoch_of(g, key.node))  # fmt: skip
-        if s.round != round_ or stale:
-            verdict = "new" if isinstance(key, int) else "stale"
-            return self._gw(self._reply(w, n, key, verdict), n, f"drop {_name(key)}: stale", g2)
-        if overlap and self.on[check]:
-            if overlap != s.clients:
-                raise Violation(f"S1: gateway {n} must refuse {_name(key)}: overlap in part")
-            return self._gw(self._reply(w, n, key, "acked"), n, f"drop {_name(key)}: twice", g2)
-        if self.is_closed(w, n, round_):
-            return self._gw(self._reply(w, n, key, "late"), n, f"drop {_name(key)}: late", g2)
-        g2 = g2._replace(cur=i, key=key)
-        if self.on["seal_before_accepted"]:
-            return self._seal_input(w, n, g2, "bit")
-        return self._bit(w, n, g2, "bit")
-
-    def _seal_input(self, w: World, n: int, g: Gateway, pc: str) -> Step:
-        s = w.slots[g.cur]._replace(phase=SEALED)
-        if not self.on["writing_phase"]:
-            s = s._replace(gen=s.gen + 1, consumer=w.plan[self.roles + g.key])
-        return self._gw(w._replace(slots=put(w.slots, g.cur, s)), n, f"seal slot {g.cur}",
-                        g._replace(pc=pc), "gateway_sealed")  # fmt: skip
-
-    def _bit(self, w: World, n: int, g: Gateway, pc: str) -> Step:
-        """One word of the set at a time; here, one client at a time."""
-        s, before = w.slots[g.cur], self.accepted(w, n, w.slots[g.cur].round)
-        missing = list(bits(s.clients & ~before))
-        if len(missing) > 1:
-            pc = "bit"
-        w2 = w._replace(accepted=self.set_accepted(
-            w, n, s.round, before | 1 << missing[0] if missing else before))
-        return self._gw(w2, n, f"accepted bit {missing[:1]}", g._replace(pc=pc),
-                        "gateway_accepted")  # fmt: skip
-
-    def _reply(self, w: World, n: int, key: int | Message, verdict: str) -> World:
-        if isinstance(key, int):
-            return self.answer(w, n, key, verdict)
-        kind = "ack" if verdict == "acked" else "stale"
-        return w._replace(net=tuple(sorted((*w.net, Message(kind, key.node, key.slot, key.gen)))))
-
-    # -- other nodes -------------------------------------------------------------------------
-    def epoch_of(self, g: Gateway, node: int) -> int:
-        return g.epoch if node == self.c.lose else 0
-
-    def _forward(self, w: World, n: int, i: int, g: Gateway) -> World:
-        s = w.slots[i]
-        epoch = s.epoch if self.on["epoch_in_header"] else g.epoch
-        if n != self.c.lose:
-            epoch = 0
-        message = Message("sum", n, i, s.gen, epoch, s.round, s.clients, s.payload)
-        return w._replace(net=tuple(sorted((*w.net, message))))
-
-    def _messages(self, w: World, n: int, g: Gateway, round_: int) -> Iterator[Step]:
-        for at, m in enumerate(w.net):
-            if (n == 0) != (m.kind == "sum") or (n and m.node != n):
-                continue
-            if at and w.net[at - 1] == m:
-                continue
-            rest = w._replace(net=w.net[:at] + w.net[at + 1 :])
-            step = (self._answer(rest, n, g, m) if n else self._take(rest, g, m, round_))
-            if step:
-                yield step
-                if w.repeats and m.kind != "stale":
-                    net = tuple(sorted((*step.world.net, m)))
-                    yield Step(step.label + ", a copy follows", step.world._replace(
-                        net=net, repeats=w.repeats - 1), step.points)  # fmt: skip
-        if g.forward and not self._under_way(w, n, g.forward):
-            w2 = self._forward(w, n, g.forward[0], g)
-            yield self._gw(w2, n, f"forward slot {g.forward[0]} again", g)
-
-    def _under_way(self, w: World, n: int, forward: tuple) -> bool:
-        held = [key for _, key in w.gateways[0].writing] + [w.gateways[0].key]
-        return any(isinstance(m, Message) and (m.node, m.slot, m.gen) == (n, *forward)
-                   for m in (*w.net, *held))  # fmt: skip
-
-    def _answer(self, w: World, n: int, g: Gateway, m: Message) -> Step:
-        """An ack or a refusal reaches the gateway that forwarded."""
-        if g.forward and (g.forward == (m.slot, m.gen) or not self.on["ack_names_sum"]):
-            point = "gateway_forwarded" if m.kind == "ack" else ""
-            return self._gw(w, n, f"{m.kind} for slot {m.slot}", g._replace(
-                pc="release", cur=g.forward[0], forward=()), point)  # fmt: skip
-        return self._gw(w, n, f"old {m.kind}", g)
-
-    def _take(self, w: World, g: Gateway, m: Message, round_: int) -> Step | None:
-        """The top's gateway reads a sum; None: it leaves it in the socket, no slot is free."""
-        accepted = self.accepted(w, 0, round_)
-        overlap = m.clients & accepted
-        if m.round != w.models[0][0] + 1 or (
-                self.on["epoch_fence"] and m.epoch != self.epoch_of(g, m.node)):
-            return self._gw(self._reply(w, 0, m, "stale"), 0, f"{_name(m)} is stale", g)
-        if overlap and self.on["forward_set_check"]:
-            if overlap != m.clients:
-                raise Violation(f"S1: gateway 0 must refuse {_name(m)}: overlap in part")
-            return self._gw(self._reply(w, 0, m, "acked"), 0, f"{_name(m)} is in already", g)
-        if self.is_closed(w, 0, round_):
-            return self._gw(self._reply(w, 0, m, "late"), 0, f"{_name(m)} is late", g)
-        i = self.free_input(w, 0)
-        if i < 0 or len(g.writing) >= self.c.uploads:
-            return None
-        return self._begin(w, 0, g, i, m)
-
-
-def _name(key: object) -> str:
-    if isinstance(key, Message):
-        return f"the sum {list(bits(key.clients))} of node {key.node}"
-    return f"client {key}"

@@ -11,7 +11,17 @@ from collections.abc import Iterator
 
 from tests.model.words import Words
 from tests.model.world import (
-    FREE, OPEN, SEALED, WRITING, Proc, Slot, Step, Violation, World, bits, put,
+    FREE,
+    OPEN,
+    SEALED,
+    WRITING,
+    Proc,
+    Slot,
+    Step,
+    Violation,
+    World,
+    bits,
+    put,
 )  # fmt: skip
 
 EMPTY = Slot()
@@ -85,8 +95,9 @@ class Roles(Words):
                 pc = "join" if p.pc == "register" else "release"
                 q = p._replace(pc=pc, to=w.plan[p.role])
                 step = self._move(w, at, "register", q, "role_registered")
-                yield step._replace(world=self.joined(step.world, self.node_of[p.role], p.role),
-                                    points=(*step.points, ("agent", "agent_registered")))  # fmt: skip
+                new = self.joined(step.world, self.node_of[p.role], p.role)
+                points = (*step.points, ("agent", "agent_registered"))
+                yield step._replace(world=new, points=points)
         elif p.pc == "join":
             q = self.scan(w, p) if on["scan_on_join"] else p
             yield self._move(w, at, "scan", q._replace(pc="release"), "role_scanned")
@@ -166,8 +177,8 @@ class Roles(Words):
         """Take a slot for what is admitted, or for the finished model if nothing is."""
         rule = "out_of_place" if p.ready else "finish_out_of_place"
         if acc.phase == OPEN and not self.on[rule]:
-            changed = dict(payload=acc.payload + sum(w.slots[i].payload for i in bits(p.ready)),
-                           divided=acc.divided + (not p.ready))  # fmt: skip
+            changed = {"payload": acc.payload + sum(w.slots[i].payload for i in bits(p.ready)),
+                           "divided": acc.divided + (not p.ready)}  # fmt: skip
             w2 = w._replace(slots=put(w.slots, newest, acc._replace(**changed)))
             yield self._move(w2, at, f"fold in place, slot {newest}",
                              p._replace(pc="commit", cur=newest), "fold_writing")  # fmt: skip

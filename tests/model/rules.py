@@ -46,6 +46,7 @@ RULES: Final[dict[str, str]] = {
     "closed_by_number": "closed holds a round's number and is compared with it",
     "publish_this_round": "a MODEL of an older round is released, not published",
     "keep_model_until_next": "the slot of the global model stays unreleased while it is that",
+    "third_slot": "... and the top has two other slots to fold with",
     "publish_before_release": "the model word moves on before the last model is released",
     # several nodes
     "root_seals_complete": "the root of a node seals only what is the node's accepted set",

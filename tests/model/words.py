@@ -8,8 +8,19 @@ from __future__ import annotations
 
 from tests.model.rules import RULES
 from tests.model.world import (
-    GATEWAY, OPEN, SEALED, Agent, Config, Coordinator, Gateway, Proc, Slot, Violation, World,
-    bits, put,
+    GATEWAY,
+    OPEN,
+    SEALED,
+    Agent,
+    Config,
+    Coordinator,
+    Gateway,
+    Proc,
+    Slot,
+    Violation,
+    World,
+    bits,
+    put,
 )  # fmt: skip
 
 DEAF = ("dead", "start", "register", "scanned", "left", "gone")
@@ -32,7 +43,7 @@ class Words:
         self.own: list[range] = []  # sum slots of each role
         at = c.inputs * self.nodes
         for role in range(self.roles):
-            count = 3 if role == self.top else 2
+            count = 3 if role == self.top and self.on["third_slot"] else 2
             self.own.append(range(at, at + count))
             at += count
         self.slots = at

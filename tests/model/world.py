@@ -139,7 +139,7 @@ class Config:
     off: frozenset = frozenset()
 
 
-class Violation(Exception):  # noqa: N818
+class Violation(Exception):
     """A property does not hold; the message begins with its name."""
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
+import lifl
 from lifl.api.job import FLJob, Model, Spec, Trainer
 from lifl.api.load import load_job
 from lifl.errors import InvalidJob
@@ -330,3 +333,18 @@ def test_lines_survive_comments_anchors_and_flow(tmp_path: Path) -> None:
             inputSlots: -1 }
         """)
     assert "line 15: spec.memory.inputSlots is -1" in refused(tmp_path, text)
+
+
+def test_import_lifl_is_light() -> None:
+    """Names load on demand: the package itself brings in nothing but the interpreter's own."""
+    program = (
+        "import sys; before = set(sys.modules); import lifl; print(*set(sys.modules) - before)\n"
+        "lifl.load_job, lifl.FLJob, lifl.InvalidJob, lifl.__version__, dir(lifl)\n"
+        "assert 'numpy' not in sys.modules and 'zmq' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) <= {"lifl", "__future__"}
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        lifl.nothing  # noqa: B018
+    assert lifl.Busy is lifl.errors.Busy

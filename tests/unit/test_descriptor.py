@@ -51,7 +51,7 @@ def header(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 
 def test_layout(header: dict[str, object]) -> None:
-    """A value in one field alone appears at the header's offset, little-endian, and nowhere else."""
+    """A value in one field alone appears at the header's offset, and nowhere else."""
     plain = dict.fromkeys(FIELDS, 0) | {"kind": 1, "version": mirror.VERSION}
     base = Descriptor(0, 0, 0, 0, Kind.UPDATE).pack()
     assert len(base) == mirror.SIZE == header["size"]

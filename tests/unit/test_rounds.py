@@ -1,0 +1,78 @@
+"""When a round closes: events in, orders out."""
+
+from __future__ import annotations
+
+from lifl.placement.rounds import Order, Round
+
+A, B = "node-a", "node-b"
+
+
+def two_nodes() -> Round:
+    return Round(1, {A: 0b0011, B: 0b1100}, top_node=A)
+
+
+def test_one_node_closes_when_all_are_in() -> None:
+    round_ = Round(1, {A: 0b11}, top_node=A)
+    assert round_.on_accepted(A, 0b01) == []
+    assert round_.on_accepted(A, 0b11) == [Order(A, "close")]
+    assert round_.on_accepted(A, 0b11) == []
+
+
+def test_the_tops_node_closes_after_the_other_nodes_sum_is_there() -> None:
+    round_ = two_nodes()
+    assert round_.on_accepted(A, 0b0011) == []
+    assert round_.on_accepted(B, 0b1100) == [Order(B, "close"), Order(A, "cut")]
+    assert round_.on_closed(B, 0b1100) == []
+    assert round_.on_accepted(A, 0b1111) == [Order(A, "close")]
+
+
+def test_the_sum_may_be_there_before_the_news_of_the_closing() -> None:
+    round_ = two_nodes()
+    round_.on_accepted(A, 0b0011)
+    round_.on_accepted(B, 0b1100)
+    assert round_.on_accepted(A, 0b1111) == []
+    assert round_.on_closed(B, 0b1100) == [Order(A, "close")]
+
+
+def test_a_deadline_cuts_the_round() -> None:
+    round_ = two_nodes()
+    round_.on_accepted(A, 0b0001)
+    round_.on_accepted(B, 0b0100)
+    assert round_.on_deadline() == [Order(B, "close"), Order(A, "cut")]
+    assert round_.on_closed(B, 0b0100) == []
+    assert round_.on_accepted(A, 0b0101) == [Order(A, "close")]
+    assert round_.in_count == 2
+
+
+def test_a_deadline_without_enough_updates_waits_for_them() -> None:
+    round_ = Round(1, {A: 0b111}, top_node=A, minimum=2)
+    round_.on_accepted(A, 0b001)
+    assert round_.on_deadline() == []
+    assert round_.on_accepted(A, 0b011) == [Order(A, "close")]
+
+
+def test_a_node_without_updates_sends_no_sum() -> None:
+    round_ = two_nodes()
+    round_.on_accepted(A, 0b0001)
+    assert round_.on_deadline() == [Order(B, "close"), Order(A, "cut")]
+    assert round_.on_closed(B, 0) == [Order(A, "close")]
+
+
+def test_only_the_other_node_has_updates() -> None:
+    round_ = two_nodes()
+    round_.on_accepted(B, 0b1100)
+    assert round_.on_deadline() == [Order(B, "close"), Order(A, "cut")]
+    assert round_.on_closed(B, 0b1100) == []
+    assert round_.on_accepted(A, 0b1100) == [Order(A, "close")]
+
+
+def test_a_gateway_that_came_back_hears_it_again() -> None:
+    round_ = two_nodes()
+    assert round_.orders_for(A) == []
+    round_.on_accepted(A, 0b0011)
+    round_.on_accepted(B, 0b1100)
+    assert round_.orders_for(B) == [Order(B, "close")]
+    assert round_.orders_for(A) == [Order(A, "cut")]
+    round_.on_closed(B, 0b1100)
+    round_.on_accepted(A, 0b1111)
+    assert round_.orders_for(A) == [Order(A, "close")]
