@@ -94,7 +94,10 @@ def main() -> None:
     places = {"one CPU": (allowed[0], allowed[0])}
     if len(allowed) > 1:
         places["two CPUs"] = (allowed[0], allowed[1])
-    ways: dict[str, Callable[[], AbstractContextManager[Ends]]] = {"eBPF router": ebpf, "unix seqpacket pair": unix}
+    ways: dict[str, Callable[[], AbstractContextManager[Ends]]] = {
+        "eBPF router": ebpf,
+        "unix seqpacket pair": unix,
+    }
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for _ in range(options.rounds):
         for place, cpus in places.items():

@@ -336,7 +336,11 @@ class Runtime:
             hello: dict[str, Any] = {"t": "runtime", "pid": os.getpid()}
             fds: list[int] = []
             if self.held:
-                hello |= {"job": self.held.job, "endpoint": self.held.aggregator.role.endpoint}
+                hello |= {
+                    "job": self.held.job,
+                    "holds": [self.held.job],
+                    "endpoint": self.held.aggregator.role.endpoint,
+                }
                 fds = [self.held.near.fileno(), self.held.far.fileno(), *self.held.files]
             control.send(hello, fds)
             self.control = control

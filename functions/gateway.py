@@ -142,7 +142,7 @@ class Gateway:
             poller.register(at.fileno(), zmq.POLLIN)
         timeout_ms: int | None = None
         if any(job.uploads for job in self.jobs.values()) or any(
-            peer.transfers for peer in self.peers.values()
+            peer.is_busy for peer in self.peers.values()
         ):
             timeout_ms = 1000
         if self.control:
@@ -156,7 +156,10 @@ class Gateway:
         """Join the agent, or join again after its restart and hand back all that is held."""
         try:
             control = Control.connect(self.socket_path)
-            control.send({"t": "gateway", "pid": os.getpid(), "endpoint": self.endpoint})
+            holds = [job.number for job in self.jobs.values()]
+            control.send(
+                {"t": "gateway", "pid": os.getpid(), "endpoint": self.endpoint, "holds": holds}
+            )
             for job in self.jobs.values():
                 control.send({"t": "held-job", "job": job.number, "name": job.name}, job.fds)
                 for at in self.lanes.values():

@@ -28,67 +28,84 @@ class Transfer:
     refused: Callable[[Message], None]
     moved_at: float = 0.0
 
+    @property
+    def round(self) -> int:
+        work = self.work
+        return int(work.put["round"]) if isinstance(work, Upload) else work.round
+
 
 class Peer:
-    """The connection to one other gateway; one transfer per job at a time."""
+    """The connection to one other gateway; per job one upload and one download at a time."""
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], keys: Keys, endpoint: str, server_key: str
     ) -> None:
         self.endpoint = endpoint
         self.socket = dealer(context, keys, endpoint, server_key)
-        self.transfers: dict[str, Transfer] = {}
+        self.uploads: dict[str, Transfer] = {}
+        self.downloads: dict[str, Transfer] = {}
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self.uploads or self.downloads)
 
     def start(self, job: str, transfer: Transfer) -> None:
-        self.transfers[job] = transfer
         transfer.moved_at = time.monotonic()
         work = transfer.work
-        self._send(work.start() if isinstance(work, Upload) else work.ask())
-        self._check(job, transfer)
+        if isinstance(work, Upload):
+            self.uploads[job] = transfer
+            self._send(work.start())
+        else:
+            self.downloads[job] = transfer
+            self._send(work.ask())
+            self._end_if_done(job, transfer)
 
     def receive(self) -> None:
         """Handle every message that waits."""
         while self.socket.poll(0):
             head, *rest = self.socket.recv_multipart()
             message = decode(head)
-            job = message.get("job", "")
-            transfer = self.transfers.get(job)
-            if transfer is None:
-                continue
-            transfer.moved_at = time.monotonic()
-            work = transfer.work
-            match message["t"]:
-                case "go" | "more" if isinstance(work, Upload):
-                    self._send(work.take(message))
-                case "ack" if isinstance(work, Upload) and message["round"] == work.put["round"]:
-                    del self.transfers[job]
-                    transfer.done()
-                case "model" if isinstance(work, Download):
-                    self._send(work.take(message, memoryview(rest[0])))
-                    self._check(job, transfer)
-                case "reject" | "gone":
-                    if not message.get("retry"):
-                        del self.transfers[job]
-                        transfer.refused(message)
+            self._handle(message.get("job", ""), message, rest)
+
+    def _handle(self, job: str, message: Message, rest: list[bytes]) -> None:
+        is_download = message["t"] in ("model", "gone")
+        group = self.downloads if is_download else self.uploads
+        transfer = group.get(job)
+        if transfer is None or message.get("round") != transfer.round:
+            return
+        transfer.moved_at = time.monotonic()
+        work = transfer.work
+        match message["t"]:
+            case "go" | "more" if isinstance(work, Upload):
+                self._send(work.take(message))
+            case "ack":
+                del group[job]
+                transfer.done()
+            case "model" if isinstance(work, Download):
+                self._send(work.take(message, memoryview(rest[0])))
+                self._end_if_done(job, transfer)
+            case "reject" | "gone" if not message.get("retry"):
+                del group[job]
+                transfer.refused(message)
 
     def tick(self) -> None:
         """Ask again for what has not moved."""
         now = time.monotonic()
-        for transfer in self.transfers.values():
+        for transfer in [*self.uploads.values(), *self.downloads.values()]:
             if now - transfer.moved_at > AGAIN_S:
                 transfer.moved_at = now
                 work = transfer.work
                 self._send(work.start() if isinstance(work, Upload) else work.again())
 
-    def _check(self, job: str, transfer: Transfer) -> None:
+    def _end_if_done(self, job: str, transfer: Transfer) -> None:
         if isinstance(transfer.work, Download) and transfer.work.done:
-            del self.transfers[job]
+            del self.downloads[job]
             transfer.done()
 
     def _send(self, outgoing: list[Outgoing]) -> None:
         for message, payload in outgoing:
-            frames = [encode(message)]
-            self.socket.send_multipart([*frames, payload] if payload is not None else frames)
+            head = encode(message)
+            self.socket.send_multipart([head] if payload is None else [head, payload])
 
     def close(self) -> None:
         self.socket.close()

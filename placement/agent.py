@@ -177,6 +177,7 @@ class Agent:
             self._take_back(job, endpoint)
         self._staff(job)
         self._tell_gateway(job)
+        self.router.reset_credit(job.number)
         self._poke_everybody(job)
         self._announce(job)
 
@@ -306,7 +307,6 @@ class Agent:
     # -- pokes -------------------------------------------------------------------------------
     def _poke_everybody(self, job: NodeJob) -> None:
         """EXPECT: here is your parent, this many make a sum, and look at the words yourself."""
-        self.router.reset_credit(job.number)
         for endpoint, role in job.roles.items():
             expect = Descriptor(role["parent"], role["expected"], job.plan["round"], 0, Kind.EXPECT)
             self.router.poke(job.number, endpoint, expect)
@@ -372,7 +372,9 @@ class Agent:
         elif "job" in message:
             self._rejoin(process, message, fds)
         close_all(fds)
+        process.holds = set(message.get("holds", ()))
         for job in self.jobs.values():
+            self._make_if_nobody_holds(job)
             self._staff(job)
 
     def _hears(self, process: Process, message: Message, fds: list[int]) -> None:
@@ -429,6 +431,7 @@ class Agent:
         else:
             job.lanes.add(endpoint & 0x7FFF)
         self._send(process, answer)
+        self.router.reset_credit(job.number)
         self._poke_everybody(job)
         self._announce(job)
 
@@ -453,7 +456,9 @@ class Agent:
                 self.router.unregister(*role)
         self._report({"t": "restart", "what": what})
         for job in list(self.jobs.values()):
+            self._make_if_nobody_holds(job)
             self._staff(job)
+            self.router.reset_credit(job.number)
             self._poke_everybody(job)
             self._forget_if_left(job)
 
@@ -520,6 +525,16 @@ class Agent:
             self.router.route(job.number, lane(endpoint), endpoint)
             self.router.route(job.number, endpoint, role["parent"] or lane(endpoint))
         self._tell_gateway(job)
+        self._staff(job)
+
+    def _make_if_nobody_holds(self, job: NodeJob) -> None:
+        """The last agent died before it handed the memory to anyone: nothing was in it."""
+        processes = self.pool.processes.values()
+        if job.files is None and job.inodes and all(
+            process.control and job.number not in process.holds for process in processes
+        ):  # fmt: skip
+            job.inodes = []
+            self._plan(job.plan)
 
     def _rejoin(self, process: Process, message: Message, fds: list[int]) -> None:
         """A runtime comes back with its role, its socket pair and its memory."""

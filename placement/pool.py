@@ -33,6 +33,7 @@ class Process:
     control: Control | None = None
     role: tuple[int, int] | None = None  # (job, endpoint) that it was given
     joined: bool = False
+    holds: set[int] = field(default_factory=set)  # jobs whose memory it said that it has
     answered_at: float = field(default_factory=time.monotonic)
 
     def fileno(self) -> int:

@@ -272,6 +272,20 @@ def test_several_descriptors_in_one_message(rig: Rig) -> None:
     assert top.port.receive() == []
 
 
+def test_releases_in_one_message_give_back_as_many(rig: Rig) -> None:
+    leaf, top = rig.peer(LEAF), rig.peer(TOP)
+    rig.router.route(1, LEAF, TOP)
+    for slot in range(8):
+        leaf.send(slot=slot)
+    rig.receive(top, 8)
+    top.write(top.descriptor(Kind.RELEASE, source=LEAF).pack() * 3)
+    rig.receive(leaf, 3)
+    for slot in range(10, 14):
+        leaf.send(slot=slot)
+    assert rig.slots(top, 3) == [10, 11, 12]
+    assert [d.slot for _, d in rig.at_agent()] == [13]
+
+
 def test_a_burst_is_read_at_once(rig: Rig) -> None:
     leaf, top = rig.peer(LEAF), rig.peer(TOP)
     rig.router.route(1, LEAF, TOP)

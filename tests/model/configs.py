@@ -79,8 +79,8 @@ FULL = (
            rounds=2, **CALM),
     Config(name="3 nodes, one dies", **THREE, lanes=(1, 2), lose=1, alive=False, move_to=2,
            inputs=1, **CALM),
-    Config(name="3 nodes, one seems to die", **THREE, lanes=(1, 2), lose=1, move_to=2, inputs=1,
-           **CALM),
+    Config(name="3 nodes, one seems to die, its sum under way", **THREE, lanes=(1, 2), lose=1,
+           lose_when="under way", move_to=2, inputs=1, **CALM),
 )  # fmt: skip
 
 _LOST = dict(**TWO, lanes=(1, 1), lose=1)
@@ -124,7 +124,7 @@ _WITHOUT: dict[str, dict] = {
     "ack_names_sum": dict(**TWO, lanes=(1,), rounds=2, repeats=1, losses=1, **CALM),
     "forward_set_check": dict(**TWO, lanes=(1,), repeats=1, **CALM),
     "sum_seal_check": dict(**TWO, lanes=(1,), repeats=1, uploads=2, **CALM),
-    "wait_for_nodes": dict(**TWO, lanes=(1,), **CALM),
+    "wait_for_nodes": dict(**TWO, lanes=(0, 1), **CALM),
     "report_after_close": dict(**TWO, lanes=(0, 1), **CALM),
     "epoch_fence": dict(**_LOST, lose_when="under way", alive=False, **CALM),
     "epoch_at_seal": dict(**_LOST, lose_when="written", alive=False, uploads=2, **CALM),

@@ -141,7 +141,7 @@ class Words:
         """A store to a slot whose content is given up by it."""
         s, name = w.slots[index], "S2" if index < self.c.inputs * self.nodes else "S3"
         for p in w.procs:
-            if p.pc == "fold" and p.ready >> index & 1:
+            if p.ready >> index & 1:  # from its admission to the commit that contains it
                 raise Violation(f"{name}: slot {index} is overwritten while role {p.role} reads it")
         if s.phase == SEALED and s.released != s.gen and "phase" in new:
             raise Violation(f"{name}: slot {index} is overwritten before its release")
@@ -170,7 +170,7 @@ class Words:
                 g = gateways[to - self.roles]
                 if g.pc not in ("dead", "gone"):
                     gateways = put(gateways, to - self.roles, g._replace(wake=True))
-            elif procs[to].pc not in DEAF and procs[to].pc != "join":
+            elif procs[to].pc not in DEAF:
                 procs = put(procs, to, procs[to]._replace(poked=True))
         return w._replace(procs=procs, gateways=gateways)
 
