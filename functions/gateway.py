@@ -276,6 +276,13 @@ class Gateway:
             self._report({"t": "gateway", "endpoint": self.endpoint, "key": self.keys.public})
             return
         job = self.jobs.get(message["job"])
+        if message["t"] == "redirect":
+            here = job.clients if job else self.unknown.get(message["job"], {})
+            for key, endpoint, server_key in message["clients"]:
+                if key in here:
+                    where = {"endpoint": endpoint, "key": server_key}
+                    self._send(here.pop(key), {"t": "redirect", "job": message["job"], **where})
+            return
         if job is None or not job.intake.ports:
             self.early.setdefault(message["job"], []).append(message)
             return
@@ -464,13 +471,7 @@ class Gateway:
             self._send(peer, {"t": "published", "job": job.name, "round": model[1].round})
 
     def _announce(self, job: Job, key: str, peer: bytes) -> None:
-        """Tell a client about the round, if it is part of it, or where it should be."""
-        if key in job.elsewhere:
-            endpoint, server_key = job.elsewhere[key]
-            self._send(peer, {"t": "redirect", "job": job.name, "endpoint": endpoint,
-                              "key": server_key})  # fmt: skip
-            job.clients = {k: p for k, p in job.clients.items() if k != key}
-            return
+        """Tell a client about the round, if it is part of it."""
         bit = job.bit(key)
         if bit is None or not job.has_model:
             return

@@ -57,7 +57,6 @@ class Job:
     roster: list[str] = field(default_factory=list)
     index: dict[str, int] = field(default_factory=dict)
     lanes: dict[int, int] = field(default_factory=dict)
-    elsewhere: dict[str, Forward] = field(default_factory=dict)
     nodes: dict[str, int] = field(default_factory=dict)  # node key -> oldest epoch it may use
     top: int = 0  # endpoint of the top role, 0 when it is on another node
     forward: Forward | None = None
@@ -80,7 +79,6 @@ class Job:
         self.roster = message["roster"]
         self.index = {key: bit for bit, key in enumerate(self.roster)}
         self.lanes = {int(bit): role for bit, role in message["lanes"].items()}
-        self.elsewhere = {key: (at, server) for key, at, server in message["elsewhere"]}
         self.nodes = message["nodes"]
         self.top = message["top"]
         self.forward = _forward(message["forward"])

@@ -7,9 +7,9 @@ the platform is made here, so that all of them have CURVE, no silent drops and h
     client, node ─► gateway     hello, put, chunk, get, metrics
     gateway ─► client, node     welcome, round, go, more, ack, reject, model, gone, redirect, done
     gateway ─► coordinator      gateway, client, accepted, closed, intake, published, metrics, bye
-    coordinator ─► gateway      enrol, job, round, cut, close, end
-    agent ─► coordinator        node, planned, failed, restart, work
-    coordinator ─► agent        plan, drop
+    coordinator ─► gateway      enrol, job, round, redirect, cut, close, end
+    agent ─► coordinator        node, planned, failed, restart, work, dropped
+    coordinator ─► agent        plan, report, drop
 """
 
 from __future__ import annotations

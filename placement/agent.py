@@ -10,7 +10,6 @@ the shared words.  Started by the local engine, or as a DaemonSet's container:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal

@@ -202,6 +202,8 @@ class Coordinator:
         if message["observer"]:
             return
         self.connected[message["key"]] = node.name
+        if self.homes.get(message["key"], node.name) != node.name:
+            self._redirect(node)
         if self.plan is None:
             needed = self._needed()
             emit("waiting", clients=len(self.connected), need=needed)
@@ -371,6 +373,19 @@ class Coordinator:
         self.deadline_at = time.monotonic() + deadline_s if deadline_s else math.inf
         for node in used:
             self._send_round(node)
+        for node in self.nodes.values():
+            self._redirect(node)
+
+    def _redirect(self, node: Known) -> None:
+        """Tell clients that called this node's gateway where they belong."""
+        away = [
+            [key, self.nodes[self.homes[key]].endpoint, self.nodes[self.homes[key]].key]
+            for key, where in self.connected.items()
+            if where == node.name and self.homes.get(key, where) != where
+        ]
+        if away:
+            name = self.job.metadata.name
+            self._send(node.gateway, {"t": "redirect", "job": name, "clients": away})
 
     def _put_initial_model(self) -> None:
         """The only model that passes through here: the first, to the node of the top."""
@@ -406,16 +421,10 @@ class Coordinator:
         part = self.plan.nodes[node.name]
         top = self.nodes[self.round.top_node]
         is_top = node is top
-        homes = self.plan.homes()
-        elsewhere = [
-            [key, self.nodes[homes[key]].endpoint, self.nodes[homes[key]].key]
-            for key, where in self.connected.items()
-            if where == node.name and homes.get(key, node.name) != node.name
-        ]
         index = {key: bit for bit, key in enumerate(self.roster)}
         self._send(node.gateway, {
             "t": "round", "job": self.job.metadata.name, "round": self.round.number,
-            "epoch": self.epoch, "roster": self.roster, "elsewhere": elsewhere,
+            "epoch": self.epoch, "roster": self.roster,
             "lanes": {str(index[key]): leaf for key, leaf in part.lanes.items()},
             "nodes": {n.key: 0 for n in self._known() if n is not node} if is_top else {},
             "top": self.plan.top.endpoint if is_top and self.plan.top else 0,

@@ -256,7 +256,10 @@ def main(config: Path) -> None:
         engine.run()
     except Over as over:
         if str(over):
-            emit("failed", error=str(over))
+            with contextlib.suppress(BrokenPipeError):
+                emit("failed", error=str(over))
+    except BrokenPipeError:  # nobody reads: `lifl run` is gone or going
+        pass
     finally:
         engine.end()
     sys.exit(0 if engine.done else 1)

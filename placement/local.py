@@ -162,6 +162,7 @@ def _supervise(config: Path, directory: Path, handle: Handle) -> int:
         outcome = 130
         with contextlib.suppress(KeyboardInterrupt, subprocess.TimeoutExpired):
             engine.stdin.close()
+            engine.stdout.close()  # so that it does not wait for a reader
             engine.wait(10)
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -104,6 +104,9 @@ _WITHOUT: dict[str, dict] = {
     "register_before_scan": {"victims": ("role",)},
     "scan_on_join": {"victims": ("role",)},
     "poke_on_join": {"victims": ("gateway",)},
+    "poke_while_joining": dict(
+        **CHAIN, inputs=1, early=1, replan=(0, 2), leave=1, victims=("role 0",), crash_at="send"
+    ),
     "poke_on_agent_restart": dict(**PAIR, lanes=(0, 0), agent_crashes=1, credit=1, **CALM),
     "writing_phase": {"lanes": (0, 0), "inputs": 1, "victims": ("gateway",), "reduce": False},
     "seal_before_accepted": {"victims": ("gateway",), "reduce": False},

@@ -150,6 +150,8 @@ class Model(Roles, Gateways):
         for at, p in enumerate(w.procs[: self.roles]):
             if p.pc in ("dead", "gone") or not self._may_die("role", at):
                 continue
+            if self.c.crash_at not in ("", p.pc):
+                continue
             yield at, Step(f"CRASH role {at} at {p.pc}", w._replace(
                 procs=put(w.procs, at, Proc(at))))  # fmt: skip
             if not self.on["fence"] and len(w.procs) == self.roles:

@@ -31,6 +31,7 @@ RULES: Final[dict[str, str]] = {
     "register_before_scan": "a process is reachable before it reads the words",
     "scan_on_join": "a process that joined reads the words once unasked",
     "poke_on_join": "after a join everybody on the node is poked",
+    "poke_while_joining": "a registered process is poked although it has not read the words yet",
     "poke_on_agent_restart": "after an agent's restart, too",
     # the gateway's bookkeeping
     "writing_phase": "a slot says WRITING before its header changes",

@@ -170,7 +170,9 @@ class Words:
                 g = gateways[to - self.roles]
                 if g.pc not in ("dead", "gone"):
                     gateways = put(gateways, to - self.roles, g._replace(wake=True))
-            elif procs[to].pc not in DEAF:
+            elif procs[to].pc not in DEAF and (
+                procs[to].pc != "join" or self.on["poke_while_joining"]
+            ):
                 procs = put(procs, to, procs[to]._replace(poked=True))
         return w._replace(procs=procs, gateways=gateways)
 

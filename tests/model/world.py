@@ -135,6 +135,7 @@ class Config:
     lose_when: str = ""  # ... once a sum of it is: sealed, under way, written, accepted
     move_to: int = 0  # node that takes its clients
     victims: tuple = ("gateway", "role")  # or one of them: "gateway 1", "role 0"
+    crash_at: str = ""  # ... at this program counter only
     reduce: bool = True  # steps that nobody else can see are taken at once
     off: frozenset = frozenset()
 
