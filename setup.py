@@ -7,8 +7,11 @@ WARN = ["-O3", "-Wall", "-Wextra", "-Werror=implicit-function-declaration", "-st
 setup(
     ext_modules=[
         Extension("lifl.shm._words", ["lifl/shm/_words.c"], extra_compile_args=WARN),
-        Extension("lifl.functions.kernels._fold", ["lifl/functions/kernels/_fold.c"],
-                  depends=[f"lifl/functions/kernels/{name}.h" for name in ("_core", "_finish", "_isa")],
-                  extra_compile_args=WARN),
+        Extension(
+            "lifl.functions.kernels._fold",
+            ["lifl/functions/kernels/_fold.c"],
+            depends=[f"lifl/functions/kernels/{name}.h" for name in ("_core", "_finish", "_isa")],
+            extra_compile_args=WARN,
+        ),
     ],
 )

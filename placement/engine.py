@@ -29,7 +29,7 @@ import click
 
 from lifl.events import emit
 from lifl.functions.wire import Keys
-from lifl.placement.processes import adopt_orphans, end_descendants, private_bpffs
+from lifl.placement.processes import adopt_orphans, end_descendants, private_bpffs, unmount
 
 LAST_WORDS_S: Final = 3.0  # for trainers that are busy when the job is done
 RESTARTS: Final = 10  # of one agent in a run; more is not a crash but a defect
@@ -244,6 +244,8 @@ class Engine:
                     selector.select(2.0)
                 os.close(pidfd)
         end_descendants()
+        if self.pins:
+            unmount(self.directory / "bpf")
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import selectors
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def _supervise(config: Path, directory: Path, handle: Handle) -> int:
     outcome = 1
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        for line in engine.stdout:
+        for line in _lines(engine):
             event = json.loads(line)
             handle(event)
             if event["event"] == "done":
@@ -172,6 +173,32 @@ def _supervise(config: Path, directory: Path, handle: Handle) -> int:
             engine.kill()
             engine.wait()
     return outcome
+
+
+def _lines(engine: subprocess.Popen[bytes]) -> Iterator[bytes]:
+    """What the engine says, until it is dead: its children hold the same pipe and say nothing."""
+    assert engine.stdout is not None
+    out, pidfd = engine.stdout.fileno(), os.pidfd_open(engine.pid)
+    os.set_blocking(out, False)
+    buffer, alive = b"", True
+    with selectors.DefaultSelector() as selector:
+        selector.register(out, selectors.EVENT_READ)
+        selector.register(pidfd, selectors.EVENT_READ)
+        try:
+            while alive:
+                alive = pidfd not in {key.fd for key, _ in selector.select()}
+                data = b"".join(iter(lambda: _read(out), b""))
+                *lines, buffer = (buffer + data).split(b"\n")
+                yield from lines
+        finally:
+            os.close(pidfd)
+
+
+def _read(fd: int) -> bytes:
+    try:
+        return os.read(fd, 1 << 16)
+    except BlockingIOError:
+        return b""
 
 
 def _interrupt(*_: object) -> None:

@@ -17,6 +17,7 @@ from typing import Final
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _CLONE_NEWNS: Final = 0x20000
 _MS_REC_PRIVATE: Final = 0x4000 | 0x40000
+_MNT_DETACH: Final = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -39,6 +40,11 @@ def private_bpffs(path: Path) -> str:
     if _libc.mount(b"lifl", str(path).encode(), b"bpf", 0, b"mode=0700"):
         return f"cannot mount a bpffs ({os.strerror(ctypes.get_errno())})"
     return ""
+
+
+def unmount(path: Path) -> None:
+    """Undo `private_bpffs`, so that the directory can be removed."""
+    _libc.umount2(str(path).encode(), _MNT_DETACH)
 
 
 def descendants(root: int) -> set[int]:

@@ -8,6 +8,7 @@ import re
 import signal
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,10 @@ def test_64_clients_through_8_slots(runner: Runner) -> None:
         pids = [pid for module in NODE for pid in processes(module)]
         most = max(most, sum(pss_bytes(pid) for pid in pids))
         listed = subprocess.run(
-            ["lifl", "shm", "ls", "--json"], capture_output=True, text=True, check=True
+            [sys.executable, "-m", "lifl", "shm", "ls", "--json"],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         arena = max(arena, sum(row["resident_bytes"] for row in json.loads(listed)))
     run = runner.finish(process)

@@ -79,8 +79,8 @@ FULL = (
            rounds=2, **CALM),
     Config(name="3 nodes, one dies", **THREE, lanes=(1, 2), lose=1, alive=False, move_to=2,
            inputs=1, **CALM),
-    Config(name="3 nodes, one seems to die, its sum under way", **THREE, lanes=(1, 2), lose=1,
-           lose_when="under way", move_to=2, inputs=1, **CALM),
+    Config(name="3 nodes, one seems to die, its sum accepted", **THREE, lanes=(1, 2), lose=1,
+           lose_when="accepted", move_to=2, inputs=1, **CALM),
 )  # fmt: skip
 
 _LOST = dict(**TWO, lanes=(1, 1), lose=1)
