@@ -10,7 +10,7 @@ setup(
         Extension(
             "lifl.functions.kernels._fold",
             ["lifl/functions/kernels/_fold.c"],
-            depends=[f"lifl/functions/kernels/{name}.h" for name in ("_core", "_finish", "_isa")],
+            depends=[f"lifl/functions/kernels/_{name}.h" for name in ("core", "finish", "isa")],
             extra_compile_args=WARN,
         ),
     ],

@@ -102,7 +102,7 @@ def test_64_clients_through_8_slots(runner: Runner) -> None:
             capture_output=True,
             text=True,
             check=True,
-        ).stdout
+        ).stdout  # fmt: skip
         arena = max(arena, sum(row["resident_bytes"] for row in json.loads(listed)))
     run = runner.finish(process)
     run.events[:] = [json.loads(line) for line in lines]

@@ -1,7 +1,7 @@
 """Search the model of the crash protocol by hand.
 
 python3 -m tests.model                 what the tests search
-python3 -m tests.model --full          larger configurations too: more than an hour
+python3 -m tests.model --full          larger configurations too: an hour and several GB
 python3 -m tests.model --config NAME   one of them
 python3 -m tests.model --without RULE  a shortest run to what goes wrong without a rule
 """
