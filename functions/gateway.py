@@ -134,8 +134,10 @@ class Gateway:
 
     def _poll(self) -> set[Any]:
         poller = zmq.Poller()
-        for sock in (self.door.socket, self.coordinator, self.router):
+        for sock in (self.coordinator, self.router):
             poller.register(sock, zmq.POLLIN)
+        if self.rights:  # who calls before the keys are here waits, and is not turned away
+            poller.register(self.door.socket, zmq.POLLIN)
         for peer in self.peers.values():
             poller.register(peer.socket, zmq.POLLIN)
         for at in self.lanes.values():
