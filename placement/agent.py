@@ -168,9 +168,7 @@ class Agent:
             return
         self._make_room(job)
         self._save(job)
-        for endpoint, role in job.roles.items():
-            self.router.route(job.number, lane(endpoint), endpoint)
-            self.router.route(job.number, endpoint, role["parent"] or lane(endpoint))
+        self._route(job)
         fault("agent_routed", "agent")
         for endpoint in before - set(job.roles):
             self._take_back(job, endpoint)
@@ -179,6 +177,12 @@ class Agent:
         self.router.reset_credit(job.number)
         self._poke_everybody(job)
         self._announce(job)
+
+    def _route(self, job: NodeJob) -> None:
+        """Write the plan's next hops: lane to role, role to parent, root to its lane."""
+        for endpoint, role in job.roles.items():
+            self.router.route(job.number, lane(endpoint), endpoint)
+            self.router.route(job.number, endpoint, role["parent"] or lane(endpoint))
 
     def _make_room(self, job: NodeJob) -> None:
         """The job's memory on this node, and sum slots for every role of the plan."""
@@ -520,9 +524,7 @@ class Agent:
         writable = os.open(f"/proc/self/fd/{inputs}", os.O_RDWR | os.O_CLOEXEC)
         geometry = Geometry(**job.plan["geometry"])
         job.files = ArenaFiles(geometry, writable, os.dup(sums), os.dup(locks))
-        for endpoint, role in job.roles.items():
-            self.router.route(job.number, lane(endpoint), endpoint)
-            self.router.route(job.number, endpoint, role["parent"] or lane(endpoint))
+        self._route(job)
         self._tell_gateway(job)
         self._staff(job)
 

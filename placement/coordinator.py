@@ -113,7 +113,6 @@ class Coordinator:
         self.epoch = 0
         self.round: Round | None = None
         self.deadline_at = math.inf
-        self.began_at = time.monotonic()
         self.done_at: float | None = None
 
     # -- loop --------------------------------------------------------------------------------
@@ -434,12 +433,9 @@ class Coordinator:
 
     def _model_source(self, node: Known) -> list[str] | None:
         """Where the model of the last round is: with the gateway that published it."""
-        holder = self.nodes[self.record.published_by or self.round_top()]
-        return None if holder is node else [holder.endpoint, holder.key]
-
-    def round_top(self) -> str:
         assert self.round is not None
-        return self.round.top_node
+        holder = self.nodes[self.record.published_by or self.round.top_node]
+        return None if holder is node else [holder.endpoint, holder.key]
 
     def _order(self, orders: list[Order]) -> None:
         for order in orders:

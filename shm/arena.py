@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from lifl.errors import Busy
 from lifl.shm.geometry import Geometry, Region
@@ -75,15 +75,6 @@ def map_arena(geometry: Geometry, inputs: int, sums: int, *, write_inputs: bool)
     )
 
 
-def look(geometry: Geometry, inputs: int, sums: int) -> Arena:
-    """Map both memories read-only, for `lifl shm ls`."""
-    return Arena(
-        geometry,
-        _map(inputs, geometry.for_inputs, write=False),
-        _map(sums, geometry.for_sums, write=False),
-    )
-
-
 def lock_role(locks: int, endpoint: int, *, wait: bool) -> bool:
     """Take the record lock of a role; True when this process holds it.
 
@@ -99,10 +90,6 @@ def lock_role(locks: int, endpoint: int, *, wait: bool) -> bool:
 
 def unlock_role(locks: int, endpoint: int) -> None:
     fcntl.lockf(locks, fcntl.LOCK_UN, 1, endpoint)
-
-
-def geometry_fields(geometry: Geometry) -> dict[str, int]:
-    return asdict(geometry)
 
 
 def _memfd(name: str, size_bytes: int) -> int:
