@@ -88,8 +88,11 @@ def make_run_dir(parent: Path, name: str) -> Path:
 
 
 def _short_lived() -> str | None:
-    """Unix socket paths are short, and what is there must not outlive a boot."""
-    return "/run" if os.access("/run", os.W_OK) else None
+    """XDG_RUNTIME_DIR or /run: socket paths are short, and nothing there outlives a boot."""
+    for folder in (os.environ.get("XDG_RUNTIME_DIR", ""), "/run"):
+        if folder and os.access(folder, os.W_OK):
+            return folder
+    return None
 
 
 def _configure(

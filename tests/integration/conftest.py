@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,38 +17,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from leftovers import MARKER, leftovers, processes
 
 from lifl.placement.record import load_model
 
 HERE = Path(__file__).parent
 PROXY = os.environ.get("LIFL_TEST_PROXY") or ("ebpf" if os.geteuid() == 0 else "unix")
-
-
-def leftovers() -> set[str]:
-    """Everything of LIFL's that this machine holds: processes, memfds, files, BPF objects."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            fds = [os.readlink(fd) for fd in (entry / "fd").iterdir()]
-        except OSError:
-            continue
-        if re.search(r"-m lifl[ .]", command):
-            found.add(f"process {entry.name}: {command}")
-        found |= {f"memfd {fd} of {entry.name}" for fd in fds if fd.startswith("/memfd:lifl")}
-    for folder in ("/run", "/tmp"):
-        found |= {f"file {path}" for path in Path(folder).glob("lifl-*")}
-    found |= {f"mount {line}" for line in Path("/proc/self/mounts").read_text().splitlines()
-              if line.startswith("lifl ")}  # fmt: skip
-    if os.geteuid() == 0:
-        for what in ("prog", "map", "link"):
-            listing = subprocess.run(
-                ["bpftool", what, "list"], capture_output=True, text=True, check=False
-            ).stdout
-            found |= {f"bpf {what} {line}" for line in listing.splitlines() if "lifl_" in line}
-    return found
 
 
 @dataclass
@@ -78,8 +53,17 @@ class Run:
 class Runner:
     """Starts `lifl run` on a job made of `spec`, in a process of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, runtime_dir: Path) -> None:
         self.folder = folder
+        self.runtime_dir = runtime_dir  # short, since socket paths are
+        self.mark = runtime_dir.name
+
+    def processes(self, module: str) -> list[int]:
+        """Pids of this runner's processes that run a module of LIFL."""
+        return processes(self.mark, module)
+
+    def leftovers(self) -> set[str]:
+        return leftovers(self.mark, self.runtime_dir)
 
     def job_file(self, **spec: Any) -> Path:
         clients = spec.pop("trainers", 4)
@@ -110,7 +94,8 @@ class Runner:
              "--out", str(self.folder / "runs"), *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=os.environ
-            | {"TOY_MODELS": str(self.folder / "models"),
+            | {MARKER: self.mark, "XDG_RUNTIME_DIR": str(self.runtime_dir),
+               "TOY_MODELS": str(self.folder / "models"),
                "LIFL_FAULT_DIR": str(self.folder / "faults")}
             | (env or {}),
         )  # fmt: skip
@@ -150,10 +135,18 @@ class Runner:
 
 @pytest.fixture
 def runner(tmp_path: Path) -> Iterator[Runner]:
-    """A runner, after whose test nothing of LIFL is left on this machine."""
-    before = leftovers()
-    yield Runner(tmp_path)
-    wait_until(lambda: not (leftovers() - before), lambda: f"left: {leftovers() - before}")
+    """A runner, after whose test nothing of its runs is left on this machine."""
+    runtime_dir = Path(tempfile.mkdtemp(prefix="run-", dir="/tmp"))
+    runner = Runner(tmp_path, runtime_dir)
+    before = runner.leftovers()  # of BPF objects that nobody holds
+    try:
+        yield runner
+        wait_until(
+            lambda: not (runner.leftovers() - before),
+            lambda: f"left: {runner.leftovers() - before}",
+        )
+    finally:
+        shutil.rmtree(runtime_dir, ignore_errors=True)
 
 
 def wait_until(condition: Callable[[], Any], say: Callable[[], str], limit_s: float = 10) -> None:

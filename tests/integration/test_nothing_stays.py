@@ -6,24 +6,9 @@ import json
 import os
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 from conftest import PROXY, Runner, wait_until
-
-
-def processes(module: str) -> list[int]:
-    """Pids of this machine's processes that run a module of LIFL."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"-m" in command and module.encode() in command:
-                found.append(int(entry.name))
-    return found
 
 
 def until_round(process: subprocess.Popen[str], number: int) -> None:
@@ -72,7 +57,7 @@ def test_interrupted_twice(runner: Runner) -> None:
 )
 def test_a_process_that_the_run_needs_is_killed(runner: Runner, module: str) -> None:
     process = start(runner)
-    os.kill(min(processes(module)), signal.SIGKILL)
+    os.kill(min(runner.processes(module)), signal.SIGKILL)
     process.communicate(timeout=30)  # reading on, since a run that is not read waits
     assert process.returncode == 1
 
@@ -82,7 +67,7 @@ def test_a_process_that_the_run_needs_is_killed(runner: Runner, module: str) -> 
 )
 def test_a_process_that_is_started_again_is_killed(runner: Runner, module: str) -> None:
     process = start(runner)
-    os.kill(processes(module)[0], signal.SIGKILL)
+    os.kill(runner.processes(module)[0], signal.SIGKILL)
     assert process.stdout is not None
     for line in process.stdout:
         event = json.loads(line)
@@ -101,10 +86,8 @@ def test_a_process_that_is_started_again_is_killed(runner: Runner, module: str) 
 
 def test_only_what_is_running_is_there(runner: Runner) -> None:
     """The check itself sees what it looks for."""
-    from conftest import leftovers
-
     process = start(runner)
-    found = leftovers()
+    found = runner.leftovers()
     assert any(line.startswith("process") for line in found)
     assert any("memfd" in line for line in found)
     assert any(line.startswith("file") for line in found)
@@ -112,4 +95,4 @@ def test_only_what_is_running_is_there(runner: Runner) -> None:
         assert any(line.startswith("bpf") for line in found)
     process.send_signal(signal.SIGINT)
     end(process)
-    wait_until(lambda: not processes("lifl.placement.engine"), lambda: "the engine stays")
+    wait_until(lambda: not runner.processes("lifl.placement.engine"), lambda: "the engine stays")

@@ -1,0 +1,67 @@
+"""What a run of LIFL holds on this machine, so that a test can say that nothing of it stays.
+
+Owns telling the test's own runs from everybody else's: they carry a marker in their environment
+and keep their directories in a folder of the test, so that two test runs do not meet.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+MARKER = "LIFL_TEST_RUN"
+
+
+def ours(mark: str) -> Iterator[tuple[int, str]]:
+    """(pid, command line) of every process that carries the marker."""
+    sign = f"{MARKER}={mark}".encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if sign in (entry / "environ").read_bytes().split(b"\0"):
+                yield (
+                    int(entry.name),
+                    (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(),
+                )
+        except OSError:
+            continue
+
+
+def processes(mark: str, module: str) -> list[int]:
+    """Pids of the test's own processes that run a module of LIFL."""
+    return [pid for pid, command in ours(mark) if f"-m {module} " in command]
+
+
+def leftovers(mark: str, folder: Path) -> set[str]:
+    """Processes, memfds, files and mounts of this test's runs, and BPF objects of no other's."""
+    found, pids = set(), set()
+    for pid, command in ours(mark):
+        pids.add(pid)
+        if re.search(r"-m lifl[ .]", command):
+            found.add(f"process {pid}: {command}")
+        try:
+            fds = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+        except OSError:
+            continue
+        found |= {f"memfd {fd} of {pid}" for fd in fds if fd.startswith("/memfd:lifl")}
+    found |= {f"file {path}" for path in folder.iterdir()}
+    found |= {f"mount {line}" for line in Path("/proc/self/mounts").read_text().splitlines()
+              if line.startswith("lifl ") and str(folder) in line}  # fmt: skip
+    return found | _bpf_objects(pids)
+
+
+def _bpf_objects(pids: set[int]) -> set[str]:
+    """Programs, maps and links that one of `pids` holds, or no process at all."""
+    found = set()
+    for what in ("prog", "map", "link") if os.geteuid() == 0 else ():
+        listing = subprocess.run(["bpftool", "-j", what, "list"], capture_output=True, check=False)
+        for row in json.loads(listing.stdout or b"[]"):
+            holders = {holder["pid"] for holder in row.get("pids", ())}
+            if "lifl_" in row.get("name", "") and (not holders or holders & pids):
+                found.add(f"bpf {what} {row['id']} {row['name']} of {sorted(holders)}")
+    return found
