@@ -21,9 +21,11 @@ import click
 
 from lifl.api.entrypoints import entrypoint
 from lifl.api.load import load_job
-from lifl.client import Address, Client, Observer
+from lifl.client import Client
 from lifl.events import emit
+from lifl.exchange import Address
 from lifl.functions.wire import Keys
+from lifl.observer import Observer
 
 
 def train(function: Callable[[Client], None], path: Path) -> None:

@@ -6,6 +6,7 @@ and keep their directories in a folder of the test, so that two test runs do not
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MARKER = "LIFL_TEST_RUN"
+_ID = re.compile(r"^(prog|map|link)_id:\s*(\d+)$", re.MULTILINE)
 
 
 def ours(mark: str) -> Iterator[tuple[int, str]]:
@@ -56,12 +58,33 @@ def leftovers(mark: str, folder: Path) -> set[str]:
 
 
 def _bpf_objects(pids: set[int]) -> set[str]:
-    """Programs, maps and links that one of `pids` holds, or no process at all."""
+    """Programs, maps and links that nobody but `pids` holds."""
+    if os.geteuid() != 0:
+        return set()
+    others = {
+        line
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and int(entry.name) not in pids
+        for line in _bpf_ids(entry)
+    }
     found = set()
-    for what in ("prog", "map", "link") if os.geteuid() == 0 else ():
+    for what in ("prog", "map", "link"):
         listing = subprocess.run(["bpftool", "-j", what, "list"], capture_output=True, check=False)
         for row in json.loads(listing.stdout or b"[]"):
-            holders = {holder["pid"] for holder in row.get("pids", ())}
-            if "lifl_" in row.get("name", "") and (not holders or holders & pids):
-                found.add(f"bpf {what} {row['id']} {row['name']} of {sorted(holders)}")
+            if "lifl_" in row.get("name", "") and (what, row["id"]) not in others:
+                found.add(f"bpf {what} {row['id']} {row['name']}")
+    return found
+
+
+def _bpf_ids(process: Path) -> set[tuple[str, int]]:
+    """(kind, id) of every BPF object that a process has open."""
+    found: set[tuple[str, int]] = set()
+    try:
+        paths = list((process / "fdinfo").iterdir())
+    except OSError:
+        return found
+    for path in paths:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            for kind, number in _ID.findall(path.read_text()):
+                found.add((kind, int(number)))
     return found

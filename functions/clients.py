@@ -1,0 +1,278 @@
+"""What clients and other gateways ask, and what they are answered.
+
+    hello ─► welcome, round      get ─► model      put ─► go … chunk ─► more … ─► ack
+
+Owns the ROUTER's messages: who asks, what is wrong with it, which slot it gets.  The checks of an
+update are in jobs.py, the steps on shared words in intake.py.  Called by gateway.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from lifl.errors import InvalidUpdate, Late, LiflError, PermanentError, Refused, Unreachable
+from lifl.faults import fault
+from lifl.functions.jobs import Asking, Job, Uploading, rejection
+from lifl.functions.wire import DOWN_CHUNK, INLINE, UP_WINDOW, Message, decode, encode
+from lifl.shm.slots import Payload
+
+STALL_S = 15.0
+BATCH = 64
+
+
+class Clients:
+    """The side of a gateway that faces outwards.
+
+    Args:
+        rights: public key -> client, observer, node or coordinator.
+        jobs: the gateway's jobs by name.
+        report: tells the coordinator something.
+        serve: looks at a job's words, when a slot may have become free.
+    """
+
+    def __init__(
+        self, router: zmq.Socket[bytes], node: str, rights: dict[str, str], jobs: dict[str, Job],
+        *, report: Callable[[Message], None], serve: Callable[[Job], None],
+    ) -> None:  # fmt: skip
+        self.router, self.node = router, node
+        self.rights, self.jobs = rights, jobs
+        self.report, self.serve = report, serve
+        self.unknown: dict[str, dict[str, bytes]] = {}  # hello before the job is here
+
+    def adopt(self, job: Job) -> None:
+        """Take in those who said hello before the job's memory was here."""
+        for key, peer in self.unknown.pop(job.name, {}).items():
+            self._belongs(job, key)[key] = peer
+
+    def send(self, peer: bytes, message: Message, payload: memoryview | None = None) -> None:
+        frames: list[Any] = [peer, encode(message)]
+        if payload is not None:
+            frames.append(payload)
+        with contextlib.suppress(zmq.ZMQError):  # it went away; it will ask again
+            self.router.send_multipart(frames, zmq.NOBLOCK)
+
+    def receive(self) -> None:
+        for _ in range(BATCH):
+            if not self.router.poll(0):
+                return
+            peer, *frames = self.router.recv_multipart(copy=False)
+            key = str(peer.get("User-Id"))
+            message: Message = {}
+            try:
+                message = decode(frames[0].buffer) if frames else {"t": ""}
+                payload = frames[1].buffer if len(frames) == 2 else None
+                self._handle(peer.bytes, key, message, payload)
+            except LiflError as error:
+                self.send(peer.bytes, rejection(str(message.get("job", "")), message, error))
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                wrong = InvalidUpdate(f"a {message.get('t')!r} that cannot be read ({error!r})")
+                self.send(peer.bytes, rejection(str(message.get("job", "")), message, wrong))
+
+    def _handle(self, peer: bytes, key: str, message: Message, payload: memoryview | None) -> None:
+        right, name = self.rights.get(key, ""), message.get("job", "")
+        job = self.jobs.get(name)
+        if message["t"] == "hello":
+            self._hello(peer, key, right, name, message)
+            return
+        if job is None:
+            raise PermanentError(f"no job {name!r} at this gateway: say hello first")
+        match message["t"]:
+            case "put" if message.get("kind") == "model":
+                self._put_model(job, peer, right, message)
+            case "put":
+                self._put(job, job.check(peer, key, right, message), payload)
+            case "chunk" if message.get("kind") == "model" and right == "coordinator":
+                self._model_chunk(job, peer, message, _payload(payload))
+            case "chunk":
+                self._chunk(job, key, message, _payload(payload))
+            case "get":
+                self._get(job, peer, message)
+            case "metrics" if right == "observer":
+                self.report({"t": "metrics", "job": name, "round": message["round"],
+                              "metrics": message["metrics"]})  # fmt: skip
+            case other:
+                raise InvalidUpdate(f"no message {other!r} is known for a {right}")
+
+    def _hello(self, peer: bytes, key: str, right: str, name: str, message: Message) -> None:
+        if right not in ("client", "observer"):
+            raise Refused(f"a {right} does not take part in rounds")
+        job = self.jobs.get(name)
+        if job is None:
+            self.unknown.setdefault(name, {})[key] = peer
+        else:
+            self._belongs(job, key)[key] = peer
+        self.report({"t": "client", "job": name, "key": key, "observer": right == "observer"})
+        if job is not None and job.layout is not None:
+            self.welcome(job, key, peer)
+
+    def redirect(self, name: str, key: str, endpoint: str, server_key: str) -> None:
+        """Send a client that called here to the gateway that serves it."""
+        job = self.jobs.get(name)
+        for here in (job.clients if job else {}, self.unknown.get(name, {})):
+            if key in here:
+                where = {"endpoint": endpoint, "key": server_key}
+                self.send(here.pop(key), {"t": "redirect", "job": name, **where})
+
+    def _belongs(self, job: Job, key: str) -> dict[str, bytes]:
+        return job.observers if self.rights.get(key) == "observer" else job.clients
+
+    def welcome(self, job: Job, key: str, peer: bytes) -> None:
+        assert job.layout is not None
+        self.send(peer, {"t": "welcome", "job": job.name, "node": self.node,
+                          "layout": job.layout.to_wire(), "settings": job.settings})  # fmt: skip
+        if job.ended:
+            self.send(peer, {"t": "done", "job": job.name, "round": job.round})
+        elif key in job.clients:
+            self.announce(job, key, peer)
+        elif (model := job.intake.model()) is not None:
+            self.send(peer, {"t": "published", "job": job.name, "round": model[1].round})
+
+    def announce(self, job: Job, key: str, peer: bytes) -> None:
+        """Tell a client about the round, if it is part of it."""
+        bit = job.bit(key)
+        if bit is None or not job.has_model:
+            return
+        self.send(peer, {
+            "t": "round", "job": job.name, "round": job.round,
+            "need": not job.intake.arena.accepted(job.round) >> bit & 1,
+        })  # fmt: skip
+
+    def _get(self, job: Job, peer: bytes, message: Message) -> None:
+        found = job.intake.model()
+        at, size = message["at"], message["n"]
+        if found is None or found[1].round != message["round"]:
+            self.send(peer, {"t": "gone", "job": job.name, "round": message["round"]})
+            return
+        slot, header = found
+        if not 0 <= at < header.length or not 0 < size <= DOWN_CHUNK:
+            raise InvalidUpdate(f"bytes {at} to {at + size} of a model of {header.length}")
+        chunk = job.intake.arena.payload(slot, header.length)[at : at + size]
+        self.send(peer, {"t": "model", "job": job.name, "round": header.round, "at": at}, chunk)
+
+    def _put(self, job: Job, asking: Asking, payload: memoryview | None) -> None:
+        before = job.uploads.pop(asking.key, None)
+        if before:
+            job.intake.drop(before.grant)
+        if self._known(job, asking):
+            return
+        if payload is not None and len(payload) == asking.length <= INLINE:
+            grant = job.intake.begin(asking.clients, asking.consumer, asking.length)
+            if grant is not None:
+                job.intake.write(grant, 0, payload)
+                self._finish(job, Uploading(asking, grant, 0.0))
+                return
+        if job.waiting or not self.admit(job, asking):
+            job.waiting = type(job.waiting)(a for a in job.waiting if a.key != asking.key)
+            job.waiting.append(asking)
+
+    def _known(self, job: Job, asking: Asking) -> bool:
+        """Answer at once what needs no slot: a duplicate, or too late."""
+        verdict = job.intake.look(asking.clients)
+        if verdict is None and job.cut and asking.payload is Payload.UPDATE:
+            verdict = "late"
+        if verdict is not None:
+            self._answer(job, asking, verdict)
+        return verdict is not None
+
+    def admit(self, job: Job, asking: Asking) -> bool:
+        """Give a slot to one that asked; False when there is none."""
+        if asking.message["round"] != job.intake.round or self._known(job, asking):
+            return True
+        grant = job.intake.begin(asking.clients, asking.consumer, asking.length)
+        if grant is None:
+            return False
+        job.uploads[asking.key] = Uploading(asking, grant, time.monotonic())
+        self.send(asking.peer, {"t": "go", "job": job.name, "round": job.round, "n": UP_WINDOW})
+        return True
+
+    def _chunk(self, job: Job, key: str, message: Message, payload: memoryview) -> None:
+        upload = job.uploads.get(key)
+        if upload is None or message["round"] != upload.grant.round:
+            return  # of an upload that was given up; its sender was told
+        grant = upload.grant
+        if message["at"] != grant.written or grant.written + len(payload) > len(grant.view):
+            self.abandon(job, upload, InvalidUpdate(
+                f"{len(payload)} bytes at {message['at']} where byte {grant.written} of "
+                f"{len(grant.view)} is next"
+            ))  # fmt: skip
+            return
+        job.intake.write(grant, grant.written, payload)
+        upload.moved_at = time.monotonic()
+        if grant.written == len(grant.view):
+            del job.uploads[key]
+            self._finish(job, upload)
+        else:
+            self.send(upload.asking.peer,
+                       {"t": "more", "job": job.name, "round": grant.round, "n": 1})  # fmt: skip
+
+    def _finish(self, job: Job, upload: Uploading) -> None:
+        asking = upload.asking
+        verdict = job.intake.finish(
+            upload.grant, payload=asking.payload, weight=asking.weight, epoch=asking.epoch
+        )
+        job.bytes_in += asking.length
+        metrics = asking.message.get("metrics")
+        if verdict == "accepted" and isinstance(metrics, dict):
+            job.metrics.append((asking.weight, metrics))
+        self._answer(job, asking, verdict)
+
+    def _answer(self, job: Job, asking: Asking, verdict: str) -> None:
+        round_ = asking.message["round"]
+        if verdict == "accepted":
+            job.dirty = True
+            self.send(asking.peer, {"t": "ack", "job": job.name, "round": round_})
+            fault("gateway_acked", "gateway")
+        elif verdict == "late":
+            error: LiflError = Late(f"round {round_} is closed", job=job.name)
+            self.send(asking.peer, rejection(job.name, asking.message, error))
+        else:
+            error = InvalidUpdate("some clients of this sum are accepted already")
+            self.send(asking.peer, rejection(job.name, asking.message, error))
+
+    def abandon(self, job: Job, upload: Uploading, error: LiflError) -> None:
+        job.uploads.pop(upload.asking.key, None)
+        job.intake.drop(upload.grant)
+        self.send(upload.asking.peer, rejection(job.name, upload.asking.message, error))
+        self.serve(job)
+
+    def expire(self) -> None:
+        """An upload that stands still gives its slot to those who wait."""
+        now = time.monotonic()
+        for job in self.jobs.values():
+            for upload in list(job.uploads.values()):
+                if now - upload.moved_at > STALL_S:
+                    self.abandon(job, upload, Unreachable(f"no byte came for {STALL_S:g} s"))
+
+    # -- the initial model, from the coordinator ---------------------------------------------
+    def _put_model(self, job: Job, peer: bytes, right: str, message: Message) -> None:
+        if right != "coordinator":
+            raise Refused(f"a {right} may not set the model")
+        found = job.intake.model()
+        if found is not None and found[1].round >= message["round"]:
+            self.send(peer, {"t": "ack", "job": job.name, "round": message["round"]})
+            return
+        self._model = job.intake.begin_model(message["length"])
+        self.send(peer, {"t": "go", "job": job.name, "round": message["round"], "n": UP_WINDOW})
+
+    def _model_chunk(self, job: Job, peer: bytes, message: Message, payload: memoryview) -> None:
+        at = message["at"]
+        self._model[at : at + len(payload)] = payload
+        answer = {"job": job.name, "round": message["round"]}
+        if at + len(payload) < len(self._model):
+            self.send(peer, answer | {"t": "more", "n": 1})
+            return
+        job.intake.finish_model(message["round"], len(self._model))
+        self.send(peer, answer | {"t": "ack"})
+        for observer in job.observers.values():
+            self.send(observer, answer | {"t": "published"})
+
+
+def _payload(payload: memoryview | None) -> memoryview:
+    if payload is None:
+        raise InvalidUpdate("a chunk without its bytes")
+    return payload

@@ -1,0 +1,163 @@
+"""What the agent gives a gateway: the memory of each job, and a socket towards each role.
+
+Owns the connection to the agent and the lanes, and hands both back after an agent's restart.
+Does not read a word of what it maps: intake.py does.  Called by gateway.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from lifl.errors import Unreachable
+from lifl.functions.intake import Intake
+from lifl.functions.jobs import Job
+from lifl.functions.wire import Message
+from lifl.proxy_ebpf.control import Control, close_all
+from lifl.proxy_ebpf.descriptor import lane
+from lifl.proxy_ebpf.port import Port, make_pair
+from lifl.shm.arena import lock_role, map_arena
+from lifl.shm.geometry import Geometry
+from lifl.shm.slots import GATEWAY
+
+
+class Lane:
+    """The gateway's socket towards one role."""
+
+    def __init__(self, job: str, role: int, proxy: str) -> None:
+        self.job, self.role, self.proxy = job, role, proxy
+        self.near, self.far = make_pair(proxy)
+        self.port = Port(self.near)
+
+    def fileno(self) -> int:
+        return self.port.fileno()
+
+    def close(self) -> None:
+        self.near.close()
+        self.far.close()
+
+
+class Lanes:
+    """The gateway's side towards its agent.
+
+    Args:
+        jobs: the gateway's jobs by name; opened and forgotten here.
+        ready: called when every lane of a job may be used, maybe again after a new plan.
+    """
+
+    def __init__(
+        self, socket_path: Path, endpoint: str, jobs: dict[str, Job], ready: Callable[[Job], None]
+    ) -> None:
+        self.socket_path, self.endpoint = socket_path, endpoint
+        self.jobs, self.ready = jobs, ready
+        self.control: Control | None = None
+        self.proxy = ""
+        self.lanes: dict[tuple[str, int], Lane] = {}
+
+    def connect(self) -> None:
+        """Join the agent, or join again after its restart and hand back all that is held."""
+        try:
+            control = Control.connect(self.socket_path)
+            holds = [job.number for job in self.jobs.values()]
+            control.send(
+                {"t": "gateway", "pid": os.getpid(), "endpoint": self.endpoint, "holds": holds}
+            )
+            for job in self.jobs.values():
+                control.send({"t": "held-job", "job": job.number, "name": job.name}, job.fds)
+                for at in self.lanes.values():
+                    if at.job == job.name:
+                        control.send(
+                            {"t": "held-lane", "job": job.number, "endpoint": lane(at.role)},
+                            [at.near.fileno(), at.far.fileno()],
+                        )
+            self.control = control
+        except Unreachable:
+            if not self.socket_path.parent.exists():
+                raise SystemExit(0) from None
+
+    def drain(self, key: tuple[str, int]) -> None:
+        """Take hints, which only say that the words should be read."""
+        try:
+            self.lanes[key].port.receive()
+        except Unreachable:  # the pair is broken; the memory is not
+            self.lanes.pop(key).close()
+            self._open_lanes(key[0], [key[1]], self.proxy)
+
+    def _tell(self, message: Message, fds: list[int]) -> None:
+        if self.control:
+            with contextlib.suppress(Unreachable):
+                self.control.send(message, fds)
+
+    def receive(self) -> None:
+        assert self.control is not None
+        received = self.control.receive()
+        if received is None:
+            self.control.close()
+            self.control = None
+            return
+        message, fds = received
+        match message["t"]:
+            case "arena":
+                self._open_job(message, fds)
+            case "lanes":
+                close_all(fds)
+                if message["job"] in self.jobs:
+                    self._open_lanes(message["job"], message["roles"], message["proxy"])
+            case "joined":
+                self._lane_joined(message)
+            case "new-pair":
+                at = self.lanes.pop((message["name"], message["endpoint"] & 0x7FFF), None)
+                if at:
+                    at.close()
+                    self._open_lanes(at.job, [at.role], at.proxy)
+            case "close-job":
+                self._forget(message["job"])
+            case "ping":
+                self._tell({"t": "pong", "n": message["n"]}, [])
+            case _:
+                close_all(fds)
+
+    def _open_job(self, message: Message, fds: list[int]) -> None:
+        """Take over a job's memory; lock it before anything is read."""
+        name = message["name"]
+        if name in self.jobs:
+            close_all(fds)
+        else:
+            inputs, sums, locks = fds
+            lock_role(locks, GATEWAY, wait=True)
+            arena = map_arena(Geometry(**message["geometry"]), inputs, sums, write_inputs=True)
+            job = Job(name, message["job"], Intake(arena, {}), (inputs, sums, locks))
+            self.jobs[name] = job
+            job.intake.rebuild()
+        self.proxy = message["proxy"]
+        self._open_lanes(name, message["roles"], self.proxy)
+
+    def _open_lanes(self, name: str, roles: list[int], proxy: str) -> None:
+        job = self.jobs[name]
+        for role in roles:
+            if (name, role) not in self.lanes:
+                at = self.lanes[name, role] = Lane(name, role, proxy)
+                self._tell(
+                    {"t": "join", "job": job.number, "endpoint": lane(role)},
+                    [at.near.fileno(), at.far.fileno()],
+                )
+        self._lane_joined({"name": name})
+
+    def _lane_joined(self, message: Message) -> None:
+        """A lane may be used from now on; with the last one, the job is ready here."""
+        job = self.jobs[message["name"]]
+        role = message.get("endpoint", 0) & 0x7FFF
+        if role and (job.name, role) in self.lanes:
+            job.intake.ports[role] = self.lanes[job.name, role].port
+        if all(r in job.intake.ports for n, r in self.lanes if n == job.name):
+            self.ready(job)
+
+    def _forget(self, name: str) -> None:
+        job = self.jobs.pop(name, None)
+        if job is None:
+            return
+        for key in [key for key in self.lanes if key[0] == name]:
+            self.lanes.pop(key).close()
+        close_all(job.fds)

@@ -1,0 +1,77 @@
+"""An observer: sees every global model and may report on it, but trains nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import zmq
+
+from lifl.exchange import AGAIN_MS, Address, Connection, State
+from lifl.functions.layout import Layout
+from lifl.functions.transfer import Download
+from lifl.functions.wire import Keys
+
+
+class Observer:
+    """Somebody who sees every global model and may report on it, but trains nothing.
+
+    Args:
+        addresses: all gateways of the job: any of them may be the one that publishes.
+    """
+
+    def __init__(self, addresses: list[Address], *, job: str, keys: Keys) -> None:
+        self.job = job
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._connections = [Connection(self._context, keys, at) for at in addresses]
+        self._layout: Layout | None = None
+        for connection in self._connections:
+            connection.send([({"t": "hello", "job": job}, None)])
+
+    def models(self) -> Iterator[tuple[int, State]]:
+        """(round, model) of every round that can still be had, until the job is done.
+
+        Round 0 is the initial model.
+        """
+        poller = zmq.Poller()
+        for connection in self._connections:
+            poller.register(connection.socket, zmq.POLLIN)
+        last, download, source = -1, None, self._connections[0]
+        while True:
+            ready = dict(poller.poll(AGAIN_MS))
+            if not ready and download is not None:
+                source.send(download.again())
+            for connection in self._connections:
+                if connection.reconnected():
+                    connection.send([({"t": "hello", "job": self.job}, None)])
+                while (received := connection.receive()) is not None:
+                    message, payload = received
+                    match message["t"]:
+                        case "done":
+                            return
+                        case "welcome":
+                            self._layout = Layout.from_wire(message["layout"])
+                        case "published" if message["round"] > last and self._layout:
+                            last, source = message["round"], connection
+                            buffer = memoryview(bytearray(self._layout.update_bytes))
+                            download = Download(self.job, last, buffer)
+                            source.send(download.ask())
+                        case "model" if download is not None and payload is not None:
+                            source.send(download.take(message, payload))
+                            if download.done and self._layout:
+                                self._source = source
+                                yield download.round, self._layout.views(download.buffer)
+                                download = None
+                        case "gone":
+                            download = None
+
+    def report(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Say what the model of a round is worth."""
+        self._source.send([(
+            {"t": "metrics", "job": self.job, "round": number,
+             "metrics": {name: float(value) for name, value in metrics.items()}}, None,
+        )])  # fmt: skip
+
+    def close(self) -> None:
+        for connection in self._connections:
+            connection.close()
+        self._context.destroy(linger=0)
