@@ -8,12 +8,13 @@ update are in jobs.py, the steps on shared words in intake.py.  Called by gatewa
 
 from __future__ import annotations
 
-import contextlib
+import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 import zmq
+import zmq.utils.monitor
 
 from lifl.errors import InvalidUpdate, Late, LiflError, PermanentError, Refused, Unreachable
 from lifl.faults import fault
@@ -23,6 +24,7 @@ from lifl.shm.slots import Payload
 
 STALL_S = 15.0
 BATCH = 64
+LOOK_S = 0.1  # many connections end at once when a machine of clients does
 
 
 class Clients:
@@ -43,18 +45,24 @@ class Clients:
         self.rights, self.jobs = rights, jobs
         self.report, self.serve = report, serve
         self.unknown: dict[str, dict[str, bytes]] = {}  # hello before the job is here
+        self.monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._look_at = math.inf  # when to see who has left (monotonic seconds)
 
     def adopt(self, job: Job) -> None:
         """Take in those who said hello before the job's memory was here."""
         for key, peer in self.unknown.pop(job.name, {}).items():
             self._belongs(job, key)[key] = peer
 
-    def send(self, peer: bytes, message: Message, payload: memoryview | None = None) -> None:
+    def send(self, peer: bytes, message: Message, payload: memoryview | None = None) -> bool:
+        """False when the connection has ended: whoever it was will ask again."""
         frames: list[Any] = [peer, encode(message)]
         if payload is not None:
             frames.append(payload)
-        with contextlib.suppress(zmq.ZMQError):  # it went away; it will ask again
+        try:
             self.router.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return False
+        return True
 
     def receive(self) -> None:
         for _ in range(BATCH):
@@ -109,6 +117,31 @@ class Clients:
         self.report({"t": "client", "job": name, "key": key, "observer": right == "observer"})
         if job is not None and job.layout is not None:
             self.welcome(job, key, peer)
+
+    # -- who has left ------------------------------------------------------------------------
+    def disconnected(self) -> None:
+        """Some connection ended; libzmq does not say whose, so see a little later."""
+        while self.monitor.poll(0):
+            zmq.utils.monitor.recv_monitor_message(self.monitor)
+        self._look_at = min(self._look_at, time.monotonic() + LOOK_S)
+
+    def wait_s(self) -> float:
+        """Seconds until `expire` has something to do, infinity if nothing is due."""
+        due = self._look_at
+        if any(job.uploads for job in self.jobs.values()):
+            due = min(due, time.monotonic() + 1.0)
+        return max(0.0, due - time.monotonic())
+
+    def _see_who_left(self) -> None:
+        """A message to a connection that has ended is refused: report whose it was."""
+        self._look_at = math.inf
+        for job in self.jobs.values():
+            for key, peer in list(job.clients.items()):
+                if not self.send(peer, {"t": "here", "job": job.name}):
+                    del job.clients[key]
+                    self.report({"t": "gone", "job": job.name, "key": key})
+                    if key in job.uploads:
+                        self.abandon(job, job.uploads[key], Unreachable("the connection ended"))
 
     def redirect(self, name: str, key: str, endpoint: str, server_key: str) -> None:
         """Send a client that called here to the gateway that serves it."""
@@ -241,8 +274,10 @@ class Clients:
         self.serve(job)
 
     def expire(self) -> None:
-        """An upload that stands still gives its slot to those who wait."""
+        """An upload that stands still gives its slot to those who wait; who left is told."""
         now = time.monotonic()
+        if now >= self._look_at:
+            self._see_who_left()
         for job in self.jobs.values():
             for upload in list(job.uploads.values()):
                 if now - upload.moved_at > STALL_S:

@@ -14,6 +14,7 @@ intake.py, the checks in jobs.py; the tree is the coordinator's.  Started by the
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from lifl.shm.slots import Header, Payload
 
 log = logging.getLogger("lifl.gateway")
 
-RECONNECT_MS = 20
+RECONNECT_S = 0.02
 
 
 class Gateway:
@@ -90,6 +91,8 @@ class Gateway:
                 peer.tick()
             if self.router in ready:
                 self.clients.receive()
+            if self.clients.monitor in ready:
+                self.clients.disconnected()
             self.clients.expire()
             for job in self.jobs.values():
                 self._progress(job)
@@ -106,15 +109,15 @@ class Gateway:
             poller.register(peer.socket, zmq.POLLIN)
         for at in self.agent.lanes.values():
             poller.register(at.fileno(), zmq.POLLIN)
-        timeout_ms: int | None = None
-        if any(job.uploads for job in self.jobs.values()) or any(
-            peer.is_busy for peer in self.peers.values()
-        ):
-            timeout_ms = 1000
+        poller.register(self.clients.monitor, zmq.POLLIN)
+        wait_s = self.clients.wait_s()
+        if any(peer.is_busy for peer in self.peers.values()):
+            wait_s = min(wait_s, 1.0)
         if self.agent.control:
             poller.register(self.agent.control.fileno(), zmq.POLLIN)
         else:
-            timeout_ms = RECONNECT_MS
+            wait_s = min(wait_s, RECONNECT_S)
+        timeout_ms = None if wait_s == math.inf else math.ceil(wait_s * 1000)
         return {sock for sock, _ in poller.poll(timeout_ms)}
 
     def _ready(self, job: Job) -> None:

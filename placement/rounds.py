@@ -31,7 +31,7 @@ class Round:
         number: 1 and up.
         selected: clients of each node that takes part, as sets of roster bits.
         top_node: the node whose gateway closes last.
-        minimum: fewest updates with which a deadline may close the round.
+        minimum: fewest updates with which the round may close before all are in.
     """
 
     number: int
@@ -42,6 +42,7 @@ class Round:
     closed: dict[str, int] = field(default_factory=dict)  # final sets of the other nodes
     phase: Literal["open", "closing", "closed", "published"] = "open"
     overdue: bool = False
+    gone: int = 0  # clients that left: not waited for, though their update may still count
 
     @property
     def in_count(self) -> int:
@@ -66,6 +67,15 @@ class Round:
             self.closed[node] = clients
             self.accepted[node] = clients
         return self._next()
+
+    def on_gone(self, clients: int) -> list[Order]:
+        """Clients have left and did not come back in time."""
+        self.gone |= clients
+        return self._next()
+
+    def on_back(self, clients: int) -> None:
+        """Clients are here again; the round waits for them if it is still open."""
+        self.gone &= ~clients
 
     def on_deadline(self) -> list[Order]:
         self.overdue = True
@@ -101,9 +111,10 @@ class Round:
 
     def _is_over(self) -> bool:
         missing = any(
-            clients & ~self.accepted.get(node, 0) for node, clients in self.selected.items()
+            clients & ~self.accepted.get(node, 0) & ~self.gone
+            for node, clients in self.selected.items()
         )
-        return not missing or (self.overdue and self.in_count >= self.minimum)
+        return (not missing or self.overdue) and self.in_count >= self.minimum
 
     def _something_is_in(self) -> bool:
         return self.accepted.get(self.top_node, 0) != 0

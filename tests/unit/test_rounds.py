@@ -76,3 +76,37 @@ def test_a_gateway_that_came_back_hears_it_again() -> None:
     round_.on_closed(B, 0b1100)
     round_.on_accepted(A, 0b1111)
     assert round_.orders_for(A) == [Order(A, "close")]
+
+
+def test_clients_that_left_are_not_waited_for() -> None:
+    round_ = two_nodes()
+    assert round_.on_accepted(A, 0b0011) == []
+    assert round_.on_gone(0b0100) == []
+    assert round_.on_accepted(B, 0b1000) == [Order(B, "close"), Order(A, "cut")]
+
+
+def test_the_last_one_who_is_missing_leaves() -> None:
+    round_ = Round(1, {A: 0b11}, top_node=A)
+    round_.on_accepted(A, 0b01)
+    assert round_.on_gone(0b10) == [Order(A, "close")]
+
+
+def test_a_client_that_came_back_is_waited_for() -> None:
+    round_ = Round(1, {A: 0b111}, top_node=A)
+    round_.on_gone(0b110)
+    round_.on_back(0b010)
+    assert round_.on_accepted(A, 0b001) == []
+    assert round_.on_accepted(A, 0b011) == [Order(A, "close")]
+
+
+def test_a_round_that_everybody_left_waits_for_an_update() -> None:
+    round_ = Round(1, {A: 0b11}, top_node=A)
+    assert round_.on_gone(0b11) == []
+    assert round_.on_accepted(A, 0b10) == [Order(A, "close")]
+
+
+def test_an_update_of_one_who_left_counts() -> None:
+    round_ = Round(1, {A: 0b11}, top_node=A)
+    round_.on_gone(0b10)
+    assert round_.on_accepted(A, 0b11) == [Order(A, "close")]
+    assert round_.in_count == 2
