@@ -1,7 +1,7 @@
 """Processes of a node: aggregator runtimes and the gateway, as the agent knows them.
 
 Owns starting them, noticing that they died (pidfd) or do not answer, and which runtime is idle.
-Does not own what they do: placement/agent.py gives out roles.  Runtimes outlive roles and rounds;
+Does not own what they do: placement/node.py gives out roles.  Runtimes outlive roles and rounds;
 a role that gets an idle one starts warm.
 """
 

@@ -1,7 +1,7 @@
 """The agent's unix socket: one message, and the descriptors handed over with it.
 
 Owns framing (SEQPACKET, msgpack) and SCM_RIGHTS.  Does not know what messages mean: that is
-in placement/agent.py and in the processes that join.
+in placement/members.py and in the processes that join.
 """
 
 from __future__ import annotations

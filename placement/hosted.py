@@ -1,0 +1,71 @@
+"""One job on one node, as its agent knows it: plan, memory, lanes; and that on disk.
+
+Owns what the agent remembers of a job and writing it down.  Does not act: node.py carries plans
+out, and takeover.py believes what was written only where a process hands the memory back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lifl.functions.wire import Message, decode, encode
+from lifl.proxy_ebpf.descriptor import lane
+from lifl.shm.arena import ArenaFiles
+
+
+@dataclass
+class NodeJob:
+    """One job on this node."""
+
+    number: int
+    name: str
+    plan: Message = field(default_factory=dict)
+    files: ArenaFiles | None = None
+    inodes: list[int] = field(default_factory=list)  # of the memory, after an agent's restart
+    sum_slots: dict[int, tuple[int, ...]] = field(default_factory=dict)  # by role, bare indices
+    lanes: set[int] = field(default_factory=set)
+    announced: bool = False
+    over: bool = False
+    warm: int = 0
+    work: dict[str, float] = field(default_factory=dict)
+    reported_handoffs: int = 0
+
+    @property
+    def roles(self) -> dict[int, dict[str, Any]]:
+        return {role["endpoint"]: role for role in self.plan.get("roles", [])}
+
+    @property
+    def endpoints(self) -> list[int]:
+        return [*self.roles, *(lane(role) for role in self.roles)]
+
+    # -- for the agent after this one --------------------------------------------------------
+    def save(self, directory: Path) -> None:
+        """Write down the plan and which memory is the job's; atomic."""
+        assert self.files is not None
+        inodes = [os.fstat(fd).st_ino for fd in (self.files.inputs, self.files.sums)]
+        slots = [[endpoint, *slots] for endpoint, slots in self.sum_slots.items()]
+        path = self.path(directory)
+        temporary = path.with_suffix(".new")
+        temporary.write_bytes(encode({
+            "t": "job", "plan": self.plan, "inodes": inodes, "slots": slots,
+        }))  # fmt: skip
+        temporary.rename(path)
+
+    def path(self, directory: Path) -> Path:
+        return directory / f"job-{self.number}"
+
+
+def saved_jobs(directory: Path) -> Iterator[NodeJob]:
+    """The jobs of the agent before this one, without their memory."""
+    for path in directory.glob("job-*"):
+        if path.suffix == ".new":
+            continue
+        saved = decode(path.read_bytes())
+        plan = saved["plan"]
+        job = NodeJob(plan["job"], plan["name"], plan, inodes=saved["inodes"])
+        job.sum_slots = {row[0]: tuple(row[1:]) for row in saved["slots"]}
+        yield job

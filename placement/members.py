@@ -1,0 +1,230 @@
+"""The processes of a node as they join, register their sockets, answer, fall silent and die.
+
+Owns the agent's side of every control connection.  What a process is given is node.py's to say;
+who exists at all is pool.py's.  Called by the agent's loop with what became readable.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+
+from lifl.faults import fault
+from lifl.functions.wire import Message
+from lifl.placement.hosted import NodeJob
+from lifl.placement.node import Node
+from lifl.placement.pool import Process
+from lifl.placement.takeover import make_if_nobody_holds, take_files
+from lifl.proxy_ebpf.control import Control, close_all, listen
+from lifl.proxy_ebpf.descriptor import lane
+
+log = logging.getLogger("lifl.agent")
+
+PING_S = 2.0
+
+
+class Members:
+    """Everybody who is connected to this agent, or was.
+
+    Args:
+        liveness_s: who holds a role and does not answer for so long is replaced.
+        listen_at: where the node's first gateway listens.
+    """
+
+    def __init__(self, node: Node, *, liveness_s: float, listen_at: str) -> None:
+        self.node, self.liveness_s, self.listen_at = node, liveness_s, listen_at
+        self.listener = listen(node.directory / "agent.sock")
+        self.connections: dict[int, tuple[Control, Process | None]] = {}
+        self.pinged_at = 0.0
+
+    @property
+    def ping_s(self) -> float:
+        return min(PING_S, self.liveness_s / 3)
+
+    def gateway_address(self) -> str:
+        """Where the gateway listens: where the last one did, so that clients find it again."""
+        try:
+            return (self.node.directory / "gateway").read_text()
+        except FileNotFoundError:
+            return self.listen_at
+
+    # -- joining -----------------------------------------------------------------------------
+    def accept(self) -> None:
+        connection, _ = self.listener.accept()
+        control = Control(connection)
+        self.connections[control.fileno()] = (control, None)
+
+    def receive(self, fd: int) -> None:
+        control, process = self.connections[fd]
+        received = control.receive()
+        if received is None:
+            del self.connections[fd]
+            if process and process.control is control:
+                process.control = None
+            control.close()
+            return
+        message, fds = received
+        if process is None:
+            self._joins(control, message, fds)
+            return
+        process.answered_at = time.monotonic()
+        try:
+            self._hears(process, message, fds)
+        finally:
+            close_all(fds)
+
+    def _joins(self, control: Control, message: Message, fds: list[int]) -> None:
+        """The first message of a process says what it is."""
+        pid = message["pid"]
+        process = self.node.pool.processes.get(pid)
+        if process is None:
+            pidfd = control.peer_pidfd()
+            if pidfd is None:
+                close_all(fds)
+                return
+            process = self.node.pool.processes[pid] = Process(message["t"], pid, pidfd)
+            self.node.pool.save()
+        process.control, process.answered_at = control, time.monotonic()
+        self.connections[control.fileno()] = (control, process)
+        if process.kind == "gateway":
+            (self.node.directory / "gateway").write_text(message["endpoint"])
+            for job in self.node.jobs.values():
+                job.lanes.clear()
+                self.node.tell_gateway(job)
+        elif "job" in message:
+            self._rejoin(process, message, fds)
+        close_all(fds)
+        process.holds = set(message.get("holds", ()))
+        for job in self.node.jobs.values():
+            make_if_nobody_holds(self.node, job)
+            self.node.staff(job)
+
+    def _rejoin(self, process: Process, message: Message, fds: list[int]) -> None:
+        """A runtime comes back with its role, its socket pair and its memory."""
+        near, far, *files = fds
+        job = self.node.jobs.get(message["job"])
+        if job is None:
+            return
+        process.role = (job.number, message["endpoint"])
+        take_files(self.node, job, files)
+        self._register(process, message, [near, far])
+
+    def _hears(self, process: Process, message: Message, fds: list[int]) -> None:
+        match message["t"]:
+            case "join":
+                self._register(process, message, fds)
+            case "held-job" if message["job"] in self.node.jobs:
+                take_files(self.node, self.node.jobs[message["job"]], fds)
+            case "held-lane":
+                self._register(process, message, fds)
+            case "left":
+                self.node.router.unregister(message["job"], message["endpoint"])
+                process.role, process.joined = None, False
+                for job in list(self.node.jobs.values()):
+                    self.node.staff(job)
+                    self.node.forget_if_left(job)
+            case "busy" if message["job"] in self.node.jobs:
+                job = self.node.jobs[message["job"]]
+                if job.over or message["endpoint"] not in job.roles:
+                    self.node.send(process, {"t": "leave", **_who(message)})
+            case "work" if message["job"] in self.node.jobs:
+                totals = self.node.jobs[message["job"]].work
+                for name in ("folds", "updates", "bytes", "seconds"):
+                    totals[name] = totals.get(name, 0) + message[name]
+
+    def _register(self, process: Process, message: Message, fds: list[int]) -> None:
+        """Put a process's socket into the map; only then may it read."""
+        number, endpoint = message["job"], message["endpoint"]
+        job = self.node.jobs.get(number)
+        if job is None or not self._may_speak_for(process, number, endpoint):
+            return
+        near, far = (socket.socket(fileno=os.dup(fd)) for fd in fds)
+        try:
+            self.node.router.register(number, endpoint, near, far)
+        finally:
+            near.close()
+            far.close()
+        self._registered(process, job, endpoint)
+
+    def _may_speak_for(self, process: Process, number: int, endpoint: int) -> bool:
+        """A runtime speaks for the role that it was given, the gateway for lanes."""
+        if process.kind == "gateway":
+            return endpoint & 0x8000 != 0
+        return process.role == (number, endpoint)
+
+    def _registered(self, process: Process, job: NodeJob, endpoint: int) -> None:
+        fault("agent_registered", "agent")
+        answer: Message = {"t": "joined", "job": job.number, "name": job.name,
+                           "endpoint": endpoint}  # fmt: skip
+        if process.kind == "runtime":
+            process.joined = True
+            role = job.roles.get(endpoint, {"parent": 0, "expected": 0})
+            answer |= {"parent": role["parent"], "expected": role["expected"]}
+        else:
+            job.lanes.add(endpoint & 0x7FFF)
+        self.node.send(process, answer)
+        self.node.router.reset_credit(job.number)
+        self.node.poke_everybody(job)
+        self.node.announce(job)
+
+    # -- death -------------------------------------------------------------------------------
+    def died(self, process: Process) -> None:
+        """A pidfd reports a death: somebody else takes the role, or the gateway's place."""
+        fault("agent_saw_death", "agent")
+        for fd in [fd for fd, (_, p) in self.connections.items() if p is process]:
+            del self.connections[fd]
+        role = process.role
+        self.node.pool.bury(process)
+        what = process.kind
+        if process.kind == "gateway":
+            for job in self.node.jobs.values():
+                job.lanes.clear()
+                for endpoint in job.roles:
+                    self.node.router.unregister(job.number, lane(endpoint))
+            self.node.pool.start_gateway(self.gateway_address())
+        elif role and role[0] in self.node.jobs:
+            job = self.node.jobs[role[0]]
+            what = job.roles.get(role[1], {"kind": what})["kind"]
+            if self.node.pool.holder(*role) is None:
+                self.node.router.unregister(*role)
+        self.node.report({"t": "restart", "what": what})
+        for job in list(self.node.jobs.values()):
+            make_if_nobody_holds(self.node, job)
+            self.node.staff(job)
+            self.node.router.reset_credit(job.number)
+            self.node.poke_everybody(job)
+            self.node.forget_if_left(job)
+
+    def check(self) -> None:
+        """Who holds a role and does not answer is replaced: the successor waits, then it dies."""
+        now = time.monotonic()
+        if not self.node.jobs or now - self.pinged_at < min(PING_S, self.liveness_s / 3):
+            return
+        self.pinged_at = now
+        for process in list(self.node.pool.processes.values()):
+            holds = process.joined or process.kind == "gateway"
+            if not holds or process.control is None:
+                continue
+            if now - process.answered_at > self.liveness_s:
+                log.warning("%s %d does not answer: replaced", process.kind, process.pid)
+                self._replace(process)
+            else:
+                self.node.send(process, {"t": "ping", "n": 0})
+
+    def _replace(self, process: Process) -> None:
+        """Fence: the successor asks for the role's lock, which is free when this one is dead."""
+        if process.role is not None:
+            number, endpoint = process.role
+            process.role, process.joined = None, False
+            control, process.control = process.control, None
+            successor = self.node.pool.idle()
+            if successor and number in self.node.jobs:
+                self.node.assign(self.node.jobs[number], endpoint, successor)
+            process.control = control
+        process.kill()
+
+
+def _who(message: Message) -> Message:
+    return {"job": message["job"], "endpoint": message["endpoint"]}

@@ -1,0 +1,197 @@
+"""A node's part of a plan, carried out: memory, routes, roles, pokes.
+
+Owns the jobs of this node and every change to them.  Does not wait for anything and reads no
+message: agent.py hears the coordinator, members.py the processes.  Whatever may have been lost
+ends in a poke, upon which the receiver reads the shared words.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from lifl.errors import LiflError, Unreachable
+from lifl.faults import fault
+from lifl.functions.wire import Message
+from lifl.placement.hosted import NodeJob
+from lifl.placement.pool import Pool, Process
+from lifl.proxy_ebpf.contract import Router
+from lifl.proxy_ebpf.descriptor import Descriptor, Kind, lane
+from lifl.shm.arena import ArenaFiles, arena_bytes
+from lifl.shm.geometry import Geometry
+
+log = logging.getLogger("lifl.agent")
+
+
+class Node:
+    """One node: its router, its processes, its jobs.
+
+    Args:
+        kernels: name of the arithmetic that its runtimes are told to use.
+        budget_bytes: shared memory of all jobs; 0: no limit.
+        report: tells the coordinator something.
+    """
+
+    def __init__(
+        self, *, name: str, directory: Path, router: Router, pool: Pool, kernels: str,
+        budget_bytes: int, report: Callable[[Message], None],
+    ) -> None:  # fmt: skip
+        self.name, self.directory = name, directory
+        self.router, self.pool, self.kernels = router, pool, kernels
+        self.budget_bytes, self.report = budget_bytes, report
+        self.jobs: dict[int, NodeJob] = {}
+
+    # -- plan --------------------------------------------------------------------------------
+    def carry_out(self, message: Message) -> None:
+        """Carry out a plan: memory, routes, roles, and a poke for everybody."""
+        job = self.jobs.setdefault(message["job"], NodeJob(message["job"], message["name"]))
+        before = set(job.roles)
+        job.plan, job.announced = message, False
+        if job.files is None and job.inodes:
+            return  # its memory comes back with the first process that rejoins
+        if job.files is None and not job.roles:
+            return
+        self.make_room(job)
+        job.save(self.directory)
+        self.route(job)
+        fault("agent_routed", "agent")
+        for endpoint in before - set(job.roles):
+            self.take_back(job, endpoint)
+        self.staff(job)
+        self.tell_gateway(job)
+        self.router.reset_credit(job.number)
+        self.poke_everybody(job)
+        self.announce(job)
+
+    def route(self, job: NodeJob) -> None:
+        """Write the plan's next hops: lane to role, role to parent, root to its lane."""
+        for endpoint, role in job.roles.items():
+            self.router.route(job.number, lane(endpoint), endpoint)
+            self.router.route(job.number, endpoint, role["parent"] or lane(endpoint))
+
+    def make_room(self, job: NodeJob) -> None:
+        """The job's memory on this node, and sum slots for every role of the plan."""
+        geometry = Geometry(**job.plan["geometry"])
+        taken = {slot for slots in job.sum_slots.values() for slot in slots}
+        for endpoint, role in job.roles.items():
+            if endpoint in job.sum_slots:
+                continue
+            free = (slot for slot in range(geometry.sums) if slot not in taken)
+            slots = tuple(next(free) for _ in range(3 if role["kind"] == "top" else 2))
+            taken |= set(slots)
+            job.sum_slots[endpoint] = slots
+        needed = arena_bytes(geometry, len(taken))
+        if self.budget_bytes and needed > self.budget_bytes:
+            raise LiflError(
+                f"the job needs {needed} bytes of shared memory on {self.name}, which has "
+                f"{self.budget_bytes}: lower spec.memory.inputSlots or raise the budget"
+            )
+        if job.files is None:
+            job.files = ArenaFiles.make(job.name, geometry)
+        for slots in job.sum_slots.values():
+            job.files.reserve_sums(slots)
+
+    def drop(self, number: int) -> None:
+        """The job is over: its roles leave, then its memory goes."""
+        job = self.jobs.get(number)
+        if job is None:
+            return
+        job.over = True
+        for endpoint in job.roles:
+            self.take_back(job, endpoint)
+        self.forget_if_left(job)
+
+    def forget_if_left(self, job: NodeJob) -> None:
+        if not job.over or any(self.pool.holder(job.number, role) for role in job.roles):
+            return
+        gateway = self.pool.gateway
+        if gateway and gateway.control:
+            self.send(gateway, {"t": "close-job", "job": job.name})
+        self.router.forget(job.number)
+        job.path(self.directory).unlink(missing_ok=True)
+        if job.files:
+            job.files.close()
+        self.jobs.pop(job.number, None)
+        self.report({"t": "dropped", "job": job.name})
+
+    # -- roles -------------------------------------------------------------------------------
+    def staff(self, job: NodeJob) -> None:
+        """Give every role that nobody holds to an idle runtime; start what is missing."""
+        if job.files is None or job.over:
+            return
+        vacant = [
+            endpoint for endpoint in job.roles
+            if self.pool.holder(job.number, endpoint) is None
+        ]  # fmt: skip
+        for endpoint in vacant:
+            process = self.pool.idle()
+            if process is None:
+                break
+            self.assign(job, endpoint, process)
+        waiting = sum(self.pool.holder(job.number, endpoint) is None for endpoint in vacant)
+        for _ in range(waiting - self.pool.starting()):
+            self.pool.start_runtime()
+
+    def assign(self, job: NodeJob, endpoint: int, process: Process) -> None:
+        assert job.files is not None
+        process.role, process.joined = (job.number, endpoint), False
+        self.pool.save()
+        inputs = job.files.read_only_inputs()
+        slots = [slot | 1 << 31 for slot in job.sum_slots[endpoint]]
+        fields = ("geometry", "sections", "update_bytes", "sum_bytes", "velocity_at", "optimiser")
+        self.send(
+            process,
+            {
+                "t": "assign", "job": job.number, "proxy": self.router.name,
+                "kernels": self.kernels, "role": job.roles[endpoint] | {"slots": slots},
+                **{name: job.plan[name] for name in fields},
+            },
+            [inputs, job.files.sums, job.files.locks],
+        )  # fmt: skip
+        os.close(inputs)
+
+    def take_back(self, job: NodeJob, endpoint: int) -> None:
+        process = self.pool.holder(job.number, endpoint)
+        if process:
+            self.send(process, {"t": "leave", "job": job.number, "endpoint": endpoint})
+
+    def tell_gateway(self, job: NodeJob) -> None:
+        gateway = self.pool.gateway
+        if gateway is None or gateway.control is None or job.files is None:
+            return
+        files = job.files
+        self.send(
+            gateway,
+            {
+                "t": "arena", "job": job.number, "name": job.name, "roles": list(job.roles),
+                "geometry": job.plan["geometry"], "proxy": self.router.name,
+            },
+            [files.inputs, files.sums, files.locks],
+        )  # fmt: skip
+
+    def announce(self, job: NodeJob) -> None:
+        """Tell the coordinator once that every role and every lane is in place."""
+        holders = [self.pool.holder(job.number, endpoint) for endpoint in job.roles]
+        if job.announced or not all(p and p.joined for p in holders):
+            return
+        if job.lanes >= set(job.roles):
+            job.announced = True
+            self.report({"t": "planned", "job": job.name, "epoch": job.plan["epoch"]})
+
+    # -- pokes -------------------------------------------------------------------------------
+    def poke_everybody(self, job: NodeJob) -> None:
+        """EXPECT: here is your parent, this many make a sum, and look at the words yourself."""
+        for endpoint, role in job.roles.items():
+            expect = Descriptor(role["parent"], role["expected"], job.plan["round"], 0, Kind.EXPECT)
+            self.router.poke(job.number, endpoint, expect)
+            self.router.poke(job.number, lane(endpoint), expect)
+        fault("agent_poked", "agent")
+
+    def send(self, process: Process, message: Message, fds: list[int] | None = None) -> None:
+        if process.control:
+            try:
+                process.control.send(message, fds or [])
+            except Unreachable:
+                log.info("%s %d does not listen", process.kind, process.pid)
