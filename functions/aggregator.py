@@ -286,6 +286,7 @@ class Held:
     near: Any
     far: Any
     files: tuple[int, int, int]
+    leaving: bool = False  # told to, and goes as soon as nobody needs anything of it
 
 
 class Runtime:
@@ -319,8 +320,10 @@ class Runtime:
         except Unreachable:  # the pair is broken; the memory is not
             self._register(held, first=False)
             return
-        held.aggregator.advance()
+        self._advance(held)
         self._report()
+        if held.leaving:
+            self._leave()
 
     def _wait(self) -> list[Any]:
         sources: list[Any] = [self.control] if self.control else []
@@ -353,9 +356,9 @@ class Runtime:
             case "assign":
                 self._assign(message, fds)
             case "leave":
-                self._leave(message)
+                self._leave()
             case "ping":
-                self._tell({"t": "pong", "n": message["n"]})
+                self._tell({"t": "pong"})
             case "new-pair" if self.held:  # the agent lost the socket map: same memory, new pair
                 self._register(self.held)
             case "joined":
@@ -415,16 +418,25 @@ class Runtime:
         fault("role_registered", aggregator.role.kind)
         aggregator.words()
         fault("role_scanned", aggregator.role.kind)
-        aggregator.advance()
+        self._advance(held)
         self._report()
 
-    def _leave(self, message: dict[str, Any]) -> None:
+    def _advance(self, held: Held) -> None:
+        """Do what can be done.  An error here comes again for every successor: the job ends."""
+        try:
+            held.aggregator.advance()
+        except Exception as error:
+            log.exception("%s %d", held.aggregator.role.kind, held.aggregator.role.endpoint)
+            self._tell({"t": "failed", "job": held.job, "error": repr(error)})
+
+    def _leave(self) -> None:
+        """Give the role up, now or with a later wake-up: a release, or the end of the round."""
         held = self.held
         if held is None:
             return
-        held.aggregator.advance()
+        held.leaving = True
+        self._advance(held)
         if not held.aggregator.may_leave():
-            self._tell({"t": "busy", "job": held.job, "endpoint": message["endpoint"]})
             return
         self.held = None
         kind, endpoint = held.aggregator.role.kind, held.aggregator.role.endpoint

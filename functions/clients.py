@@ -16,7 +16,7 @@ from typing import Any
 import zmq
 import zmq.utils.monitor
 
-from lifl.errors import InvalidUpdate, Late, LiflError, PermanentError, Refused, Unreachable
+from lifl.errors import Busy, InvalidUpdate, Late, LiflError, PermanentError, Refused, Unreachable
 from lifl.faults import fault
 from lifl.functions.jobs import Asking, Job, Uploading, rejection
 from lifl.functions.wire import DOWN_CHUNK, INLINE, UP_WINDOW, Message, decode, encode
@@ -44,6 +44,7 @@ class Clients:
         self.router, self.node = router, node
         self.rights, self.jobs = rights, jobs
         self.report, self.serve = report, serve
+        self.expected: set[str] = set()  # jobs that the coordinator has, here already or not
         self.unknown: dict[str, dict[str, bytes]] = {}  # hello before the job is here
         self.monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._look_at = math.inf  # when to see who has left (monotonic seconds)
@@ -88,7 +89,11 @@ class Clients:
             self._hello(peer, key, right, name, message)
             return
         if job is None:
-            raise PermanentError(f"no job {name!r} at this gateway: say hello first")
+            if name in self.expected:
+                raise Busy(f"job {name!r} is not at this gateway yet")
+            raise PermanentError(
+                f"no job {name!r:.80} here: it is one of {', '.join(sorted(self.expected))}"
+            )
         match message["t"]:
             case "put" if message.get("kind") == "model":
                 self._put_model(job, peer, right, message)
@@ -200,8 +205,13 @@ class Clients:
                 self._finish(job, Uploading(asking, grant, 0.0))
                 return
         if job.waiting or not self.admit(job, asking):
-            job.waiting = type(job.waiting)(a for a in job.waiting if a.key != asking.key)
-            job.waiting.append(asking)
+            for place, other in enumerate(job.waiting):
+                if other.key == asking.key:  # asked again: it keeps its place
+                    job.waiting[place] = asking
+                    break
+            else:
+                job.waiting.append(asking)
+            self.send(asking.peer, {"t": "wait", "job": job.name, "round": job.round})
 
     def _known(self, job: Job, asking: Asking) -> bool:
         """Answer at once what needs no slot: a duplicate, or too late."""
@@ -220,13 +230,18 @@ class Clients:
         if grant is None:
             return False
         job.uploads[asking.key] = Uploading(asking, grant, time.monotonic())
-        self.send(asking.peer, {"t": "go", "job": job.name, "round": job.round, "n": UP_WINDOW})
+        self.send(asking.peer, {
+            "t": "go", "job": job.name, "round": job.round, "n": UP_WINDOW,
+            "grant": grant.generation,
+        })  # fmt: skip
         return True
 
     def _chunk(self, job: Job, key: str, message: Message, payload: memoryview) -> None:
         upload = job.uploads.get(key)
         if upload is None or message["round"] != upload.grant.round:
             return  # of an upload that was given up; its sender was told
+        if message["grant"] != upload.grant.generation:
+            return  # on its way when the sender asked again
         grant = upload.grant
         if message["at"] != grant.written or grant.written + len(payload) > len(grant.view):
             self.abandon(job, upload, InvalidUpdate(
@@ -291,17 +306,20 @@ class Clients:
         if found is not None and found[1].round >= message["round"]:
             self.send(peer, {"t": "ack", "job": job.name, "round": message["round"]})
             return
-        self._model = job.intake.begin_model(message["length"])
+        job.model_upload = job.intake.begin_model(message["length"])
         self.send(peer, {"t": "go", "job": job.name, "round": message["round"], "n": UP_WINDOW})
 
     def _model_chunk(self, job: Job, peer: bytes, message: Message, payload: memoryview) -> None:
-        at = message["at"]
-        self._model[at : at + len(payload)] = payload
+        at, model = message["at"], job.model_upload
+        if model is None:
+            return  # begun at the gateway before this one; its sender asks again
+        model[at : at + len(payload)] = payload
         answer = {"job": job.name, "round": message["round"]}
-        if at + len(payload) < len(self._model):
+        if at + len(payload) < len(model):
             self.send(peer, answer | {"t": "more", "n": 1})
             return
-        job.intake.finish_model(message["round"], len(self._model))
+        job.intake.finish_model(message["round"], len(model))
+        job.model_upload = None
         self.send(peer, answer | {"t": "ack"})
         for observer in job.observers.values():
             self.send(observer, answer | {"t": "published"})

@@ -44,6 +44,7 @@ from lifl.shm.slots import Header, Payload
 log = logging.getLogger("lifl.gateway")
 
 RECONNECT_S = 0.02
+MAX_TRUSTED = 1 << 30  # bytes of a message from the coordinator, whose lists grow with clients
 
 
 class Gateway:
@@ -135,11 +136,12 @@ class Gateway:
 
     def _from_coordinator(self) -> None:
         while self.coordinator.poll(0):
-            self._obey(decode(self.coordinator.recv()))
+            self._obey(decode(self.coordinator.recv(), limit=MAX_TRUSTED))
 
     def _obey(self, message: Message) -> None:
         if message["t"] == "enrol":
             self.rights.update(message["keys"])
+            self.clients.expected = set(message["jobs"])
             self.rights[self.coordinator_key] = "coordinator"
             self.door.keys = set(self.rights)
             return
@@ -177,6 +179,7 @@ class Gateway:
         if not job.has_model:
             self._fetch_model(job)
             return
+        job.dirty = True  # what a gateway before this one accepted is told, too
         for key, peer in job.clients.items():
             self.clients.announce(job, key, peer)
         self._serve(job)
@@ -244,18 +247,18 @@ class Gateway:
     def _forward(self, job: Job, slot: int, header: Header) -> None:
         """Send this node's sum to the node of the top; it stays here until that has it."""
         assert job.forward is not None
-        generation = job.intake.arena.state(slot).generation
-        if (slot, generation) in job.forwarding:
+        state = job.intake.arena.state(slot)
+        if (slot, state.generation) in job.forwarding:
             return
-        job.forwarding.add((slot, generation))
+        job.forwarding.add((slot, state.generation))
 
         def done() -> None:
             fault("gateway_forwarded", "gateway")
-            job.intake.release(slot, header)
+            job.intake.release(slot, state, header)
 
         def refused(message: Message) -> None:
             log.warning("the sum of round %d was refused: %s", header.round, message.get("text"))
-            job.intake.release(slot, header)
+            job.intake.release(slot, state, header)
 
         put = {
             "t": "put", "kind": "sum", "job": job.name, "round": header.round,

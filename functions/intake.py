@@ -15,7 +15,7 @@ from lifl.errors import LiflError
 from lifl.faults import fault
 from lifl.proxy_ebpf.descriptor import Descriptor, Kind, lane
 from lifl.proxy_ebpf.port import Port
-from lifl.shm.slots import GATEWAY, Arena, Header, Payload, Phase
+from lifl.shm.slots import GATEWAY, Arena, Header, Payload, Phase, State
 
 Verdict = Literal["accepted", "late", "overlap"]
 NOBODY = 0xFFFF  # consumer of the model slot: it is read, never consumed
@@ -129,7 +129,7 @@ class Intake:
             if slot == arena.model()[1] and header.payload is Payload.MODEL:
                 continue  # the current model, held until the next one
             if header.round < self.round:
-                self.release(slot, header)
+                self.release(slot, arena.state(slot), header)
             else:
                 found.append((slot, header))
         return found
@@ -141,8 +141,10 @@ class Intake:
         fault("gateway_published", "gateway")
         self.sealed()
 
-    def release(self, slot: int, header: Header) -> None:
-        state = self.arena.state(slot)
+    def release(self, slot: int, state: State, header: Header) -> None:
+        """Let go of what `state` says: of nothing, if the slot has moved on since."""
+        if self.arena.state(slot) != state:
+            return
         self.arena.release(slot, state)
         fault("gateway_model_released", "gateway")
         self._send(

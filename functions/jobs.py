@@ -6,7 +6,6 @@ gateway.py carries out what is returned.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from lifl.errors import Busy, InvalidUpdate, Late, LiflError, Refused
 from lifl.functions.intake import Grant, Intake
 from lifl.functions.layout import Layout
-from lifl.functions.wire import Message
+from lifl.functions.wire import LEAST_WEIGHT, MOST_METRICS, MOST_WEIGHT, Message, is_weight
 from lifl.shm.slots import Payload
 
 Forward = tuple[str, str]  # endpoint and server key of another gateway
@@ -63,6 +62,7 @@ class Job:
     model_from: Forward | None = None
     cut: bool = False
     fetching: bool = False
+    model_upload: memoryview | None = None  # the first model, on its way here
     ended: bool = False
     dirty: bool = False
     bytes_in: int = 0
@@ -106,8 +106,12 @@ class Job:
         length, weight = message.get("length"), message.get("weight", 1.0)
         if not isinstance(round_, int) or not isinstance(length, int):
             raise InvalidUpdate(f"round {round_!r} and length {length!r} must be integers")
-        if not isinstance(weight, int | float) or not math.isfinite(weight) or weight <= 0:
-            raise InvalidUpdate(f"weight is {weight!r}: it must be finite and more than 0")
+        if kind == "update" and not is_weight(weight):
+            raise InvalidUpdate(
+                f"weight is {weight!r}: it must be a number from {LEAST_WEIGHT:.1e} to "
+                f"{MOST_WEIGHT:.1e}, usually that of the client's examples"
+            )
+        _check_metrics(message.get("metrics"))
         if round_ < self.round or (round_ == self.round and self.intake.round > round_):
             raise Late(f"round {round_} is over", job=self.name, round=round_)
         if round_ > self.round or not self.has_model or self.layout is None:
@@ -154,9 +158,24 @@ class Job:
 def rejection(job: str, message: Message, error: LiflError) -> Message:
     """What the sender is told: a code, a sentence, and whether to try again."""
     return {
-        "t": "reject", "job": job, "round": message.get("round"), "code": error.code,
+        "t": "reject", "of": message.get("t"), "job": job, "round": message.get("round"),
+        "code": error.code,
         "text": str(error), "retry": error.retryable,
     }  # fmt: skip
+
+
+def _check_metrics(metrics: object) -> None:
+    """Few, named and numeric: they go to the coordinator as they are."""
+    if metrics is None:
+        return
+    if not isinstance(metrics, dict) or len(metrics) > MOST_METRICS:
+        raise InvalidUpdate(f"metrics must be a dict of at most {MOST_METRICS} numbers by name")
+    for name, value in metrics.items():
+        if not isinstance(name, str) or len(name) > 100 or not isinstance(value, int | float):
+            raise InvalidUpdate(
+                f"metric {name!r:.120} is {value!r:.40}: name it with up to 100 characters and "
+                "give it a number"
+            )
 
 
 def _forward(value: list[str] | None) -> Forward | None:

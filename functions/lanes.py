@@ -115,7 +115,7 @@ class Lanes:
             case "close-job":
                 self._forget(message["job"])
             case "ping":
-                self._tell({"t": "pong", "n": message["n"]}, [])
+                self._tell({"t": "pong"}, [])
             case _:
                 close_all(fds)
 

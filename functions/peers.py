@@ -68,7 +68,7 @@ class Peer:
             self._handle(message.get("job", ""), message, rest)
 
     def _handle(self, job: str, message: Message, rest: list[bytes]) -> None:
-        is_download = message["t"] in ("model", "gone")
+        is_download = message["t"] in ("model", "gone") or message.get("of") == "get"
         group = self.downloads if is_download else self.uploads
         transfer = group.get(job)
         if transfer is None or message.get("round") != transfer.round:

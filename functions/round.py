@@ -163,7 +163,9 @@ def _admit(words: Words, taken: int) -> tuple[list[Queued], list[Queued], list[Q
     refused: list[Queued] = []
     for queued in words.queued:
         overlap = queued.clients & taken
-        if queued.round != words.round or (overlap and overlap == queued.clients):
+        if queued.round > words.round:
+            continue  # sealed after the words were read: the next look sees its round
+        if queued.round < words.round or (overlap and overlap == queued.clients):
             done.append(queued)
         elif overlap:
             refused.append(queued)

@@ -68,6 +68,7 @@ class Upload:
     sent: int = 0
     window: int = 0
     granted: bool = False
+    grant: int = 0  # which `go` the chunks answer
 
     def start(self) -> list[Outgoing]:
         """Ask for a slot; also to ask again after a gateway forgot."""
@@ -82,13 +83,14 @@ class Upload:
             return []
         if message["t"] == "go":
             self.sent, self.window, self.granted = 0, message["n"], True
+            self.grant = message.get("grant", 0)
         elif message["t"] == "more" and self.granted:
             self.window += message["n"]
         out: list[Outgoing] = []
         while self.window > 0 and self.granted and self.sent < len(self.data):
             payload = self.data[self.sent : self.sent + UP_CHUNK]
             head = {k: self.put[k] for k in ("job", "round", "kind")}
-            out.append((head | {"t": "chunk", "at": self.sent}, payload))
+            out.append((head | {"t": "chunk", "at": self.sent, "grant": self.grant}, payload))
             self.sent += len(payload)
             self.window -= 1
         return out

@@ -31,6 +31,9 @@ DOWN_WINDOW: Final = 3
 INLINE: Final = 1 << 16  # an update up to this size travels with its put
 LARGEST_MESSAGE: Final = 2 << 20  # of a frame from outside; a peer that sends more is cut off
 LARGEST_HEADER: Final = 1 << 18
+LEAST_WEIGHT: Final = 2.0**-40  # so that no product of weight and parameter leaves float32
+MOST_WEIGHT: Final = 2.0**40
+MOST_METRICS: Final = 64  # figures with one update
 
 Message = dict[str, Any]
 
@@ -62,14 +65,20 @@ def encode(message: Message) -> bytes:
     return data
 
 
-def decode(data: bytes | memoryview) -> Message:
+def is_weight(value: object) -> bool:
+    """A number that may be an update's weight: finite and from 2^-40 to 2^40."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and LEAST_WEIGHT <= value <= MOST_WEIGHT  # type: ignore[operator]
+
+
+def decode(data: bytes | memoryview, limit: int = LARGEST_HEADER) -> Message:
     """The map in `data`.
 
     Raises:
         InvalidUpdate: it is not a msgpack map with a type `t`, or larger than a header may be.
     """
-    if len(data) > LARGEST_HEADER:
-        raise InvalidUpdate(f"a header of {len(data)} bytes is over {LARGEST_HEADER}")
+    if len(data) > limit:
+        raise InvalidUpdate(f"a header of {len(data)} bytes is over {limit}")
     try:
         message = msgpack.unpackb(data)
     except (ValueError, msgpack.UnpackException) as error:

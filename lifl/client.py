@@ -25,7 +25,7 @@ import numpy as np
 from lifl.errors import InvalidUpdate, Unreachable
 from lifl.exchange import Address, Exchange, State
 from lifl.functions.transfer import Upload
-from lifl.functions.wire import Keys
+from lifl.functions.wire import LEAST_WEIGHT, MOST_WEIGHT, Keys, is_weight
 
 
 @dataclass
@@ -48,14 +48,14 @@ class Round:
 
         Args:
             model: the same names, dtypes and shapes as `self.model`.
-            weight: of this update in the mean, usually the number of examples; more than 0.
+            weight: of this update in the mean, usually the number of examples; from 2^-40 to 2^40.
             metrics: numbers to be averaged by weight over the round's clients.
 
         Returns:
             True when it counts, False when the round closed before it was there.
 
         Raises:
-            InvalidUpdate: another layout, or a weight that is not finite and positive.
+            InvalidUpdate: another layout, or a weight that is none.
             Unreachable: no gateway answered in time.
         """
         return self._client._send_update(self.number, model, weight, dict(metrics or {}))
@@ -140,8 +140,12 @@ class Client:
     ) -> bool:
         if self._exchange.layout is None:
             raise InvalidUpdate("no round has begun")
-        if not isinstance(weight, int | float | np.number) or not 0 < float(weight) < float("inf"):
-            raise InvalidUpdate(f"weight is {weight!r}: it must be finite and more than 0")
+        weight = float(weight) if isinstance(weight, int | float | np.number) else weight
+        if not is_weight(weight):
+            raise InvalidUpdate(
+                f"weight is {weight!r}: it must be a number from {LEAST_WEIGHT:.1e} to "
+                f"{MOST_WEIGHT:.1e}, usually that of this client's examples"
+            )
         buffer = memoryview(bytearray(self._exchange.layout.update_bytes))
         self._exchange.layout.pack_into(model, buffer)
         put = {

@@ -1,17 +1,37 @@
-"""The story of a run, one JSON object a line on standard output.
+"""The story of a run, one JSON object a line.
 
-Owns writing a line whole, since several processes share the stream.  Called by the coordinator,
-the engine and the trainers; read by `lifl run`.
+Owns the stream of it: standard output as it was when the process started.  User code may print
+what it likes, which goes to standard error from then on.  Each writer has a pipe of its own, so
+that a line arrives whole.  Called by the coordinator, the engine and the trainers; read by
+`lifl run`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
+
+_stream: int | None = None
+
+
+def keep_stdout() -> None:
+    """From now on events alone go to standard output; what else is printed, to standard error."""
+    global _stream
+    if _stream is None:
+        sys.stdout.flush()
+        _stream = os.dup(1)  # not inheritable: children have streams of their own
+        os.dup2(2, 1)
 
 
 def emit(event: str, **fields: Any) -> None:
     """Write one event."""
-    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
-    sys.stdout.flush()
+    line = json.dumps({"event": event, **fields}) + "\n"
+    if _stream is None:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        return
+    data = line.encode()
+    while data:
+        data = data[os.write(_stream, data) :]

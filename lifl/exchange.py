@@ -158,7 +158,7 @@ class Exchange:
             return message, None
         poller = zmq.Poller()
         connection = None
-        asked_at = time.monotonic()
+        asked_at = self._heard_at = time.monotonic()
         while True:
             if connection is not self._connection:
                 connection = self._connection
@@ -172,7 +172,8 @@ class Exchange:
                 asked_at = 0.0  # ask again for what is under way
             received = connection.receive()
             if received is None:
-                if self.layout is None and now - self._heard_at > self.timeout_s:
+                expects = self.layout is None or again is not None
+                if expects and now - self._heard_at > self.timeout_s:
                     raise Unreachable(
                         f"no gateway answered at {connection.address.endpoint} "
                         f"for {self.timeout_s:g} s"

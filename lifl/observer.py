@@ -55,13 +55,15 @@ class Observer:
                             buffer = memoryview(bytearray(self._layout.update_bytes))
                             download = Download(self.job, last, buffer)
                             source.send(download.ask())
-                        case "model" if download is not None and payload is not None:
+                        case "model" if (
+                            download is not None and payload is not None and connection is source
+                        ):
                             source.send(download.take(message, payload))
                             if download.done and self._layout:
                                 self._source = source
                                 yield download.round, self._layout.views(download.buffer)
                                 download = None
-                        case "gone":
+                        case "gone" if download and message["round"] == download.round:
                             download = None
 
     def report(self, number: int, metrics: Mapping[str, float]) -> None:

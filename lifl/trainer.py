@@ -22,10 +22,12 @@ import click
 from lifl.api.entrypoints import entrypoint
 from lifl.api.load import load_job
 from lifl.client import Client
-from lifl.events import emit
+from lifl.events import emit, keep_stdout
 from lifl.exchange import Address
 from lifl.functions.wire import Keys
 from lifl.observer import Observer
+
+EVALUATOR = "the evaluator"
 
 
 def train(function: Callable[[Client], None], path: Path) -> None:
@@ -76,24 +78,39 @@ def main(config_path: Path) -> None:
     config = json.loads(config_path.read_text())
     job_path = Path(config["job"])
     spec = load_job(job_path).spec
+    keep_stdout()
     children: dict[int, str] = {}
     if spec.evaluator:
         judge = entrypoint(spec.evaluator.entrypoint, job_path.parent)
-        children[fork("the evaluator", lambda: evaluate(judge, config))] = "the evaluator"
+        children[fork(EVALUATOR, lambda: evaluate(judge, config))] = EVALUATOR
     if spec.trainer:
         function = entrypoint(spec.trainer.entrypoint, job_path.parent)
         for path in map(Path, config["client_files"]):
             pid = fork(path.stem, lambda path=path: train(function, path))  # type: ignore[misc]
             children[pid] = path.stem
+    sys.exit(wait_for(children, spec.clients.min))
+
+
+def wait_for(children: dict[int, str], needed: int) -> int:
+    """Until all have ended, or a run without those that failed cannot go on; the exit status.
+
+    Args:
+        children: pid -> what it is.
+        needed: clients without which no round begins.
+    """
     failed = 0
+    clients = sum(what != EVALUATOR for what in children.values())
     while children:
         pid, status = os.wait()
         what = children.pop(pid)
-        if status:
-            failed += 1
-            code = os.waitstatus_to_exitcode(status)
-            emit("warning", text=f"{what} ended with status {code}")
-    sys.exit(1 if failed else 0)
+        if not status:
+            continue
+        code = os.waitstatus_to_exitcode(status)
+        emit("warning", text=f"{what} ended with status {code}")
+        failed += 1
+        if what == EVALUATOR or clients - failed < needed:
+            return 1
+    return 0
 
 
 if __name__ == "__main__":

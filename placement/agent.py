@@ -108,10 +108,7 @@ class Agent:
             case "hello":
                 self._hello()
             case "plan":
-                try:
-                    self.node.carry_out(message)
-                except LiflError as error:
-                    self._report({"t": "failed", "job": message["name"], "error": str(error)})
+                self.node.carry_out(message)
             case "report":
                 self._work(message)
             case "drop":

@@ -30,11 +30,12 @@ import zmq
 from lifl.api.job import FLJob
 from lifl.api.load import load_job
 from lifl.errors import Busy, LiflError, Unreachable
-from lifl.events import emit
+from lifl.events import emit, keep_stdout
 from lifl.functions.layout import Layout
 from lifl.functions.peers import Peer, Transfer
 from lifl.functions.transfer import Download, Upload
 from lifl.functions.wire import (
+    LARGEST_MESSAGE,
     Doorkeeper,
     Keys,
     Message,
@@ -96,14 +97,14 @@ class Coordinator:
         }
         state = initial_model(self.job, Path(config["job"]).parent)
         self.layout = Layout.of(state)
-        self.initial = memoryview(bytearray(self.layout.update_bytes))
-        self.layout.pack_into(state, self.initial)
         momentum = spec.aggregation.algorithm == "fedavgm"
         self.model_bytes = (
             self.layout.velocity_at + self.layout.sum_bytes
             if momentum
             else self.layout.update_bytes
         )
+        self.initial = memoryview(bytearray(self.model_bytes))  # its velocity is zero
+        self.layout.pack_into(state, self.initial)
         self.record = Recorder(self.job, Path(config["run_dir"]), spec.evaluator is not None)
         self.connected: dict[str, str] = {}  # client key -> node whose gateway it talks to
         self.plan: Plan | None = None
@@ -129,8 +130,9 @@ class Coordinator:
                 self.door.answer()
             if self.router in ready:
                 while self.router.poll(0):
-                    peer, *frames = self.router.recv_multipart(copy=False)
-                    self._handle(peer.bytes, str(peer.get("User-Id")), decode(frames[0].buffer))
+                    peer, frame, *_ = self.router.recv_multipart(copy=False)
+                    message = decode(frame.buffer, limit=LARGEST_MESSAGE)
+                    self._handle(peer.bytes, str(peer.get("User-Id")), message)
             if time.monotonic() >= self.deadline_at:
                 self.deadline_at = math.inf
                 if self.round:
@@ -155,7 +157,9 @@ class Coordinator:
                 self._node(node, peer, key, message)
             case "gateway":
                 node.gateway, node.endpoint = peer, message["endpoint"]
-                self._send(peer, {"t": "enrol", "keys": self.rights})
+                self._send(peer, {
+                    "t": "enrol", "keys": self.rights, "jobs": [self.job.metadata.name],
+                })  # fmt: skip
                 if all(n.gateway for n in self.nodes.values()):
                     self.record.gateways({n.name: [n.endpoint, n.key] for n in self._known()})
                 self._try_to_plan()
@@ -318,7 +322,7 @@ class Coordinator:
         roles = 2 * (-(-clients // spec.aggregation.fan_in) + 1)
         return Geometry(
             inputs=spec.memory.input_slots + 1,
-            sums=2 * roles + 3,
+            sums=3 * roles,
             input_bytes=max(self.layout.update_bytes, self.layout.sum_bytes, self.model_bytes),
             sum_bytes=max(self.layout.sum_bytes, self.model_bytes),
             roster=up(clients, 64),
@@ -511,6 +515,7 @@ def _roles(plan: Plan | None, name: str) -> list[Any]:
 def main(config: Path) -> None:
     """Run one job to its end; events go to standard output, one JSON object a line."""
     logging.basicConfig(format="%(name)s: %(message)s")
+    keep_stdout()
 
     def stop(_: int, __: FrameType | None) -> None:
         raise SystemExit(0)

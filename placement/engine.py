@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import click
 
-from lifl.events import emit
+from lifl.events import emit, keep_stdout
 from lifl.functions.wire import Keys
 from lifl.placement.processes import adopt_orphans, end_descendants, private_bpffs, unmount
 
@@ -61,7 +61,7 @@ class Engine:
         self.gateways: dict[str, list[str]] = {}
         self.pins = ""
         self.done = False
-        self.buffer = b""
+        self.unread: dict[int, bytes] = {}  # what each child has begun to say
 
     def run(self) -> None:
         """Until the job is done or the lifeline is cut."""
@@ -76,8 +76,7 @@ class Engine:
         signal.signal(signal.SIGTERM, self._terminated)
         self.selector.register(0, selectors.EVENT_READ, "lifeline")
         self.selector.register(wake, selectors.EVENT_READ, "wake")
-        output = self._start_coordinator()
-        self.selector.register(output, selectors.EVENT_READ, "events")
+        self._start_coordinator()
         while True:
             ready = self.selector.select(LAST_WORDS_S if self.done else None)
             if self.done and not ready:
@@ -89,7 +88,7 @@ class Engine:
                     os.read(wake, 4096)
                     self._reap()
                 else:
-                    self._read_events(output)
+                    self._read_events(key.fd)
 
     def _terminated(self, *_: object) -> None:
         raise Over("the engine was told to end")
@@ -106,7 +105,15 @@ class Engine:
         self.children[child.pid] = Child(what, child.pid)
         return child
 
-    def _start_coordinator(self) -> int:
+    def _listen_to(self, child: subprocess.Popen[bytes]) -> None:
+        """Read the events of a child."""
+        assert child.stdout is not None
+        fd = os.dup(child.stdout.fileno())
+        child.stdout.close()
+        self.unread[fd] = b""
+        self.selector.register(fd, selectors.EVENT_READ, "events")
+
+    def _start_coordinator(self) -> None:
         path = self._write("coordinator", {
             "job": self.config["job"], "run_dir": self.config["run_dir"],
             "nodes": {name: keys[0] for name, keys in self.config["nodes"].items()},
@@ -118,12 +125,9 @@ class Engine:
             "coordinator", "lifl.placement.coordinator", "--config", str(path),
             stdout=subprocess.PIPE,
         )  # fmt: skip
-        assert child.stdout is not None
-        fd = os.dup(child.stdout.fileno())
-        child.stdout.close()
-        return fd
+        self._listen_to(child)
 
-    def _start_agent(self, name: str) -> None:
+    def _start_agent(self, name: str, restarts: int = 0) -> None:
         directory = self.directory / name
         directory.mkdir(mode=0o700, exist_ok=True)
         keys = directory / "keys"
@@ -138,7 +142,8 @@ class Engine:
         ]  # fmt: skip
         if self.pins:
             arguments += ["--pins", f"{self.pins}/{name}"]
-        self._spawn(name, "lifl.placement.agent", *arguments)
+        child = self._spawn(name, "lifl.placement.agent", *arguments)
+        self.children[child.pid].restarts = restarts
 
     def _start_trainers(self) -> None:
         path = self._write("trainers", {
@@ -146,7 +151,10 @@ class Engine:
             "observer": self.config["observer"],
             "client_files": self.config["client_files"] if self.config["trainer"] else [],
         })  # fmt: skip
-        self._spawn("trainers", "lifl.trainer", "--config", str(path), stdout=sys.stdout.fileno())
+        child = self._spawn(
+            "trainers", "lifl.trainer", "--config", str(path), stdout=subprocess.PIPE
+        )
+        self._listen_to(child)
 
     def _write(self, name: str, fields: dict[str, Any]) -> Path:
         path = self.directory / f"{name}.json"
@@ -174,9 +182,7 @@ class Engine:
             if child.restarts >= RESTARTS or code > 0:
                 raise Over(f"the agent of {child.what} ended with status {code}")
             emit("restart", what=f"agent of {child.what}")
-            self._start_agent(child.what)
-            newest = max(self.children)
-            self.children[newest].restarts = child.restarts + 1
+            self._start_agent(child.what, child.restarts + 1)
         elif child.what == "coordinator":
             raise Over(f"the coordinator ended with status {code}" if code else "")
         elif code:
@@ -187,12 +193,13 @@ class Engine:
         data = os.read(fd, 1 << 16)
         if not data:
             self.selector.unregister(fd)
+            os.close(fd)
             return
-        *lines, self.buffer = (self.buffer + data).split(b"\n")
+        *lines, self.unread[fd] = (self.unread[fd] + data).split(b"\n")
         for line in lines:
-            self._on_event(json.loads(line), line)
+            self._on_event(json.loads(line))
 
-    def _on_event(self, event: dict[str, Any], line: bytes) -> None:
+    def _on_event(self, event: dict[str, Any]) -> None:
         match event["event"]:
             case "listening":
                 self.coordinator_at = event["endpoint"]
@@ -207,8 +214,7 @@ class Engine:
                 return
             case "done":
                 self.done = True
-        sys.stdout.write(line.decode() + "\n")
-        sys.stdout.flush()
+        emit(**event)
         if event["event"] == "failed":
             raise Over("")
 
@@ -253,6 +259,7 @@ class Engine:
 @click.option("--config", type=click.Path(path_type=Path), required=True)
 def main(config: Path) -> None:
     """Run the processes of one job; standard input is the lifeline."""
+    keep_stdout()
     engine = Engine(json.loads(config.read_text()))
     try:
         engine.run()

@@ -7,11 +7,13 @@ out, and takeover.py believes what was written only where a process hands the me
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lifl.errors import Busy
 from lifl.functions.wire import Message, decode, encode
 from lifl.proxy_ebpf.descriptor import lane
 from lifl.shm.arena import ArenaFiles
@@ -27,6 +29,7 @@ class NodeJob:
     files: ArenaFiles | None = None
     inodes: list[int] = field(default_factory=list)  # of the memory, after an agent's restart
     sum_slots: dict[int, tuple[int, ...]] = field(default_factory=dict)  # by role, bare indices
+    assigned: dict[int, str] = field(default_factory=dict)  # role -> kind that its holder plays
     lanes: set[int] = field(default_factory=set)
     announced: bool = False
     over: bool = False
@@ -42,6 +45,11 @@ class NodeJob:
     def endpoints(self) -> list[int]:
         return [*self.roles, *(lane(role) for role in self.roles)]
 
+    def belongs(self, endpoint: int) -> bool:
+        """A holder of this role is part of the plan as what it was told to be."""
+        role = self.roles.get(endpoint)
+        return not self.over and role is not None and role["kind"] == self.assigned.get(endpoint)
+
     # -- for the agent after this one --------------------------------------------------------
     def save(self, directory: Path) -> None:
         """Write down the plan and which memory is the job's; atomic."""
@@ -52,11 +60,39 @@ class NodeJob:
         temporary = path.with_suffix(".new")
         temporary.write_bytes(encode({
             "t": "job", "plan": self.plan, "inodes": inodes, "slots": slots,
+            "assigned": list(self.assigned.items()),
         }))  # fmt: skip
         temporary.rename(path)
 
     def path(self, directory: Path) -> Path:
         return directory / f"job-{self.number}"
+
+
+def allot(
+    kinds: Mapping[int, str], held: Mapping[int, tuple[int, ...]], sums: int
+) -> dict[int, tuple[int, ...]]:
+    """Sum slots of every role: what it has had, filled up to what it needs now.
+
+    Args:
+        kinds: role → leaf, middle or top; a top needs three, since the model stays in one.
+        held: role → slots given out before.  They are never taken away: a slot may hold the
+            current model, and a role that comes back finds its own.
+        sums: number of sum slots of the arena.
+
+    Raises:
+        Busy: there are not enough.
+    """
+    given = dict(held)
+    taken = {slot for slots in held.values() for slot in slots}
+    free = iter([slot for slot in range(sums) if slot not in taken])
+    for endpoint, kind in kinds.items():
+        has = given.get(endpoint, ())
+        wanted = max(0, (3 if kind == "top" else 2) - len(has))
+        more = tuple(islice(free, wanted))
+        if len(more) < wanted:
+            raise Busy(f"{len(kinds)} roles need more than the {sums} sum slots of the arena")
+        given[endpoint] = has + more
+    return given
 
 
 def saved_jobs(directory: Path) -> Iterator[NodeJob]:
@@ -68,4 +104,5 @@ def saved_jobs(directory: Path) -> Iterator[NodeJob]:
         plan = saved["plan"]
         job = NodeJob(plan["job"], plan["name"], plan, inodes=saved["inodes"])
         job.sum_slots = {row[0]: tuple(row[1:]) for row in saved["slots"]}
+        job.assigned = dict(saved["assigned"])
         yield job

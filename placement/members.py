@@ -37,7 +37,7 @@ class Members:
         self.node, self.liveness_s, self.listen_at = node, liveness_s, listen_at
         self.listener = listen(node.directory / "agent.sock")
         self.connections: dict[int, tuple[Control, Process | None]] = {}
-        self.pinged_at = 0.0
+        self.pinged_at = self.checked_at = 0.0
 
     @property
     def ping_s(self) -> float:
@@ -69,7 +69,7 @@ class Members:
         if process is None:
             self._joins(control, message, fds)
             return
-        process.answered_at = time.monotonic()
+        process.asked_at = None
         try:
             self._hears(process, message, fds)
         finally:
@@ -86,7 +86,7 @@ class Members:
                 return
             process = self.node.pool.processes[pid] = Process(message["t"], pid, pidfd)
             self.node.pool.save()
-        process.control, process.answered_at = control, time.monotonic()
+        process.control, process.asked_at = control, None
         self.connections[control.fileno()] = (control, process)
         if process.kind == "gateway":
             (self.node.directory / "gateway").write_text(message["endpoint"])
@@ -110,6 +110,8 @@ class Members:
         process.role = (job.number, message["endpoint"])
         take_files(self.node, job, files)
         self._register(process, message, [near, far])
+        if not job.belongs(message["endpoint"]):
+            self.node.take_back(job, message["endpoint"])
 
     def _hears(self, process: Process, message: Message, fds: list[int]) -> None:
         match message["t"]:
@@ -122,13 +124,14 @@ class Members:
             case "left":
                 self.node.router.unregister(message["job"], message["endpoint"])
                 process.role, process.joined = None, False
+                if message["job"] in self.node.jobs:
+                    self.node.jobs[message["job"]].assigned.pop(message["endpoint"], None)
                 for job in list(self.node.jobs.values()):
                     self.node.staff(job)
                     self.node.forget_if_left(job)
-            case "busy" if message["job"] in self.node.jobs:
-                job = self.node.jobs[message["job"]]
-                if job.over or message["endpoint"] not in job.roles:
-                    self.node.send(process, {"t": "leave", **_who(message)})
+            case "failed" if message["job"] in self.node.jobs:
+                name = self.node.jobs[message["job"]].name
+                self.node.report({"t": "failed", "job": name, "error": message["error"]})
             case "work" if message["job"] in self.node.jobs:
                 totals = self.node.jobs[message["job"]].work
                 for name in ("folds", "updates", "bytes", "seconds"):
@@ -198,33 +201,34 @@ class Members:
             self.node.forget_if_left(job)
 
     def check(self) -> None:
-        """Who holds a role and does not answer is replaced: the successor waits, then it dies."""
+        """Who holds a role and does not answer is replaced: the successor waits, then it dies.
+
+        A process is asked, and has `liveness_s` from then: silence before a question, or while
+        this agent was busy itself, says nothing.
+        """
         now = time.monotonic()
-        if not self.node.jobs or now - self.pinged_at < min(PING_S, self.liveness_s / 3):
+        late = now - self.checked_at > self.liveness_s / 2  # this agent did not look: ask again
+        self.checked_at = now
+        if not self.node.jobs or now - self.pinged_at < self.ping_s:
             return
         self.pinged_at = now
         for process in list(self.node.pool.processes.values()):
             holds = process.joined or process.kind == "gateway"
             if not holds or process.control is None:
                 continue
-            if now - process.answered_at > self.liveness_s:
+            if process.asked_at is None or late:
+                process.asked_at = now
+                self.node.send(process, {"t": "ping"})
+            elif now - process.asked_at > self.liveness_s:
                 log.warning("%s %d does not answer: replaced", process.kind, process.pid)
                 self._replace(process)
-            else:
-                self.node.send(process, {"t": "ping", "n": 0})
 
     def _replace(self, process: Process) -> None:
         """Fence: the successor asks for the role's lock, which is free when this one is dead."""
         if process.role is not None:
             number, endpoint = process.role
             process.role, process.joined = None, False
-            control, process.control = process.control, None
-            successor = self.node.pool.idle()
+            successor = self.node.pool.idle(but=process)
             if successor and number in self.node.jobs:
                 self.node.assign(self.node.jobs[number], endpoint, successor)
-            process.control = control
         process.kill()
-
-
-def _who(message: Message) -> Message:
-    return {"job": message["job"], "endpoint": message["endpoint"]}

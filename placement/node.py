@@ -15,7 +15,7 @@ from pathlib import Path
 from lifl.errors import LiflError, Unreachable
 from lifl.faults import fault
 from lifl.functions.wire import Message
-from lifl.placement.hosted import NodeJob
+from lifl.placement.hosted import NodeJob, allot
 from lifl.placement.pool import Pool, Process
 from lifl.proxy_ebpf.contract import Router
 from lifl.proxy_ebpf.descriptor import Descriptor, Kind, lane
@@ -47,8 +47,13 @@ class Node:
     def carry_out(self, message: Message) -> None:
         """Carry out a plan: memory, routes, roles, and a poke for everybody."""
         job = self.jobs.setdefault(message["job"], NodeJob(message["job"], message["name"]))
-        before = set(job.roles)
         job.plan, job.announced = message, False
+        try:
+            self._carry_out(job)
+        except LiflError as error:
+            self.report({"t": "failed", "job": job.name, "error": str(error)})
+
+    def _carry_out(self, job: NodeJob) -> None:
         if job.files is None and job.inodes:
             return  # its memory comes back with the first process that rejoins
         if job.files is None and not job.roles:
@@ -57,8 +62,9 @@ class Node:
         job.save(self.directory)
         self.route(job)
         fault("agent_routed", "agent")
-        for endpoint in before - set(job.roles):
-            self.take_back(job, endpoint)
+        for endpoint, kind in list(job.assigned.items()):
+            if endpoint not in job.roles or job.roles[endpoint]["kind"] != kind:
+                self.take_back(job, endpoint)
         self.staff(job)
         self.tell_gateway(job)
         self.router.reset_credit(job.number)
@@ -74,15 +80,9 @@ class Node:
     def make_room(self, job: NodeJob) -> None:
         """The job's memory on this node, and sum slots for every role of the plan."""
         geometry = Geometry(**job.plan["geometry"])
-        taken = {slot for slots in job.sum_slots.values() for slot in slots}
-        for endpoint, role in job.roles.items():
-            if endpoint in job.sum_slots:
-                continue
-            free = (slot for slot in range(geometry.sums) if slot not in taken)
-            slots = tuple(next(free) for _ in range(3 if role["kind"] == "top" else 2))
-            taken |= set(slots)
-            job.sum_slots[endpoint] = slots
-        needed = arena_bytes(geometry, len(taken))
+        kinds = {endpoint: role["kind"] for endpoint, role in job.roles.items()}
+        job.sum_slots = allot(kinds, job.sum_slots, geometry.sums)
+        needed = arena_bytes(geometry, sum(map(len, job.sum_slots.values())))
         if self.budget_bytes and needed > self.budget_bytes:
             raise LiflError(
                 f"the job needs {needed} bytes of shared memory on {self.name}, which has "
@@ -99,12 +99,12 @@ class Node:
         if job is None:
             return
         job.over = True
-        for endpoint in job.roles:
+        for endpoint in {*job.roles, *job.assigned}:
             self.take_back(job, endpoint)
         self.forget_if_left(job)
 
     def forget_if_left(self, job: NodeJob) -> None:
-        if not job.over or any(self.pool.holder(job.number, role) for role in job.roles):
+        if not job.over or any(p.role and p.role[0] == job.number for p in self.pool.all()):
             return
         gateway = self.pool.gateway
         if gateway and gateway.control:
@@ -137,6 +137,7 @@ class Node:
     def assign(self, job: NodeJob, endpoint: int, process: Process) -> None:
         assert job.files is not None
         process.role, process.joined = (job.number, endpoint), False
+        job.assigned[endpoint] = job.roles[endpoint]["kind"]
         self.pool.save()
         inputs = job.files.read_only_inputs()
         slots = [slot | 1 << 31 for slot in job.sum_slots[endpoint]]

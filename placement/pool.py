@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -34,7 +33,7 @@ class Process:
     role: tuple[int, int] | None = None  # (job, endpoint) that it was given
     joined: bool = False
     holds: set[int] = field(default_factory=set)  # jobs whose memory it said that it has
-    answered_at: float = field(default_factory=time.monotonic)
+    asked_at: float | None = None  # when it was asked what it has not answered (monotonic)
 
     def fileno(self) -> int:
         return self.pidfd
@@ -82,13 +81,16 @@ class Pool:
     def gateway(self) -> Process | None:
         return next((p for p in self.processes.values() if p.kind == "gateway"), None)
 
-    def idle(self) -> Process | None:
+    def all(self) -> list[Process]:
+        return list(self.processes.values())
+
+    def idle(self, but: Process | None = None) -> Process | None:
         """A connected runtime without a role."""
         return next(
             (
                 p
                 for p in self.processes.values()
-                if p.kind == "runtime" and p.control is not None and p.role is None
+                if p.kind == "runtime" and p.control is not None and p.role is None and p is not but
             ),
             None,
         )

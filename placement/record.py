@@ -121,7 +121,7 @@ class Recorder:
         if row is not None:
             row["accuracy"] = metrics.get("accuracy")
             row["evaluation"] = metrics
-        emit("metrics", round=number, **metrics)
+        emit("metrics", round=number, figures=metrics)
         self._write()
 
     @property
@@ -135,10 +135,8 @@ class Recorder:
             while (row := self.rows.get(self.written + 1)) is not None:
                 number = self.written + 1
                 missing = number not in self.open_rows or self.open_rows[number]
-                overtaken = any(
-                    self.rows[n].get("accuracy") is not None for n in self.rows if n > number
-                )
-                unevaluated = self.evaluated and row.get("accuracy") is None and not overtaken
+                overtaken = any("evaluation" in self.rows[n] for n in self.rows if n > number)
+                unevaluated = self.evaluated and "evaluation" not in row and not overtaken
                 if (missing or unevaluated) and not (force and "seconds" in row):
                     break
                 file.write(json.dumps(row) + "\n")

@@ -22,9 +22,7 @@ def take_files(node: Node, job: NodeJob, fds: list[int]) -> None:
     writable = os.open(f"/proc/self/fd/{inputs}", os.O_RDWR | os.O_CLOEXEC)
     geometry = Geometry(**job.plan["geometry"])
     job.files = ArenaFiles(geometry, writable, os.dup(sums), os.dup(locks))
-    node.route(job)
-    node.tell_gateway(job)
-    node.staff(job)
+    node.carry_out(job.plan)
 
 
 def make_if_nobody_holds(node: Node, job: NodeJob) -> None:

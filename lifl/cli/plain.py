@@ -34,8 +34,8 @@ def lines(story: Story, before: Tree, event: Event) -> Iterator[str]:
         case "metrics":
             shown = ", ".join(
                 f"{clean(name)} {percent(value) if name == 'accuracy' else f'{value:.4g}'}"
-                for name, value in event.items()
-                if name not in ("event", "round") and isinstance(value, int | float)
+                for name, value in (event.get("figures") or {}).items()
+                if isinstance(value, int | float)
             )
             yield f"{label}: {shown}"
         case "warning":

@@ -73,7 +73,8 @@ class Story:
             case "round_done":
                 self._round_done(event)
             case "metrics":
-                self._measured(event.get("round", self.round), event.get("accuracy"))
+                figures = event.get("figures") or {}
+                self._measured(event.get("round", self.round), figures.get("accuracy"))
             case "warning":
                 self.notes.append(clean(event.get("text", "")))
             case "restart":

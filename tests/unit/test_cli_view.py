@@ -46,7 +46,7 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "round_started", "round": 1, "clients": 16, "tree": TREE},
     {"event": "progress", "round": 1, "accepted": 7, "of": 16, "bytes": 259_000},
     {"event": "round_done", **ROW},
-    {"event": "metrics", "round": 1, "accuracy": 0.93, "loss": 0.25},
+    {"event": "metrics", "round": 1, "figures": {"accuracy": 0.93, "loss": 0.25}},
     {"event": "round_started", "round": 2, "clients": 16, "tree": TREE},
     {"event": "warning", "text": "[bold]client-3[/] is slow\x1b[2J"},
     {"event": "restart", "what": "gateway on node-0"},
