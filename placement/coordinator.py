@@ -4,9 +4,10 @@
                                                                             │
     rounds.jsonl, model.safetensors, summary.json ◄── published ◄───────────┘
 
-Owns one job from its first client to its files.  Decisions are pure and elsewhere: planner.py
-(who is where), rounds.py (when a round closes), selection.py (who takes part).  Started by the
-local engine with a configuration file:
+Owns one job from its first client to its files: the process, its loop, and what follows from each
+message.  Elsewhere are who is there (membership.py), what nodes are told (planning.py, and under it
+selection.py and planner.py), when a round closes (rounds.py), what stays (record.py).  Started by
+the local engine with a configuration file:
 
     python -m lifl.placement.coordinator --config FILE
 """
@@ -19,7 +20,7 @@ import math
 import signal
 import sys
 import time
-from dataclasses import dataclass, field
+from collections import deque
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,10 +30,9 @@ import zmq
 
 from lifl.api.job import FLJob
 from lifl.api.load import load_job
-from lifl.errors import Busy, LiflError, Unreachable
+from lifl.errors import Busy, LiflError
 from lifl.events import emit, keep_stdout
 from lifl.functions.layout import Layout
-from lifl.functions.peers import Peer, Transfer
 from lifl.functions.transfer import Download, Upload
 from lifl.functions.wire import (
     LARGEST_MESSAGE,
@@ -44,33 +44,18 @@ from lifl.functions.wire import (
     encode,
     server,
 )
-from lifl.placement.capacity import capacity
-from lifl.placement.planner import plan as make_plan
+from lifl.placement.membership import Known, Membership
+from lifl.placement.models import move
+from lifl.placement.planning import JOB, Planning, roles_of, selected
 from lifl.placement.record import Recorder, initial_model
 from lifl.placement.rounds import Order, Round
-from lifl.placement.selection import select
-from lifl.placement.snapshot import Client, Node, Plan, Snapshot
-from lifl.shm.geometry import Geometry, up
+from lifl.placement.snapshot import Plan
 
 log = logging.getLogger("lifl.coordinator")
 
-JOB = 1  # number of the job in descriptors and routing maps of this run's agents
 LAST_METRICS_S = 30.0
 DROP_S = 5.0
-
-
-@dataclass
-class Known:
-    """A node as far as it has reported itself."""
-
-    name: str
-    key: str = ""
-    agent: bytes | None = None
-    gateway: bytes | None = None
-    endpoint: str = ""
-    measured: dict[str, float] = field(default_factory=dict)
-    planned: int = -1  # epoch of the plan that it carries out
-    ready: bool = False  # its gateway holds the job's arena
+RECONNECT_S = 5.0  # for clients whose gateway was replaced
 
 
 class Coordinator:
@@ -85,34 +70,22 @@ class Coordinator:
         self.door = Doorkeeper(self.context)
         self.router = server(self.context, self.keys)
         self.router.bind(config["listen"])
-        self.nodes = {name: Known(name) for name in config["nodes"]}
-        self.names: dict[str, str] = config["clients"]  # key -> name
-        self.observers: list[str] = config["observers"]
-        node_keys = list(config["nodes"].values())
-        self.door.keys = set(node_keys)
-        self.rights = {
-            **dict.fromkeys(self.names, "client"),
-            **dict.fromkeys(self.observers, "observer"),
-            **dict.fromkeys(node_keys, "node"),
-        }
+        self.members = Membership(config["nodes"], config["clients"], config["observers"])
+        self.door.keys = set(config["nodes"].values())
         state = initial_model(self.job, Path(config["job"]).parent)
         self.layout = Layout.of(state)
-        momentum = spec.aggregation.algorithm == "fedavgm"
-        self.model_bytes = (
-            self.layout.velocity_at + self.layout.sum_bytes
-            if momentum
-            else self.layout.update_bytes
-        )
-        self.initial = memoryview(bytearray(self.model_bytes))  # its velocity is zero
+        self.planning = Planning(self.job, self.layout, len(config["clients"]))
+        self.initial = memoryview(bytearray(self.planning.model_bytes))  # its velocity is zero
         self.layout.pack_into(state, self.initial)
         self.record = Recorder(self.job, Path(config["run_dir"]), spec.evaluator is not None)
-        self.connected: dict[str, str] = {}  # client key -> node whose gateway it talks to
         self.plan: Plan | None = None
         self.roster: list[str] = []
         self.holding: set[str] = set()  # nodes that have memory of the job
-        self.homes: dict[str, str] = {}  # client key -> node, also of clients that sit out
         self.epoch = 0
         self.round: Round | None = None
+        self.ended: set[int] = set()  # rounds whose model exists
+        self.early: deque[tuple[bytes, str, Message]] = deque()  # came while a model was moved
+        self.grace_s = spec.clients.grace_s
         self.deadline_at = math.inf
         self.done_at: float | None = None
 
@@ -123,21 +96,25 @@ class Coordinator:
         poller.register(self.door.socket, zmq.POLLIN)
         poller.register(self.router, zmq.POLLIN)
         while not self._is_finished():
-            wait_s = min(self.deadline_at, self.done_at or math.inf) - time.monotonic()
+            due = (self.deadline_at, self.done_at or math.inf, self.members.next_gone_at)
+            wait_s = min(due) - time.monotonic()
             timeout_ms = None if wait_s == math.inf else max(0, int(wait_s * 1000) + 1)
             ready = dict(poller.poll(timeout_ms))
             if self.door.socket in ready:
                 self.door.answer()
-            if self.router in ready:
-                while self.router.poll(0):
-                    peer, frame, *_ = self.router.recv_multipart(copy=False)
-                    message = decode(frame.buffer, limit=LARGEST_MESSAGE)
-                    self._handle(peer.bytes, str(peer.get("User-Id")), message)
+            while self.early or self.router.poll(0):
+                self._handle(*(self.early.popleft() if self.early else self._receive()))
+            self._let_go()
             if time.monotonic() >= self.deadline_at:
                 self.deadline_at = math.inf
                 if self.round:
                     self._order(self.round.on_deadline())
         self._finish()
+
+    def _receive(self) -> tuple[bytes, str, Message]:
+        """(connection, key, message) of the next that waits."""
+        peer, frame, *_ = self.router.recv_multipart(copy=False)
+        return peer.bytes, str(peer.get("User-Id")), decode(frame.buffer, limit=LARGEST_MESSAGE)
 
     def _send(self, peer: bytes | None, message: Message) -> None:
         if peer is None:
@@ -148,25 +125,24 @@ class Coordinator:
             log.info("a node is away; it hears it when it is back")
 
     def _handle(self, peer: bytes, key: str, message: Message) -> None:
-        node = self.nodes.get(message["node"])
-        if node is None or self.config["nodes"][node.name] != key:
+        node = self.members.speaker(message["node"], key)
+        if node is None:
             log.warning("%r speaks for %r: ignored", key, message["node"])
             return
         match message["t"]:
             case "node":
-                self._node(node, peer, key, message)
+                self._node(node, peer, message)
             case "gateway":
-                node.gateway, node.endpoint = peer, message["endpoint"]
-                self._send(peer, {
-                    "t": "enrol", "keys": self.rights, "jobs": [self.job.metadata.name],
-                })  # fmt: skip
-                if all(n.gateway for n in self.nodes.values()):
-                    self.record.gateways({n.name: [n.endpoint, n.key] for n in self._known()})
+                self._enrol(node, peer, message)
+                if where := self.members.gateways:
+                    self.record.gateways(where)
                 self._try_to_plan()
             case "ready":
                 self._ready(node, message["model"])
             case "client":
                 self._client(node, message)
+            case "gone":
+                self.members.leaves(message["key"], node.name, time.monotonic() + self.grace_s)
             case "planned" if message["epoch"] == self.epoch:
                 node.planned = self.epoch
                 self._try_to_start()
@@ -189,40 +165,53 @@ class Coordinator:
             case "failed":
                 raise LiflError(message["error"], node=node.name)
 
-    def _known(self) -> list[Known]:
-        return sorted(self.nodes.values(), key=lambda node: node.name)
-
     # -- who is there ------------------------------------------------------------------------
-    def _node(self, node: Known, peer: bytes, key: str, message: Message) -> None:
-        node.agent, node.key, node.measured = peer, key, message["capacity"]
-        self.record.engine(message, len(self.nodes))
+    def _node(self, node: Known, peer: bytes, message: Message) -> None:
+        node.agent, node.measured = peer, message["capacity"]
+        self.record.engine(message, len(self.members.nodes))
         if self.plan is not None:
             node.planned = -1
             self._send_plan(node)
         self._try_to_plan()
 
+    def _enrol(self, node: Known, peer: bytes, message: Message) -> None:
+        """A gateway, maybe after a restart, hears who may call it; its clients call again."""
+        if node.gateway not in (None, peer):
+            gone_at = time.monotonic() + self.grace_s + RECONNECT_S
+            for client in list(self.members.connected):
+                self.members.leaves(client, node.name, gone_at)
+        node.gateway, node.endpoint = peer, message["endpoint"]
+        names = [self.job.metadata.name]
+        self._send(peer, {"t": "enrol", "keys": self.members.rights, "jobs": names})
+
     def _client(self, node: Known, message: Message) -> None:
         if message["observer"]:
             return
-        self.connected[message["key"]] = node.name
-        if self.homes.get(message["key"], node.name) != node.name:
+        key = message["key"]
+        self.members.comes(key, node.name)
+        if self.members.homes.get(key, node.name) != node.name:
             self._redirect(node)
-        if self.plan is None:
-            needed = self._needed()
-            emit("waiting", clients=len(self.connected), need=needed)
-            self._try_to_plan()
+        if self.round and key in self.roster:
+            self.round.on_back(1 << self.roster.index(key))
+        self._try_to_plan()
+
+    def _let_go(self) -> None:
+        """Clients that left and did not come back in time are not waited for any more."""
+        for key in self.members.gone(time.monotonic()):
+            emit("warning", text=f"{self.members.names[key]} has left: its connection ended "
+                 f"{self.grace_s:g} s ago")  # fmt: skip
+            if self.round and key in self.roster:
+                self._order(self.round.on_gone(1 << self.roster.index(key)))
 
     def _needed(self) -> int:
-        """Clients that must be connected before the first round."""
-        return max(self.job.spec.clients.min, len(self.names) if self.config["all"] else 1)
+        """Clients that must be connected before a round; for the first, all that will come."""
+        everybody = len(self.members.names) if self.config["all"] and self.plan is None else 1
+        return max(self.job.spec.clients.min, everybody)
 
     def _ready(self, node: Known, model: int) -> None:
         """A gateway holds the arena, maybe again after a restart: it hears everything again."""
         node.ready = True
-        self._send(node.gateway, {
-            "t": "job", "job": self.job.metadata.name, "layout": self.layout.to_wire(),
-            "settings": self._settings(),
-        })  # fmt: skip
+        self._send(node.gateway, self.planning.job_to_gateway())
         if self.round is not None and self.round.phase != "published":
             if model >= self.round.number and node.name == self.round.top_node:
                 self._published(self.round.number)
@@ -232,138 +221,58 @@ class Coordinator:
         else:
             self._try_to_start()
 
-    def _settings(self) -> dict[str, Any]:
-        spec = self.job.spec
-        return {
-            "model_bytes": self.model_bytes,
-            "rounds": spec.rounds,
-            "args": dict(spec.trainer.args) if spec.trainer else {},
-        }
-
     # -- plan --------------------------------------------------------------------------------
     def _try_to_plan(self) -> None:
-        if self.round is not None or len(self.connected) < self._needed():
+        """The next round, if none is under way and enough clients are there."""
+        if not self.members.is_whole or (self.round and self.round.number not in self.ended):
             return
-        if not all(node.agent and node.gateway for node in self.nodes.values()):
+        if len(self.ended) == self.job.spec.rounds:
             return
-        self._next_round()
+        needed, here = self._needed(), len(self.members.connected)
+        if here < needed or self.plan is None:
+            emit("waiting", clients=here, need=needed)
+        if here >= needed:
+            self._next_round()
 
     def _next_round(self) -> None:
         """Select, plan, and start as soon as everybody has what they need."""
         number = self.round.number + 1 if self.round else 1
-        by_name = {self.names[key]: key for key in self.connected}
-        spec = self.job.spec
-        chosen = select(
-            list(by_name),
-            fraction=spec.clients.fraction,
-            minimum=max(spec.clients.min, spec.clients.min_per_round)
-            if spec.clients.fraction == 1
-            else spec.clients.min_per_round,
-            round=number,
-            seed=spec.seed,
-        )
-        self.roster = [by_name[name] for name in sorted(chosen, key=_natural)]
-        before = self.plan
-        self.plan = make_plan(
-            Snapshot(
-                nodes=tuple(self._snapshot(node) for node in self._known()),
-                clients=tuple(
-                    Client(key=key, name=self.names[key], node=self.homes.get(key))
-                    for key in self.roster
-                ),
-                fan_in=spec.aggregation.fan_in,
-                policy=spec.placement.policy,
-                previous=before,
-                epoch=self.epoch,
-            )
-        )
+        members, before = self.members, self.plan
+        by_name = {members.names[key]: key for key in members.connected}
+        self.roster = self.planning.draw(number, by_name)
+        self.plan = self.planning.plan(members, self.roster, previous=before, epoch=self.epoch)
         if self.plan.oversubscribed and before is None:
             emit("warning", text=f"{len(self.plan.oversubscribed)} clients are placed beyond the "
                  "capacity of their nodes: they wait for a free input slot")  # fmt: skip
         if self.plan.top_node is None:
             raise Busy("no node can take a single update: lower the model's size or add nodes")
-        self.homes |= self.plan.homes()
+        members.homes |= self.plan.homes()
         self.holding |= set(self.plan.used)
-        changed = {name for name in self.nodes if _roles(before, name) != _roles(self.plan, name)}
-        if changed:
-            self.epoch += 1
-            for node in self.nodes.values():  # the others only learn the epoch
-                self._send_plan(node)
-        index = {key: bit for bit, key in enumerate(self.roster)}
-        selected = {
-            name: sum(1 << index[key] for key in self.plan.nodes[name].clients)
-            for name in self.plan.used
-        }
-        self.round = Round(number, selected, self.plan.top_node, minimum=spec.clients.min_updates)
+        minimum = self.job.spec.clients.min_updates
+        self.round = Round(
+            number, selected(self.plan, self.roster), self.plan.top_node, minimum=minimum
+        )
         self.round.phase = "published"  # until it starts
+        if any(roles_of(before, name) != roles_of(self.plan, name) for name in members.nodes):
+            self.epoch += 1
+            for node in members:  # those whose roles stay only learn the epoch
+                self._send_plan(node)
         self._try_to_start()
-
-    def _snapshot(self, node: Known) -> Node:
-        spec = self.job.spec
-        room = capacity(
-            update_bytes=self.layout.update_bytes,
-            fold_bytes_s=node.measured["fold_bytes_s"],
-            ingress_bytes_s=node.measured["ingress_bytes_s"],
-            input_slots=spec.memory.input_slots,
-        )
-        return Node(
-            name=node.name,
-            capacity_updates=room.updates,
-            input_slots=spec.memory.input_slots,
-            fold_bytes_s=node.measured["fold_bytes_s"],
-            ingress_bytes_s=node.measured["ingress_bytes_s"],
-            gateway=node.endpoint,
-        )
-
-    def _geometry(self) -> Geometry:
-        """The same on every node, and large enough for all clients on one of them."""
-        spec = self.job.spec
-        clients = max(1, len(self.names))
-        roles = 2 * (-(-clients // spec.aggregation.fan_in) + 1)
-        return Geometry(
-            inputs=spec.memory.input_slots + 1,
-            sums=3 * roles,
-            input_bytes=max(self.layout.update_bytes, self.layout.sum_bytes, self.model_bytes),
-            sum_bytes=max(self.layout.sum_bytes, self.model_bytes),
-            roster=up(clients, 64),
-        )
 
     def _send_plan(self, node: Known) -> None:
         assert self.plan is not None
-        spec = self.job.spec.aggregation
-        geometry = self._geometry()
-        roles = [
-            {
-                "endpoint": role.endpoint, "kind": role.kind, "parent": role.parent,
-                "expected": role.expected, "lazy": spec.mode == "lazy",
-            }
-            for role in self.plan.nodes[node.name].roles
-        ]  # fmt: skip
-        self._send(node.agent, {
-            "t": "plan", "job": JOB, "name": self.job.metadata.name, "epoch": self.epoch,
-            "round": self.round.number if self.round else 1, "roles": roles,
-            "geometry": {
-                "inputs": geometry.inputs, "sums": geometry.sums, "roster": geometry.roster,
-                "input_bytes": geometry.input_bytes, "sum_bytes": geometry.sum_bytes,
-            },
-            "sections": [
-                [int(s.code), s.count, s.update_offset, s.sum_offset]
-                for s in self.layout.sections
-            ],
-            "update_bytes": self.layout.update_bytes, "sum_bytes": self.layout.sum_bytes,
-            "velocity_at": self.layout.velocity_at,
-            "optimiser": {
-                "name": spec.algorithm, "learning_rate": spec.server_learning_rate,
-                "momentum": spec.momentum,
-            },
-        })  # fmt: skip
+        number = self.round.number if self.round else 1
+        self._send(
+            node.agent,
+            self.planning.to_agent(self.plan, node.name, epoch=self.epoch, number=number),
+        )
 
     # -- rounds ------------------------------------------------------------------------------
     def _try_to_start(self) -> None:
         """Start the round once its nodes carry out the plan and hold the arena."""
         if self.round is None or self.plan is None or self.round.phase != "published":
             return
-        used = [self.nodes[name] for name in self.plan.used]
+        used = [self.members[name] for name in self.plan.used]
         if any(not node.ready or node.planned != self.epoch for node in used):
             return
         if self.round.number in self.record.started:
@@ -371,21 +280,17 @@ class Coordinator:
         if self.round.number == 1:
             self._put_initial_model()
         self.round.phase = "open"
-        self.record.start(self.round, self.plan, self.names)
+        self.record.start(self.round, self.plan)
         deadline_s = self.job.spec.deadline_s
         self.deadline_at = time.monotonic() + deadline_s if deadline_s else math.inf
         for node in used:
             self._send_round(node)
-        for node in self.nodes.values():
+        for node in self.members:
             self._redirect(node)
 
     def _redirect(self, node: Known) -> None:
         """Tell clients that called this node's gateway where they belong."""
-        away = [
-            [key, self.nodes[self.homes[key]].endpoint, self.nodes[self.homes[key]].key]
-            for key, where in self.connected.items()
-            if where == node.name and self.homes.get(key, where) != where
-        ]
+        away = self.members.astray(node.name)
         if away:
             name = self.job.metadata.name
             self._send(node.gateway, {"t": "redirect", "job": name, "clients": away})
@@ -395,56 +300,41 @@ class Coordinator:
         assert self.plan is not None
         assert self.plan.top_node is not None
         put = {"t": "put", "kind": "model", "job": self.job.metadata.name, "round": 0}
-        self._transfer(self.nodes[self.plan.top_node], Upload(put, self.initial))
+        self._move(self.members[self.plan.top_node], Upload(put, self.initial))
 
-    def _transfer(self, node: Known, work: Upload | Download, limit_s: float = 60.0) -> None:
-        """Move a model to or from a gateway, as any other peer does."""
-        through: list[Message | None] = []
-        peer = Peer(self.context, self.keys, node.endpoint, node.key)
-        try:
-            name = self.job.metadata.name
-            peer.start(name, Transfer(work, lambda: through.append(None), through.append))
-            until = time.monotonic() + limit_s
-            while not through:
-                if time.monotonic() > until:
-                    raise Unreachable(f"the gateway of {node.name} did not answer")
-                if peer.socket.poll(200):
-                    peer.receive()
-                if self.door.socket.poll(0):
-                    self.door.answer()
-                peer.tick()
-        finally:
-            peer.close()
-        if through[0] is not None:
-            raise Unreachable(f"the gateway of {node.name} refused: {through[0].get('text')}")
+    def _move(self, node: Known, work: Upload | Download) -> None:
+        name = self.job.metadata.name
+        move(self.context, self.keys, node, name, work, meanwhile=self._meanwhile)
+
+    def _meanwhile(self) -> None:
+        """While a model is moved a gateway may be replaced, and must be let in to go on."""
+        self._answer_at_the_door()
+        while self.router.poll(0):
+            peer, key, message = self._receive()
+            node = self.members.speaker(message["node"], key)
+            if message["t"] == "gateway" and node is not None:
+                self._enrol(node, peer, message)
+            self.early.append((peer, key, message))
+
+    def _answer_at_the_door(self) -> None:
+        if self.door.socket.poll(0):
+            self.door.answer()
 
     def _send_round(self, node: Known) -> None:
         assert self.plan is not None
         assert self.round is not None
-        part = self.plan.nodes[node.name]
-        top = self.nodes[self.round.top_node]
-        is_top = node is top
-        index = {key: bit for bit, key in enumerate(self.roster)}
-        self._send(node.gateway, {
-            "t": "round", "job": self.job.metadata.name, "round": self.round.number,
-            "epoch": self.epoch, "roster": self.roster,
-            "lanes": {str(index[key]): leaf for key, leaf in part.lanes.items()},
-            "nodes": {n.key: 0 for n in self._known() if n is not node} if is_top else {},
-            "top": self.plan.top.endpoint if is_top and self.plan.top else 0,
-            "forward": None if is_top else [top.endpoint, top.key],
-            "model_from": None if is_top and self.round.number == 1 else self._model_source(node),
-        })  # fmt: skip
-
-    def _model_source(self, node: Known) -> list[str] | None:
-        """Where the model of the last round is: with the gateway that published it."""
-        assert self.round is not None
-        holder = self.nodes[self.record.published_by or self.round.top_node]
-        return None if holder is node else [holder.endpoint, holder.key]
+        self._send(
+            node.gateway,
+            self.planning.round_to_gateway(
+                self.plan, node, self.members, epoch=self.epoch, number=self.round.number,
+                roster=self.roster, model_at=self.record.published_by,
+            ),
+        )  # fmt: skip
 
     def _order(self, orders: list[Order]) -> None:
         for order in orders:
             assert self.round is not None
-            self._send(self.nodes[order.node].gateway, {
+            self._send(self.members[order.node].gateway, {
                 "t": order.verb, "job": self.job.metadata.name, "round": self.round.number,
             })  # fmt: skip
 
@@ -453,13 +343,14 @@ class Coordinator:
         if self.round is None or number != self.round.number or self.round.phase == "published":
             return
         self.round.on_published()
+        self.ended.add(number)
         self.deadline_at = math.inf
         self.record.published(self.round)
         assert self.plan is not None
         for name in self.plan.used:
-            self._send(self.nodes[name].agent, {"t": "report", "job": JOB, "round": number})
+            self._send(self.members[name].agent, {"t": "report", "job": JOB, "round": number})
         if number < self.job.spec.rounds:
-            self._next_round()
+            self._try_to_plan()
         else:
             self.done_at = time.monotonic() + LAST_METRICS_S
 
@@ -474,9 +365,9 @@ class Coordinator:
         assert self.round is not None
         buffer = memoryview(bytearray(self.layout.update_bytes))
         name, number = self.job.metadata.name, self.round.number
-        self._transfer(self.nodes[self.round.top_node], Download(name, number, buffer))
-        self.record.finish(self.layout, buffer, len(self.nodes))
-        for node in self.nodes.values():
+        self._move(self.members[self.round.top_node], Download(name, number, buffer))
+        self.record.finish(self.layout, buffer, len(self.members.nodes))
+        for node in self.members:
             self._send(node.gateway, {"t": "end", "job": name, "round": number})
             self._send(node.agent, {"t": "drop", "job": JOB})
         self._wait_until_dropped()
@@ -484,30 +375,16 @@ class Coordinator:
         self.door.socket.close()
         self.context.term()
 
-
     def _wait_until_dropped(self) -> None:
         """Nodes give the job's memory back before its coordinator is gone."""
         until = time.monotonic() + DROP_S
         while self.holding and time.monotonic() < until:
-            if self.door.socket.poll(0):
-                self.door.answer()
+            self._answer_at_the_door()
             if self.router.poll(50):
                 _, frame = self.router.recv_multipart()
                 message = decode(frame)
                 if message["t"] == "dropped":
                     self.holding.discard(message["node"])
-
-
-def _natural(name: str) -> list[Any]:
-    """client-2 before client-10."""
-    head, _, tail = name.rpartition("-")
-    return [head, int(tail)] if tail.isdigit() else [name, 0]
-
-
-def _roles(plan: Plan | None, name: str) -> list[Any]:
-    """What an agent must know of a plan; the same roles need no new one."""
-    roles = plan.nodes[name].roles if plan else ()
-    return [(role.endpoint, role.kind, role.parent, role.expected) for role in roles]
 
 
 @click.command()

@@ -9,7 +9,6 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ class Recorder:
                    of=round_.of_count, bytes=self.bytes)  # fmt: skip
 
     # -- rounds ------------------------------------------------------------------------------
-    def start(self, round_: Round, plan: Plan, names: Mapping[str, str]) -> None:
+    def start(self, round_: Round, plan: Plan) -> None:
         self.started[round_.number] = time.monotonic()
         self.used = plan.used
         self.bytes, self.reported = 0, []

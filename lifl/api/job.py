@@ -117,6 +117,12 @@ class Clients(_Part):
         ge=1,
         description="Fewest clients that a round draws, however small the fraction.",
     )
+    grace_s: float = Field(
+        default=5.0,
+        ge=0,
+        description="Seconds that a client whose connection ended has to come back.  After that "
+        "its round does not wait for it, and later rounds do not draw it until it is back.",
+    )
     min_updates: int = Field(
         default=1,
         ge=1,

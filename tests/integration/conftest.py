@@ -124,7 +124,8 @@ class Runner:
         last = self.folder / "runs" / "latest" / "model.safetensors"
         if last.exists():
             final = load_model(last)
-            found[max(found, default=0) + 1] = {
+            rows = (last.parent / "rounds.jsonl").read_text().splitlines()
+            found[json.loads(rows[-1])["round"]] = {
                 name: np.asarray(value, np.float64) for name, value in final.items()
             }
         return found

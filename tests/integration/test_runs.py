@@ -23,14 +23,15 @@ def fedavg(number: int, clients: int) -> dict[str, np.ndarray]:
     return mean
 
 
-def check(run: Run, *, rounds: int, clients: int) -> None:
-    """Every update of every round, once."""
+def check(run: Run, *, rounds: int, clients: int | list[int]) -> None:
+    """Every update of every round, once; `clients` of each round, or of all."""
     assert run.status == 0, (run.events[-5:], run.stderr)
+    counts = [clients] * rounds if isinstance(clients, int) else clients
     assert [row["round"] for row in run.rows] == list(range(1, rounds + 1))
-    assert [row["clients"] for row in run.rows] == [clients] * rounds
+    assert [row["clients"] for row in run.rows] == counts
     assert sorted(run.models) == list(range(1, rounds + 1))
     for number, model in run.models.items():
-        for name, expected in fedavg(number, clients).items():
+        for name, expected in fedavg(number, counts[number - 1]).items():
             # float16 and bfloat16 round the result to 11 and 8 bits; sums themselves are exact
             bits = {"half": 11, "brain": 8, "double": 50}.get(name, 23)
             everywhere = np.broadcast_to(
@@ -79,3 +80,69 @@ def test_chunks(runner: Runner) -> None:
         aggregation={"fanIn": 2}, env={"TOY_SIZE": "700001"},
     )  # fmt: skip
     check(run, rounds=2, clients=6)
+
+
+def test_a_client_that_is_gone_is_not_waited_for(runner: Runner) -> None:
+    run = runner(
+        "--proxy", PROXY, "--nodes", "2", trainers=3, rounds=4, aggregation={"fanIn": 2},
+        clients={"min": 2, "graceS": 0.2}, env={"TOY_ODD": "2 2 die"},
+    )  # fmt: skip
+    check(run, rounds=4, clients=[3, 2, 2, 2])
+    assert any("client-2 has left" in event["text"] for event in run.of("warning"))
+
+
+def test_a_deadline_closes_a_round_without_the_one_who_is_silent(runner: Runner) -> None:
+    run = runner(
+        "--proxy", PROXY, "--nodes", "2", trainers=3, rounds=3, deadlineS=1.5,
+        aggregation={"fanIn": 2}, env={"TOY_ODD": "2 2 skip"},
+    )  # fmt: skip
+    check(run, rounds=3, clients=[3, 2, 3])
+
+
+def test_a_trainer_that_raises_ends_a_run_that_needs_it(runner: Runner) -> None:
+    run = runner("--proxy", PROXY, trainers=3, rounds=4, env={"TOY_ODD": "1 2 raise"})
+    assert run.status == 1
+    assert "this trainer is broken" in run.stderr
+    assert "trainers ended" in run.of("failed")[0]["error"]
+
+
+def test_an_impossible_weight_is_refused_and_prints_do_no_harm(runner: Runner) -> None:
+    run = runner(
+        "--proxy", PROXY, trainers=2, evaluator={"entrypoint": "toy:evaluate_loss"},
+        env={"TOY_ODD": "1 1 heavy"},
+    )  # fmt: skip
+    check(run, rounds=2, clients=2)
+    assert [row["evaluation"]["round"] for row in run.rows] == [1.0, 1.0]
+    assert not run.of("restart")
+
+
+def test_trees_that_change_with_the_drawn_clients(runner: Runner) -> None:
+    """Roles come and go and change their kind; every round has the updates of its clients."""
+    run = runner(
+        "--proxy", PROXY, "--nodes", "2", trainers=12, rounds=25, seed=3,
+        clients={"fraction": 0.4}, aggregation={"fanIn": 2}, placement={"policy": "worstfit"},
+    )  # fmt: skip
+    assert run.status == 0, (run.events[-5:], run.stderr)
+    assert [row["clients"] for row in run.rows] == [5] * 25
+    assert not run.of("restart")
+    for row in run.rows:
+        expected = row["metrics"]["index"]  # the mean of the drawn clients' indices, by weight
+        model = run.models.get(row["round"])
+        if model is not None:
+            assert model["double"][0] == pytest.approx(1 + expected + 100 * row["round"])
+
+
+def test_momentum_over_two_nodes(runner: Runner) -> None:
+    """v ← βv + (w - mean), w ← w - ηv (FedAvgM, arXiv 1909.06335), with a model of many chunks."""
+    run = runner(
+        "--proxy", PROXY, "--nodes", "2", trainers=4, rounds=3, env={"TOY_SIZE": "200000"},
+        aggregation={"fanIn": 1, "algorithm": "fedavgm", "serverMomentum": 0.5,
+                     "serverLearningRate": 0.25},
+    )  # fmt: skip
+    assert run.status == 0, (run.events[-5:], run.stderr)
+    model = velocity = 0.0
+    for number in (1, 2, 3):
+        velocity = 0.5 * velocity + (model - float(fedavg(number, 4)["double"][0]))
+        model -= 0.25 * velocity
+        np.testing.assert_allclose(run.models[number]["double"], model, rtol=1e-6)
+        np.testing.assert_allclose(run.models[number]["weight"], model, rtol=1e-6)

@@ -2,12 +2,14 @@
 update shows in every digit.
 
 Client i sends in round r the value 1 + i + 100·r in every element, with weight 1 + i % 3; client 0
-writes every global model down.  Sizes come from the environment of the run.
+writes every global model down.  Sizes come from the environment of the run, and so does what one
+client does wrong: TOY_ODD="2 3 die" is client 2 in round 3.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import ml_dtypes
@@ -41,7 +43,21 @@ def update(index: int, number: int) -> tuple[dict[str, np.ndarray], float]:
 
 
 def train(client: lifl.Client) -> None:
+    index, number, what = os.environ.get("TOY_ODD", "-1 0 nothing").split()
     for round_ in client.rounds():
+        if (client.index, round_.number) == (int(index), int(number)):
+            match what:
+                case "die":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "skip":
+                    continue
+                case "raise":
+                    raise RuntimeError("this trainer is broken")
+                case "heavy":
+                    try:
+                        round_.send(round_.model, weight=1e39)
+                    except lifl.InvalidUpdate:
+                        print("refused", flush=True)  # to standard output, where events go
         if client.index == 0 and round_.number > 1:  # what the round before came to
             keep(round_.number - 1, round_.model)
         model, weight = update(client.index, round_.number)
@@ -55,3 +71,8 @@ def keep(number: int, model: dict[str, np.ndarray]) -> None:
 
 def evaluate(model: dict[str, np.ndarray]) -> dict[str, float]:
     return {"accuracy": float(model["double"][0])}
+
+
+def evaluate_loss(model: dict[str, np.ndarray]) -> dict[str, float]:
+    print("evaluating")
+    return {"loss": float(model["double"][0]), "round": 1.0}

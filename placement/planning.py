@@ -1,0 +1,178 @@
+"""From a job and its nodes to a plan, and from a plan to what agents and gateways are told.
+
+Owns the snapshot that planner.py is asked with, the size of the job's memory and the content of
+`plan`, `job` and `round` messages.  No I/O; placement/coordinator.py sends what is made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from lifl.api.job import FLJob
+from lifl.functions.layout import Layout
+from lifl.functions.wire import Message
+from lifl.placement.capacity import capacity
+from lifl.placement.membership import Known, Membership
+from lifl.placement.planner import plan as make_plan
+from lifl.placement.selection import select
+from lifl.placement.snapshot import Client, Node, Plan, Snapshot
+from lifl.shm.geometry import Geometry, up
+
+JOB: Final = 1  # number of the job in descriptors and routing maps of this run's agents
+
+
+class Planning:
+    """Plans of one job.
+
+    Args:
+        layout: of its model.
+        clients: how many are enrolled: memory is made for all of them on one node.
+    """
+
+    def __init__(self, job: FLJob, layout: Layout, clients: int) -> None:
+        self.job, self.layout = job, layout
+        spec = job.spec
+        self.model_bytes = (
+            layout.velocity_at + layout.sum_bytes
+            if spec.aggregation.algorithm == "fedavgm"
+            else layout.update_bytes
+        )
+        self.geometry = self._geometry(max(1, clients))
+
+    def _geometry(self, clients: int) -> Geometry:
+        """The same on every node, and large enough for all clients on one of them."""
+        spec, layout = self.job.spec, self.layout
+        roles = 2 * (-(-clients // spec.aggregation.fan_in) + 1)
+        return Geometry(
+            inputs=spec.memory.input_slots + 1,
+            sums=3 * roles,
+            input_bytes=max(layout.update_bytes, layout.sum_bytes, self.model_bytes),
+            sum_bytes=max(layout.sum_bytes, self.model_bytes),
+            roster=up(clients, 64),
+        )
+
+    # -- who, where --------------------------------------------------------------------------
+    def draw(self, number: int, by_name: Mapping[str, str]) -> list[str]:
+        """Keys of the clients of a round, of those that are there: its roster."""
+        clients = self.job.spec.clients
+        chosen = select(
+            list(by_name),
+            fraction=clients.fraction,
+            minimum=max(clients.min, clients.min_per_round)
+            if clients.fraction == 1
+            else clients.min_per_round,
+            round=number,
+            seed=self.job.spec.seed,
+        )
+        return [by_name[name] for name in sorted(chosen, key=_natural)]
+
+    def plan(
+        self, members: Membership, roster: Iterable[str], *, previous: Plan | None, epoch: int
+    ) -> Plan:
+        spec = self.job.spec
+        return make_plan(
+            Snapshot(
+                nodes=tuple(self._node(node) for node in members),
+                clients=tuple(
+                    Client(key=key, name=members.names[key], node=members.homes.get(key))
+                    for key in roster
+                ),
+                fan_in=spec.aggregation.fan_in,
+                policy=spec.placement.policy,
+                previous=previous,
+                epoch=epoch,
+            )
+        )
+
+    def _node(self, node: Known) -> Node:
+        slots = self.job.spec.memory.input_slots
+        fold, ingress = node.measured["fold_bytes_s"], node.measured["ingress_bytes_s"]
+        room = capacity(
+            update_bytes=self.layout.update_bytes, fold_bytes_s=fold, ingress_bytes_s=ingress,
+            input_slots=slots,
+        )  # fmt: skip
+        return Node(
+            name=node.name, capacity_updates=room.updates, input_slots=slots, fold_bytes_s=fold,
+            ingress_bytes_s=ingress, gateway=node.endpoint,
+        )  # fmt: skip
+
+    # -- messages ----------------------------------------------------------------------------
+    def to_agent(self, plan: Plan, name: str, *, epoch: int, number: int) -> Message:
+        """A node's part of the plan."""
+        spec, geometry = self.job.spec.aggregation, self.geometry
+        roles = [
+            {
+                "endpoint": role.endpoint, "kind": role.kind, "parent": role.parent,
+                "expected": role.expected, "lazy": spec.mode == "lazy",
+            }
+            for role in plan.nodes[name].roles
+        ]  # fmt: skip
+        return {
+            "t": "plan", "job": JOB, "name": self.job.metadata.name, "epoch": epoch,
+            "round": number, "roles": roles,
+            "geometry": {
+                "inputs": geometry.inputs, "sums": geometry.sums, "roster": geometry.roster,
+                "input_bytes": geometry.input_bytes, "sum_bytes": geometry.sum_bytes,
+            },
+            "sections": [
+                [int(s.code), s.count, s.update_offset, s.sum_offset]
+                for s in self.layout.sections
+            ],
+            "update_bytes": self.layout.update_bytes, "sum_bytes": self.layout.sum_bytes,
+            "velocity_at": self.layout.velocity_at,
+            "optimiser": {
+                "name": spec.algorithm, "learning_rate": spec.server_learning_rate,
+                "momentum": spec.momentum,
+            },
+        }  # fmt: skip
+
+    def job_to_gateway(self) -> Message:
+        spec = self.job.spec
+        settings: dict[str, Any] = {
+            "model_bytes": self.model_bytes,
+            "rounds": spec.rounds,
+            "args": dict(spec.trainer.args) if spec.trainer else {},
+        }
+        return {
+            "t": "job", "job": self.job.metadata.name, "layout": self.layout.to_wire(),
+            "settings": settings,
+        }  # fmt: skip
+
+    def round_to_gateway(
+        self, plan: Plan, node: Known, members: Membership, *, epoch: int, number: int,
+        roster: Sequence[str], model_at: str | None,
+    ) -> Message:  # fmt: skip
+        """A node's part of a round; the model of the one before is at `model_at`."""
+        assert plan.top_node is not None
+        part, top = plan.nodes[node.name], members[plan.top_node]
+        is_top = node is top
+        index = {key: bit for bit, key in enumerate(roster)}
+        holder = members[model_at] if model_at else top
+        return {
+            "t": "round", "job": self.job.metadata.name, "round": number,
+            "epoch": epoch, "roster": list(roster),
+            "lanes": {str(index[key]): leaf for key, leaf in part.lanes.items()},
+            "nodes": {n.key: 0 for n in members if n is not node} if is_top else {},
+            "top": plan.top.endpoint if is_top and plan.top else 0,
+            "forward": None if is_top else [top.endpoint, top.key],
+            "model_from": None if holder is node else [holder.endpoint, holder.key],
+        }  # fmt: skip
+
+
+def roles_of(plan: Plan | None, name: str) -> list[Any]:
+    """What an agent must know of a plan; the same roles need no new one."""
+    roles = plan.nodes[name].roles if plan else ()
+    return [(role.endpoint, role.kind, role.parent, role.expected) for role in roles]
+
+
+def selected(plan: Plan, roster: Iterable[str]) -> dict[str, int]:
+    """Clients of each node that takes part, as sets of roster bits."""
+    index = {key: bit for bit, key in enumerate(roster)}
+    return {name: sum(1 << index[key] for key in plan.nodes[name].clients) for name in plan.used}
+
+
+def _natural(name: str) -> list[Any]:
+    """client-2 before client-10."""
+    head, _, tail = name.rpartition("-")
+    return [head, int(tail)] if tail.isdigit() else [name, 0]
