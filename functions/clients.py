@@ -8,6 +8,7 @@ update are in jobs.py, the steps on shared words in intake.py.  Called by gatewa
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from lifl.faults import fault
 from lifl.functions.jobs import Asking, Job, Uploading, rejection
 from lifl.functions.wire import DOWN_CHUNK, INLINE, UP_WINDOW, Message, decode, encode
 from lifl.shm.slots import Payload
+
+log = logging.getLogger("lifl.gateway")
 
 STALL_S = 15.0
 BATCH = 64
@@ -45,6 +48,7 @@ class Clients:
         self.rights, self.jobs = rights, jobs
         self.report, self.serve = report, serve
         self.expected: set[str] = set()  # jobs that the coordinator has, here already or not
+        self.over: set[str] = set()  # jobs that have ended
         self.unknown: dict[str, dict[str, bytes]] = {}  # hello before the job is here
         self.monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._look_at = math.inf  # when to see who has left (monotonic seconds)
@@ -61,6 +65,8 @@ class Clients:
             frames.append(payload)
         try:
             self.router.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:  # who does not read what it asks for goes without
+            log.info("a client does not read: %r is dropped", message["t"])
         except zmq.ZMQError:
             return False
         return True
@@ -77,23 +83,28 @@ class Clients:
                 payload = frames[1].buffer if len(frames) == 2 else None
                 self._handle(peer.bytes, key, message, payload)
             except LiflError as error:
-                self.send(peer.bytes, rejection(str(message.get("job", "")), message, error))
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
-                wrong = InvalidUpdate(f"a {message.get('t')!r} that cannot be read ({error!r})")
-                self.send(peer.bytes, rejection(str(message.get("job", "")), message, wrong))
+                self._reject(peer.bytes, message, error)
+            except Exception as error:  # whatever it was, it came from outside
+                log.info("a %.20r that cannot be read: %.200r", message.get("t"), error)
+                wrong = InvalidUpdate(f"a {message.get('t')!r:.20} that cannot be read")
+                self._reject(peer.bytes, message, wrong)
+
+    def _reject(self, peer: bytes, message: Message, error: LiflError) -> None:
+        name = message.get("job")
+        self.send(peer, rejection(name[:80] if isinstance(name, str) else "", message, error))
 
     def _handle(self, peer: bytes, key: str, message: Message, payload: memoryview | None) -> None:
         right, name = self.rights.get(key, ""), message.get("job", "")
         job = self.jobs.get(name)
+        if job is None and name in self.over:
+            self.send(peer, {"t": "done", "job": name})
+            return
         if message["t"] == "hello":
             self._hello(peer, key, right, name, message)
             return
         if job is None:
-            if name in self.expected:
-                raise Busy(f"job {name!r} is not at this gateway yet")
-            raise PermanentError(
-                f"no job {name!r:.80} here: it is one of {', '.join(sorted(self.expected))}"
-            )
+            self._expect(name)
+            raise Busy(f"job {name!r} is not at this gateway yet")
         match message["t"]:
             case "put" if message.get("kind") == "model":
                 self._put_model(job, peer, right, message)
@@ -116,6 +127,7 @@ class Clients:
             raise Refused(f"a {right} does not take part in rounds")
         job = self.jobs.get(name)
         if job is None:
+            self._expect(name)
             self.unknown.setdefault(name, {})[key] = peer
         else:
             self._belongs(job, key)[key] = peer
@@ -155,6 +167,12 @@ class Clients:
             if key in here:
                 where = {"endpoint": endpoint, "key": server_key}
                 self.send(here.pop(key), {"t": "redirect", "job": name, **where})
+
+    def _expect(self, name: object) -> None:
+        if name not in self.expected:
+            raise PermanentError(
+                f"there is no job {name!r:.80} here, only {', '.join(sorted(self.expected))}"
+            )
 
     def _belongs(self, job: Job, key: str) -> dict[str, bytes]:
         return job.observers if self.rights.get(key) == "observer" else job.clients
@@ -196,6 +214,11 @@ class Clients:
         before = job.uploads.pop(asking.key, None)
         if before:
             job.intake.drop(before.grant)
+        self._take_in(job, asking, payload)
+        if before:
+            self.serve(job)  # a slot may be free for somebody else
+
+    def _take_in(self, job: Job, asking: Asking, payload: memoryview | None) -> None:
         if self._known(job, asking):
             return
         if payload is not None and len(payload) == asking.length <= INLINE:
@@ -243,7 +266,8 @@ class Clients:
         if message["grant"] != upload.grant.generation:
             return  # on its way when the sender asked again
         grant = upload.grant
-        if message["at"] != grant.written or grant.written + len(payload) > len(grant.view):
+        follows = message["at"] == grant.written and len(payload) > 0
+        if not follows or grant.written + len(payload) > len(grant.view):
             self.abandon(job, upload, InvalidUpdate(
                 f"{len(payload)} bytes at {message['at']} where byte {grant.written} of "
                 f"{len(grant.view)} is next"

@@ -30,6 +30,7 @@ from lifl.functions.layout import Layout
 from lifl.functions.peers import Peer, Transfer
 from lifl.functions.transfer import Download, Upload
 from lifl.functions.wire import (
+    LARGEST_TRUSTED,
     Doorkeeper,
     Keys,
     Message,
@@ -44,7 +45,7 @@ from lifl.shm.slots import Header, Payload
 log = logging.getLogger("lifl.gateway")
 
 RECONNECT_S = 0.02
-MAX_TRUSTED = 1 << 30  # bytes of a message from the coordinator, whose lists grow with clients
+UNREAD = 128  # messages for one client that does not read
 
 
 class Gateway:
@@ -57,7 +58,7 @@ class Gateway:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self.context.max_sockets = 4096
         self.door = Doorkeeper(self.context)
-        self.router = server(self.context, keys)
+        self.router = server(self.context, keys, unread=UNREAD)
         self.router.bind(listen)
         self.endpoint = bound_endpoint(self.router)
         self.coordinator = dealer(self.context, keys, *coordinator)
@@ -136,7 +137,7 @@ class Gateway:
 
     def _from_coordinator(self) -> None:
         while self.coordinator.poll(0):
-            self._obey(decode(self.coordinator.recv(), limit=MAX_TRUSTED))
+            self._obey(decode(self.coordinator.recv(), limit=LARGEST_TRUSTED))
 
     def _obey(self, message: Message) -> None:
         if message["t"] == "enrol":
@@ -171,6 +172,7 @@ class Gateway:
                 self._close_round(job)
             case "end":
                 job.ended = True
+                self.clients.over.add(job.name)
                 done = {"t": "done", "job": job.name, "round": message["round"]}
                 for peer in [*job.clients.values(), *job.observers.values()]:
                     self.clients.send(peer, done)

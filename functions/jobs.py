@@ -158,10 +158,18 @@ class Job:
 def rejection(job: str, message: Message, error: LiflError) -> Message:
     """What the sender is told: a code, a sentence, and whether to try again."""
     return {
-        "t": "reject", "of": message.get("t"), "job": job, "round": message.get("round"),
+        "t": "reject", "of": _plain(message.get("t")), "job": job,
+        "round": _plain(message.get("round")),
         "code": error.code,
         "text": str(error), "retry": error.retryable,
     }  # fmt: skip
+
+
+def _plain(value: object) -> str | int | None:
+    """What may be sent back of what came from outside."""
+    if isinstance(value, str):
+        return value[:20]
+    return value if isinstance(value, int) and abs(value) < 1 << 53 else None
 
 
 def _check_metrics(metrics: object) -> None:

@@ -31,6 +31,7 @@ DOWN_WINDOW: Final = 3
 INLINE: Final = 1 << 16  # an update up to this size travels with its put
 LARGEST_MESSAGE: Final = 2 << 20  # of a frame from outside; a peer that sends more is cut off
 LARGEST_HEADER: Final = 1 << 18
+LARGEST_TRUSTED: Final = 1 << 30  # of a header from those above: their lists grow with clients
 LEAST_WEIGHT: Final = 2.0**-40  # so that no product of weight and parameter leaves float32
 MOST_WEIGHT: Final = 2.0**40
 MOST_METRICS: Final = 64  # figures with one update
@@ -88,10 +89,17 @@ def decode(data: bytes | memoryview, limit: int = LARGEST_HEADER) -> Message:
     return message
 
 
-def server(context: zmq.Context[zmq.Socket[bytes]], keys: Keys) -> zmq.Socket[bytes]:
-    """A ROUTER that admits whom ZAP admits, and says so when it cannot deliver."""
+def server(
+    context: zmq.Context[zmq.Socket[bytes]], keys: Keys, unread: int = 0
+) -> zmq.Socket[bytes]:
+    """A ROUTER that admits whom ZAP admits, and says so when it cannot deliver.
+
+    Args:
+        unread: messages that wait for one peer before further ones are dropped; 0: no limit.
+    """
     sock = context.socket(zmq.ROUTER)
     _common(sock)
+    sock.sndhwm = unread
     sock.router_mandatory = True
     sock.router_handover = True
     sock.curve_server = True
@@ -128,6 +136,7 @@ def _common(sock: zmq.Socket[bytes]) -> None:
     sock.linger = 0
     sock.sndhwm = 0
     sock.rcvhwm = 0
+    sock.handshake_ivl = 10_000
     sock.heartbeat_ivl = 2000
     sock.heartbeat_timeout = 10_000
 

@@ -18,7 +18,7 @@ import zmq.utils.monitor
 from lifl.errors import InvalidUpdate, PermanentError, Refused, Unreachable
 from lifl.functions.layout import Layout
 from lifl.functions.transfer import Download, Outgoing, Upload
-from lifl.functions.wire import Keys, Message, dealer, decode, encode
+from lifl.functions.wire import LARGEST_TRUSTED, Keys, Message, dealer, decode, encode
 
 State = dict[str, np.ndarray[Any, Any]]
 
@@ -75,7 +75,7 @@ class Connection:
         if not self.socket.poll(0):
             return None
         head, *rest = self.socket.recv_multipart(copy=False)
-        return decode(head.buffer), rest[0].buffer if rest else None
+        return decode(head.buffer, limit=LARGEST_TRUSTED), rest[0].buffer if rest else None
 
     def close(self) -> None:
         self.socket.disable_monitor()

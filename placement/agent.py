@@ -24,7 +24,7 @@ import zmq
 from lifl.errors import LiflError
 from lifl.faults import at_node, fault
 from lifl.functions.kernels import choose
-from lifl.functions.wire import Keys, Message, dealer, decode, encode
+from lifl.functions.wire import LARGEST_TRUSTED, Keys, Message, dealer, decode, encode
 from lifl.placement.hosted import saved_jobs
 from lifl.placement.measure import measure
 from lifl.placement.members import Members
@@ -79,7 +79,7 @@ class Agent:
                 self._returned()
             if self.coordinator in ready:
                 while self.coordinator.poll(0):
-                    self._obey(decode(self.coordinator.recv()))
+                    self._obey(decode(self.coordinator.recv(), limit=LARGEST_TRUSTED))
             members.check()
 
     def _poll(self) -> set[Any]:

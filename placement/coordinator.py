@@ -30,7 +30,7 @@ import zmq
 
 from lifl.api.job import FLJob
 from lifl.api.load import load_job
-from lifl.errors import Busy, LiflError
+from lifl.errors import Busy, InvalidUpdate, LiflError
 from lifl.events import emit, keep_stdout
 from lifl.functions.layout import Layout
 from lifl.functions.transfer import Download, Upload
@@ -103,18 +103,37 @@ class Coordinator:
             if self.door.socket in ready:
                 self.door.answer()
             while self.early or self.router.poll(0):
-                self._handle(*(self.early.popleft() if self.early else self._receive()))
+                self._take(*(self.early.popleft() if self.early else self._receive()))
             self._let_go()
             if time.monotonic() >= self.deadline_at:
                 self.deadline_at = math.inf
                 if self.round:
-                    self._order(self.round.on_deadline())
+                    self._deadline(self.round)
         self._finish()
 
     def _receive(self) -> tuple[bytes, str, Message]:
-        """(connection, key, message) of the next that waits."""
-        peer, frame, *_ = self.router.recv_multipart(copy=False)
-        return peer.bytes, str(peer.get("User-Id")), decode(frame.buffer, limit=LARGEST_MESSAGE)
+        """(connection, key, message) of the next that waits; an unreadable one is empty."""
+        peer, *frames = self.router.recv_multipart(copy=False)
+        key = str(peer.get("User-Id"))
+        try:
+            return peer.bytes, key, decode(frames[0].buffer, limit=LARGEST_MESSAGE)
+        except (InvalidUpdate, IndexError) as error:
+            log.warning("%r sent what cannot be read: %s", key, error)
+            return peer.bytes, key, {"t": "", "node": ""}
+
+    def _take(self, peer: bytes, key: str, message: Message) -> None:
+        """One bad message ends no job."""
+        try:
+            self._handle(peer, key, message)
+        except (KeyError, TypeError, ValueError) as error:
+            log.warning("a %r of %r cannot be used: %r", message.get("t"), key, error)
+
+    def _deadline(self, round_: Round) -> None:
+        self._order(round_.on_deadline())
+        if round_.phase == "open":
+            emit("warning", text=f"round {round_.number}: the deadline has passed with "
+                 f"{round_.in_count} updates, and spec.clients.minUpdates is {round_.minimum}: "
+                 "the round waits for more")  # fmt: skip
 
     def _send(self, peer: bytes | None, message: Message) -> None:
         if peer is None:
@@ -185,7 +204,7 @@ class Coordinator:
         self._send(peer, {"t": "enrol", "keys": self.members.rights, "jobs": names})
 
     def _client(self, node: Known, message: Message) -> None:
-        if message["observer"]:
+        if message["observer"] or message["job"] != self.job.metadata.name:
             return
         key = message["key"]
         self.members.comes(key, node.name)

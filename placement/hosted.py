@@ -33,6 +33,7 @@ class NodeJob:
     lanes: set[int] = field(default_factory=set)
     announced: bool = False
     over: bool = False
+    handed: bool = False  # some process has had the memory, so that something may be in it
     warm: int = 0
     work: dict[str, float] = field(default_factory=dict)
     reported_handoffs: int = 0
@@ -60,7 +61,7 @@ class NodeJob:
         temporary = path.with_suffix(".new")
         temporary.write_bytes(encode({
             "t": "job", "plan": self.plan, "inodes": inodes, "slots": slots,
-            "assigned": list(self.assigned.items()),
+            "assigned": list(self.assigned.items()), "handed": self.handed,
         }))  # fmt: skip
         temporary.rename(path)
 
@@ -100,9 +101,9 @@ def saved_jobs(directory: Path) -> Iterator[NodeJob]:
     for path in directory.glob("job-*"):
         if path.suffix == ".new":
             continue
-        saved = decode(path.read_bytes())
+        saved = decode(path.read_bytes(), limit=1 << 30)  # its own
         plan = saved["plan"]
         job = NodeJob(plan["job"], plan["name"], plan, inodes=saved["inodes"])
         job.sum_slots = {row[0]: tuple(row[1:]) for row in saved["slots"]}
-        job.assigned = dict(saved["assigned"])
+        job.assigned, job.handed = dict(saved["assigned"]), saved["handed"]
         yield job

@@ -171,6 +171,9 @@ class Node:
             },
             [files.inputs, files.sums, files.locks],
         )  # fmt: skip
+        if not job.handed:
+            job.handed = True
+            job.save(self.directory)
 
     def announce(self, job: NodeJob) -> None:
         """Tell the coordinator once that every role and every lane is in place."""

@@ -26,10 +26,17 @@ def take_files(node: Node, job: NodeJob, fds: list[int]) -> None:
 
 
 def make_if_nobody_holds(node: Node, job: NodeJob) -> None:
-    """The last agent died before it handed the memory to anyone: nothing was in it."""
+    """The last agent died before it handed the memory to anyone: nothing was in it.
+
+    If it had, everybody who held it has died, too, and updates with them: the job has failed.
+    """
     processes = node.pool.processes.values()
     if job.files is None and job.inodes and all(
         process.control and job.number not in process.holds for process in processes
     ):  # fmt: skip
         job.inodes = []
+        if job.handed:
+            error = f"every process of {node.name} died at once, and the job's memory with them"
+            node.report({"t": "failed", "job": job.name, "error": error})
+            return
         node.carry_out(job.plan)
