@@ -26,6 +26,7 @@ from lifl.events import emit, keep_stdout
 from lifl.exchange import Address
 from lifl.functions.wire import Keys
 from lifl.observer import Observer
+from lifl.placement.processes import end_with_parent
 
 EVALUATOR = "the evaluator"
 
@@ -58,6 +59,7 @@ def fork(what: str, work: Callable[[], None]) -> int:
     pid = os.fork()
     if pid:
         return pid
+    end_with_parent()
     status = 1
     try:
         work()
@@ -75,6 +77,7 @@ def fork(what: str, work: Callable[[], None]) -> int:
 def main(config_path: Path) -> None:
     """Start every trainer and the evaluator of a run, and wait for them."""
     logging.basicConfig(format="%(name)s: %(message)s")
+    end_with_parent()
     config = json.loads(config_path.read_text())
     job_path = Path(config["job"])
     spec = load_job(job_path).spec

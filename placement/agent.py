@@ -30,6 +30,7 @@ from lifl.placement.measure import measure
 from lifl.placement.members import Members
 from lifl.placement.node import Node
 from lifl.placement.pool import Pool
+from lifl.placement.processes import end_with_parent
 from lifl.proxy_ebpf.open import open_router
 
 
@@ -157,6 +158,7 @@ class Agent:
 def main(coordinator: str, coordinator_key: str, keys: Path, **options: Any) -> None:
     """Run the agent of one node until SIGTERM."""
     logging.basicConfig(format="%(name)s: %(message)s")
+    end_with_parent()
     at_node(options["node"])
 
     def stop(_: int, __: FrameType | None) -> None:

@@ -1,7 +1,7 @@
 """MC, the capacity of a node, from measured figures.
 
 Owns the formula.  Does not measure (the agent does, when it starts) and does not place
-(planner.py).  Called by the agent, which reports the result as `Node.capacity_updates`.
+(planner.py).  Called by the coordinator.
 
 MC is the number of updates that a node can have in service at once, from the grant of an
 input slot to the slot's release, without a queue that grows (the maximum service capacity

@@ -47,6 +47,7 @@ from lifl.functions.wire import (
 from lifl.placement.membership import Known, Membership
 from lifl.placement.models import move
 from lifl.placement.planning import JOB, Planning, roles_of, selected
+from lifl.placement.processes import end_with_parent
 from lifl.placement.record import Recorder, initial_model
 from lifl.placement.rounds import Order, Round
 from lifl.placement.snapshot import Plan
@@ -411,6 +412,7 @@ class Coordinator:
 def main(config: Path) -> None:
     """Run one job to its end; events go to standard output, one JSON object a line."""
     logging.basicConfig(format="%(name)s: %(message)s")
+    end_with_parent()
     keep_stdout()
 
     def stop(_: int, __: FrameType | None) -> None:

@@ -18,7 +18,7 @@ _TIMES = 3
 
 
 def measure(kernels: Kernels) -> dict[str, float]:
-    """`fold_bytes_s` and `ingress_bytes_s` of this machine, best of three; takes about 50 ms."""
+    """`fold_bytes_s` and `ingress_bytes_s` here, the folds' best of three; about 50 ms."""
     return {"fold_bytes_s": _fold(kernels), "ingress_bytes_s": _ingress()}
 
 

@@ -14,11 +14,17 @@ import time
 from pathlib import Path
 from typing import Final
 
+_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _CLONE_NEWNS: Final = 0x20000
 _MS_REC_PRIVATE: Final = 0x4000 | 0x40000
 _MNT_DETACH: Final = 2
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def end_with_parent() -> None:
+    """SIGTERM for this process when the one that started it is gone, however it went."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def adopt_orphans() -> None:

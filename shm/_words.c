@@ -1,7 +1,7 @@
 /* Shared words with acquire and release, and the scan over them.
  *
  * Owns the only loads and stores by which processes synchronise (docs/crash-protocol.md).
- * Called by shm/words.py, shm/slots.py. Words are little-endian and naturally aligned.
+ * Called by shm/slots.py. Words are little-endian and naturally aligned.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>

@@ -218,7 +218,12 @@ class Aggregation(_Part):
         return 0.9 if self.server_momentum is None else self.server_momentum
 
     @model_validator(mode="after")
-    def _momentum_is_used(self) -> Self:
+    def _optimiser_is_used(self) -> Self:
+        if self.algorithm == "fedavg" and self.server_learning_rate != 1:
+            raise ValueError(
+                "serverLearningRate needs algorithm: fedavgm, with serverMomentum: 0 if momentum "
+                "is not wanted; fedavg goes all the way to the mean"
+            )
         if self.algorithm == "fedavg" and self.server_momentum:
             raise ValueError("serverMomentum needs algorithm: fedavgm; fedavg has no momentum")
         return self

@@ -6,6 +6,8 @@ fired is a file in the faults folder, so a point that is never reached fails its
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from conftest import PROXY, Run, Runner
 from test_runs import check
@@ -38,13 +40,13 @@ def crash(runner: Runner, *faults: str, nodes: int = 1, fired: int | None = None
 @pytest.mark.parametrize("role", ["leaf", "middle", "top"])
 def test_kill_an_aggregator(runner: Runner, role: str, point: str) -> None:
     run = crash(runner, f"{role}:{point}:kill:1")
-    assert run.of("restart")
+    assert [event["what"] for event in run.of("restart")] == [f"{role} on node-0"]
 
 
 @pytest.mark.parametrize("point", GATEWAY)
 def test_kill_the_gateway(runner: Runner, point: str) -> None:
     run = crash(runner, f"gateway:{point}:kill:1")
-    assert any("gateway" in e["what"] for e in run.of("restart"))
+    assert [event["what"] for event in run.of("restart")] == ["gateway on node-0"]
 
 
 @pytest.mark.parametrize("point", ["gateway_sealed", "gateway_accepted", "gateway_acked"])
@@ -52,11 +54,12 @@ def test_kill_the_gateway_with_the_last_update(runner: Runner, point: str) -> No
     crash(runner, f"gateway:{point}:kill:4")
 
 
-@pytest.mark.parametrize("point", ["agent_registered", "agent_poked", "agent_routed"])
-@pytest.mark.parametrize("nth", [1, 4])
+@pytest.mark.parametrize(
+    ("point", "nth"),
+    [("agent_registered", 1), ("agent_registered", 4), ("agent_poked", 1), ("agent_poked", 4),
+     ("agent_routed", 1)],
+)  # fmt: skip
 def test_kill_the_agent(runner: Runner, point: str, nth: int) -> None:
-    if point == "agent_routed" and nth > 1:
-        pytest.skip("one plan is routed once in this job")
     run = crash(runner, f"agent:{point}:kill:{nth}")
     assert any("agent" in e["what"] for e in run.of("restart"))
 
@@ -96,6 +99,7 @@ def test_kill_an_aggregator_that_leaves(runner: Runner, role: str) -> None:
 
 
 def test_every_point_is_killed_somewhere() -> None:
-    elsewhere = {"gateway_forwarded", "agent_saw_death", "agent_restarted", "role_left"}
-    agent = {"agent_registered", "agent_poked", "agent_routed"}
-    assert {*JOIN, *FOLD, *SUM, *GATEWAY, *agent, *elsewhere} == set(POINTS)
+    """Read from this file as it stands, so that a test that goes takes its point with it."""
+    text = Path(__file__).read_text()
+    killed = {point for point in POINTS if f'"{point}"' in text or f":{point}:" in text}
+    assert killed == set(POINTS)

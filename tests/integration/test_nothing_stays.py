@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 
+import numpy as np
 import pytest
 from conftest import PROXY, Runner, wait_until
+from test_runs import fedavg
 
 
 def until_round(process: subprocess.Popen[str], number: int) -> None:
@@ -80,6 +82,9 @@ def test_a_process_that_is_started_again_is_killed(runner: Runner, module: str) 
         if published >= 5:
             break
     assert published >= 5
+    for number in range(1, event["round"]):  # written before that round's updates
+        with np.load(runner.folder / "models" / f"{number}.npz") as model:
+            np.testing.assert_allclose(model["double"], fedavg(number, 2)["double"], rtol=1e-12)
     process.send_signal(signal.SIGINT)
     end(process)
 

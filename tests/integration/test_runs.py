@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import toy
@@ -146,3 +148,19 @@ def test_momentum_over_two_nodes(runner: Runner) -> None:
         model -= 0.25 * velocity
         np.testing.assert_allclose(run.models[number]["double"], model, rtol=1e-6)
         np.testing.assert_allclose(run.models[number]["weight"], model, rtol=1e-6)
+
+
+def test_two_runs_at_once_do_not_meet(runner: Runner, tmp_path: Path) -> None:
+    """Two jobs of one name on one machine, each with its own nodes, memory and program."""
+    other = Runner(tmp_path / "other", runner.runtime_dir)
+    other.folder.mkdir()
+    first = runner.start(
+        runner.job_file(trainers=3, rounds=20), "--proxy", PROXY, "--nodes", "2"
+    )
+    second = other.start(
+        other.job_file(trainers=5, rounds=20, aggregation={"fanIn": 2}), "--proxy", PROXY
+    )
+    runs = runner.finish(first), other.finish(second)
+    check(runs[0], rounds=20, clients=3)
+    check(runs[1], rounds=20, clients=5)
+    assert not [event for run in runs for event in run.of("restart")]
