@@ -359,8 +359,6 @@ class Runtime:
                 self._leave()
             case "ping":
                 self._tell({"t": "pong"})
-            case "new-pair" if self.held:  # the agent lost the socket map: same memory, new pair
-                self._register(self.held)
             case "joined":
                 self._joined(message)
             case _:

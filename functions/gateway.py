@@ -146,9 +146,6 @@ class Gateway:
             self.rights[self.coordinator_key] = "coordinator"
             self.door.keys = set(self.rights)
             return
-        if message["t"] == "hello":  # a coordinator that does not know this gateway
-            self._report({"t": "gateway", "endpoint": self.endpoint, "key": self.keys.public})
-            return
         job = self.jobs.get(message["job"])
         if message["t"] == "redirect":
             for key, endpoint, server_key in message["clients"]:

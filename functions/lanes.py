@@ -101,17 +101,8 @@ class Lanes:
         match message["t"]:
             case "arena":
                 self._open_job(message, fds)
-            case "lanes":
-                close_all(fds)
-                if message["job"] in self.jobs:
-                    self._open_lanes(message["job"], message["roles"], message["proxy"])
             case "joined":
                 self._lane_joined(message)
-            case "new-pair":
-                at = self.lanes.pop((message["name"], message["endpoint"] & 0x7FFF), None)
-                if at:
-                    at.close()
-                    self._open_lanes(at.job, [at.role], at.proxy)
             case "close-job":
                 self._forget(message["job"])
             case "ping":

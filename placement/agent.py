@@ -106,8 +106,6 @@ class Agent:
 
     def _obey(self, message: Message) -> None:
         match message["t"]:
-            case "hello":
-                self._hello()
             case "plan":
                 self.node.carry_out(message)
             case "report":
