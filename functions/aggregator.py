@@ -16,7 +16,7 @@ import logging
 import os
 import select
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ class Work:
     updates: int = 0
     bytes: int = 0
     seconds: float = 0.0
+    spans: list[tuple[int, float, float]] = field(default_factory=list)  # round, from, to
+    models: dict[int, float] = field(default_factory=dict)  # round -> when its model was written
 
 
 class Aggregator:
@@ -181,7 +183,7 @@ class Aggregator:
             moved = True
 
     def _fold(self, step: Fold, round_: int) -> None:
-        arena, began = self.arena, time.perf_counter()
+        arena, began = self.arena, time.monotonic()
         arena.set_state(step.into, step.generation, Phase.WRITING, 0)
         fault("fold_writing", self.role.kind)
         clients, weight = 0, 0.0
@@ -209,10 +211,12 @@ class Aggregator:
         self.work.folds += 1
         self.work.updates += len(inputs)
         self.work.bytes += sum(len(i.data) for i in inputs)
-        self.work.seconds += time.perf_counter() - began
+        ended = time.monotonic()
+        self.work.seconds += ended - began
+        self.work.spans.append((round_, began, ended))
 
     def _finish(self, step: Finish, round_: int) -> None:
-        arena, sums = self.arena, self.arena.payload(step.into)
+        arena, sums, began = self.arena, self.arena.payload(step.into), time.monotonic()
         arena.set_state(step.into, step.generation, Phase.WRITING, 0)
         fault("fold_writing", self.role.kind)
         base = velocity_in = velocity_out = None
@@ -248,6 +252,8 @@ class Aggregator:
         fault("fold_written", self.role.kind)
         arena.set_state(step.into, step.generation, Phase.OPEN, 0)
         fault("fold_committed", self.role.kind)
+        self.work.models[round_] = ended = time.monotonic()
+        self.work.spans.append((round_, began, ended))
 
     def _header(
         self, round_: int, payload: Payload, clients: int, weight: float, length: int
@@ -448,14 +454,14 @@ class Runtime:
 
     def _report(self) -> None:
         """Tell the agent what was done, once the role has nothing left to do."""
-        if self.held is None or not self.held.aggregator.work.folds:
+        if self.held is None or not self.held.aggregator.work.spans:
             return
         work = self.held.aggregator.work
         self.held.aggregator.work = Work()
         self._tell({
             "t": "work", "job": self.held.job, "endpoint": self.held.aggregator.role.endpoint,
             "folds": work.folds, "updates": work.updates, "bytes": work.bytes,
-            "seconds": work.seconds,
+            "seconds": work.seconds, "spans": work.spans, "models": [*work.models.items()],
         })  # fmt: skip
 
 

@@ -47,6 +47,7 @@ class Clients:
         self.router, self.node = router, node
         self.rights, self.jobs = rights, jobs
         self.report, self.serve = report, serve
+        self.rejected: dict[str, int] = {}  # by code, since the agent last asked
         self.expected: set[str] = set()  # jobs that the coordinator has, here already or not
         self.over: set[str] = set()  # jobs that have ended
         self.unknown: dict[str, dict[str, bytes]] = {}  # hello before the job is here
@@ -60,6 +61,8 @@ class Clients:
 
     def send(self, peer: bytes, message: Message, payload: memoryview | None = None) -> bool:
         """False when the connection has ended: whoever it was will ask again."""
+        if message["t"] == "reject":
+            self.rejected[message["code"]] = self.rejected.get(message["code"], 0) + 1
         frames: list[Any] = [peer, encode(message)]
         if payload is not None:
             frames.append(payload)
@@ -70,6 +73,15 @@ class Clients:
         except zmq.ZMQError:
             return False
         return True
+
+    def figures(self) -> Message:
+        """For the node's metrics: what was counted since the last call, and what is there now."""
+        rejected, self.rejected = self.rejected, {}
+        return {"rejected": rejected, "jobs": {
+            job.name: {"counts": job.intake.tally.take(), "slots_used": job.intake.in_use(),
+                       "queue": job.intake.queued() + len(job.waiting)}
+            for job in self.jobs.values()
+        }}  # fmt: skip
 
     def receive(self) -> None:
         for _ in range(BATCH):
@@ -252,6 +264,7 @@ class Clients:
         grant = job.intake.begin(asking.clients, asking.consumer, asking.length)
         if grant is None:
             return False
+        job.intake.tally.granted(asking.asked_at, waited=bool(job.waiting))
         job.uploads[asking.key] = Uploading(asking, grant, time.monotonic())
         self.send(asking.peer, {
             "t": "go", "job": job.name, "round": job.round, "n": UP_WINDOW,

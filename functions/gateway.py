@@ -69,6 +69,7 @@ class Gateway:
         self.clients = Clients(
             self.router, node, self.rights, self.jobs, report=self._report, serve=self._serve
         )
+        self.agent.figures = self.clients.figures
         self.peers: dict[str, Peer] = {}
         self.early: dict[str, list[Message]] = {}  # coordinator's words before the arena is here
 
@@ -192,6 +193,7 @@ class Gateway:
         accepted = job.intake.arena.accepted(job.round)
         self._report({
             "t": "closed", "job": job.name, "round": job.round, "clients": _bits(accepted),
+            **job.intake.tally.of_round(),
         })  # fmt: skip
         for upload in list(job.uploads.values()):
             if upload.asking.payload is Payload.UPDATE:

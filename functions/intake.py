@@ -8,11 +8,13 @@ of it runs in one thread, so that nothing comes between the last look at `accept
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lifl.errors import LiflError
 from lifl.faults import fault
+from lifl.functions.tally import Tally
 from lifl.proxy_ebpf.descriptor import Descriptor, Kind, lane
 from lifl.proxy_ebpf.port import Port
 from lifl.shm.slots import GATEWAY, Arena, Header, Payload, Phase, State
@@ -32,6 +34,7 @@ class Grant:
     clients: int
     view: memoryview
     written: int = 0
+    granted_at: float = field(default_factory=time.monotonic)
 
 
 class Intake:
@@ -40,6 +43,7 @@ class Intake:
     def __init__(self, arena: Arena, ports: dict[int, Port]) -> None:
         self.arena = arena
         self.ports = ports  # lane to each role
+        self.tally = Tally()
         self._writing: dict[int, Grant] = {}
 
     def rebuild(self) -> None:
@@ -110,7 +114,16 @@ class Intake:
             Descriptor(grant.slot, grant.generation, grant.round, lane(grant.consumer), Kind.UPDATE)
         )
         fault("gateway_sent", "gateway")
+        self.tally.accepted(payload, len(grant.view), grant.granted_at)
         return "accepted"
+
+    def queued(self) -> int:
+        """Updates that are sealed and not yet released."""
+        return sum(map(self.arena.is_unreleased, range(self.arena.geometry.model_slot)))
+
+    def in_use(self) -> int:
+        """Slots that an update which is on its way cannot have."""
+        return len(self._writing) + self.queued()
 
     # -- end of the round --------------------------------------------------------------------
     def close(self, round_: int) -> None:

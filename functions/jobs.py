@@ -6,6 +6,7 @@ gateway.py carries out what is returned.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,7 @@ class Asking:
     length: int
     weight: float
     epoch: int
+    asked_at: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -85,6 +87,7 @@ class Job:
         self.model_from = _forward(message["model_from"])
         self.cut = False
         self.forwarding.clear()
+        self.intake.tally.start_round(self.round, message["elapsed_s"])
 
     @property
     def has_model(self) -> bool:

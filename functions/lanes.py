@@ -52,6 +52,7 @@ class Lanes:
     ) -> None:
         self.socket_path, self.endpoint = socket_path, endpoint
         self.jobs, self.ready = jobs, ready
+        self.figures: Callable[[], Message] = dict  # what a ping is answered with
         self.control: Control | None = None
         self.proxy = ""
         self.lanes: dict[tuple[str, int], Lane] = {}
@@ -104,9 +105,10 @@ class Lanes:
             case "joined":
                 self._lane_joined(message)
             case "close-job":
+                self._tell({"t": "pong", **self.figures()}, [])  # its last counts
                 self._forget(message["job"])
             case "ping":
-                self._tell({"t": "pong"}, [])
+                self._tell({"t": "pong", **self.figures()}, [])
             case _:
                 close_all(fds)
 

@@ -2,9 +2,9 @@
 
 Owns the loop, and through its parts the eBPF program and its maps, the arenas, the control socket
 and the pool of runtimes: node.py carries plans out, members.py has the processes, takeover.py what
-an earlier agent left.  It maps no slot and keeps no ledger of descriptors: whatever may have been
-lost ends in a poke, upon which the receiver reads the shared words.  Started by the local engine,
-or as a DaemonSet's container:
+an earlier agent left, accounts.py what was done, which scrape.py serves.  It maps no slot and
+keeps no ledger of descriptors: whatever may have been lost ends in a poke, upon which the receiver
+reads the shared words.  Started by the local engine, or as a DaemonSet's container:
 
     python -m lifl.placement.agent --node NAME --directory DIR --coordinator ENDPOINT ...
 """
@@ -25,12 +25,14 @@ from lifl.errors import LiflError
 from lifl.faults import at_node, fault
 from lifl.functions.kernels import choose
 from lifl.functions.wire import LARGEST_TRUSTED, Keys, Message, dealer, decode, encode
+from lifl.placement.accounts import Accounts
 from lifl.placement.hosted import saved_jobs
 from lifl.placement.measure import measure
 from lifl.placement.members import Members
 from lifl.placement.node import Node
 from lifl.placement.pool import Pool
 from lifl.placement.processes import end_with_parent
+from lifl.placement.scrape import Endpoint
 from lifl.proxy_ebpf.open import open_router
 
 
@@ -40,7 +42,7 @@ class Agent:
     def __init__(
         self, *, node: str, directory: Path, coordinator: tuple[str, str], keys_path: Path,
         proxy: str, kernels: str, pins: Path | None, listen_at: str, liveness_s: float,
-        arena_budget_bytes: int,
+        arena_budget_bytes: int, metrics_port: int,
     ) -> None:  # fmt: skip
         self.kernels = choose(kernels)  # type: ignore[arg-type]
         self.router = open_router(proxy, pins)  # type: ignore[arg-type]
@@ -56,7 +58,10 @@ class Agent:
             name=node, directory=directory, router=self.router, pool=self.pool,
             kernels=self.kernels.name, budget_bytes=arena_budget_bytes, report=self._report,
         )  # fmt: skip
-        self.members = Members(self.node, liveness_s=liveness_s, listen_at=listen_at)
+        self.accounts = Accounts(self.node, self.kernels.isa)
+        self.endpoint = Endpoint(self.accounts.figures, self.accounts.refresh, metrics_port)
+        self.node.on_forget = self.accounts.close
+        self.members = Members(self.node, self.accounts, liveness_s=liveness_s, listen_at=listen_at)
         if self.restarted:
             self.node.jobs = {job.number: job for job in saved_jobs(directory)}
 
@@ -81,17 +86,19 @@ class Agent:
             if self.coordinator in ready:
                 while self.coordinator.poll(0):
                     self._obey(decode(self.coordinator.recv(), limit=LARGEST_TRUSTED))
+            if ready & set(self.endpoint.fds):
+                self.endpoint.answer()
             members.check()
 
     def _poll(self) -> set[Any]:
         poller = zmq.Poller()
         poller.register(self.coordinator, zmq.POLLIN)
         members = self.members
-        fds = [members.listener.fileno(), self.router.fileno(), *members.connections]
-        for fd in fds + [process.pidfd for process in self.pool.processes.values()]:
+        fds = [members.listener.fileno(), self.router.fileno(), *self.endpoint.fds]
+        for fd in [*fds, *members.connections, *(p.pidfd for p in self.pool.processes.values())]:
             poller.register(fd, zmq.POLLIN)
-        wait_ms = int(members.ping_s * 1000) if self.node.jobs else None
-        return {what for what, _ in poller.poll(wait_ms)}
+        wait_s = self.accounts.overdue() or (members.ping_s if self.node.jobs else None)
+        return {what for what, _ in poller.poll(None if wait_s is None else int(wait_s * 1000))}
 
     # -- coordinator -------------------------------------------------------------------------
     def _hello(self) -> None:
@@ -99,6 +106,7 @@ class Agent:
             "t": "node", "key": self.keys.public, "proxy": self.router.name,
             "reason": self.router.reason, "kernels": self.kernels.name, "isa": self.kernels.isa,
             "capacity": measure(self.kernels), "budget_bytes": self.node.budget_bytes,
+            "metrics": self.endpoint.url,
         })  # fmt: skip
 
     def _report(self, message: Message) -> None:
@@ -109,23 +117,10 @@ class Agent:
             case "plan":
                 self.node.carry_out(message)
             case "report":
-                self._work(message)
+                if message["job"] in self.node.jobs:
+                    self.accounts.report(self.node.jobs[message["job"]], message)
             case "drop":
                 self.node.drop(message["job"])
-
-    def _work(self, message: Message) -> None:
-        job = self.node.jobs.get(message["job"])
-        if job is None:
-            return
-        handed = sum(c.redirected for c in self.router.counters(job.number).values())
-        self._report({
-            "t": "work", "job": job.name, "round": message["round"], "work": job.work,
-            "handoffs": {self.router.name: handed - job.reported_handoffs},
-            "cold": self.pool.cold_starts, "warm": job.warm,
-        })  # fmt: skip
-        job.work, job.reported_handoffs = {}, handed
-        job.warm = len(job.roles)  # every role that goes on in the next round starts warm
-        self.pool.cold_starts = 0
 
     def _returned(self) -> None:
         """Descriptors that were not routed: only who must look is remembered."""
@@ -137,6 +132,7 @@ class Agent:
         """End every process of this node and everything in the kernel that is its own."""
         self.pool.end()
         self.router.close()
+        self.endpoint.close()
         for path in [*self.node.directory.glob("job-*"), self.node.directory / "agent.sock"]:
             path.unlink(missing_ok=True)
 
@@ -153,6 +149,7 @@ class Agent:
 @click.option("--listen", "listen_at", default="tcp://127.0.0.1:*")
 @click.option("--liveness-s", default=10.0, help="a role that does not answer is replaced")
 @click.option("--arena-budget-bytes", default=0, help="shared memory of all jobs; 0: no limit")
+@click.option("--metrics-port", default=0, help="of the metrics endpoint; 0: any")
 def main(coordinator: str, coordinator_key: str, keys: Path, **options: Any) -> None:
     """Run the agent of one node until SIGTERM."""
     logging.basicConfig(format="%(name)s: %(message)s")

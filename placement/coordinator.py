@@ -50,6 +50,7 @@ from lifl.placement.planning import JOB, Planning, roles_of, selected
 from lifl.placement.processes import end_with_parent
 from lifl.placement.record import Recorder, initial_model
 from lifl.placement.rounds import Order, Round
+from lifl.placement.scrape import Endpoint
 from lifl.placement.snapshot import Plan
 
 log = logging.getLogger("lifl.coordinator")
@@ -79,6 +80,10 @@ class Coordinator:
         self.initial = memoryview(bytearray(self.planning.model_bytes))  # its velocity is zero
         self.layout.pack_into(state, self.initial)
         self.record = Recorder(self.job, Path(config["run_dir"]), spec.evaluator is not None)
+        self.endpoint = Endpoint(
+            self.record.monitoring.figures, self._refresh, config["metrics_port"]
+        )
+        self.record.monitoring.url = self.endpoint.url
         self.plan: Plan | None = None
         self.roster: list[str] = []
         self.holding: set[str] = set()  # nodes that have memory of the job
@@ -96,6 +101,8 @@ class Coordinator:
         poller = zmq.Poller()
         poller.register(self.door.socket, zmq.POLLIN)
         poller.register(self.router, zmq.POLLIN)
+        for fd in self.endpoint.fds:
+            poller.register(fd, zmq.POLLIN)
         while not self._is_finished():
             due = (self.deadline_at, self.done_at or math.inf, self.members.next_gone_at)
             wait_s = min(due) - time.monotonic()
@@ -106,11 +113,17 @@ class Coordinator:
             while self.early or self.router.poll(0):
                 self._take(*(self.early.popleft() if self.early else self._receive()))
             self._let_go()
+            if ready.keys() & set(self.endpoint.fds):
+                self.endpoint.answer()
             if time.monotonic() >= self.deadline_at:
                 self.deadline_at = math.inf
                 if self.round:
                     self._deadline(self.round)
         self._finish()
+
+    def _refresh(self) -> None:
+        """Before a scrape."""
+        self.record.monitoring.figures.set("lifl_clients_connected", len(self.members.connected))
 
     def _receive(self) -> tuple[bytes, str, Message]:
         """(connection, key, message) of the next that waits; an unreadable one is empty."""
@@ -173,6 +186,7 @@ class Coordinator:
                 self.record.progress(self.round)
             case "closed" if self.round and message["round"] == self.round.number:
                 clients = int.from_bytes(message["clients"], "little")
+                self.record.closed(node.name, message)
                 self._order(self.round.on_closed(node.name, clients))
             case "published":
                 self._published(message["round"])
@@ -181,7 +195,7 @@ class Coordinator:
             case "work":
                 self.record.work(node.name, message)
             case "restart":
-                emit("restart", what=f"{message['what']} on {node.name}")
+                self.record.restarted(node.name, message["what"])
             case "failed":
                 raise LiflError(message["error"], node=node.name)
 
@@ -348,6 +362,7 @@ class Coordinator:
             self.planning.round_to_gateway(
                 self.plan, node, self.members, epoch=self.epoch, number=self.round.number,
                 roster=self.roster, model_at=self.record.published_by,
+                elapsed_s=self.record.elapsed_s(self.round.number),
             ),
         )  # fmt: skip
 

@@ -119,7 +119,7 @@ class Engine:
             "nodes": {name: keys[0] for name, keys in self.config["nodes"].items()},
             "keys": self.config["coordinator"], "listen": "tcp://127.0.0.1:*",
             "clients": self.config["clients"], "observers": [self.config["observer"][0]],
-            "all": self.config["all"],
+            "all": self.config["all"], "metrics_port": self.config["metrics_port"],
         })  # fmt: skip
         child = self._spawn(
             "coordinator", "lifl.placement.coordinator", "--config", str(path),
@@ -139,11 +139,17 @@ class Engine:
             "--proxy", self.config["proxy"], "--kernels", self.config["kernels"],
             "--arena-budget-bytes", str(self.config["arena_bytes"]),
             "--liveness-s", str(self.config["liveness_s"]),
+            "--metrics-port", str(self._metrics_port(name)),
         ]  # fmt: skip
         if self.pins:
             arguments += ["--pins", f"{self.pins}/{name}"]
         child = self._spawn(name, "lifl.placement.agent", *arguments)
         self.children[child.pid].restarts = restarts
+
+    def _metrics_port(self, name: str) -> int:
+        """The coordinator has the first one, nodes those after it in their order."""
+        first: int = self.config["metrics_port"]
+        return first + 1 + list(self.config["nodes"]).index(name) if first else 0
 
     def _start_trainers(self) -> None:
         path = self._write("trainers", {

@@ -34,9 +34,6 @@ class NodeJob:
     announced: bool = False
     over: bool = False
     handed: bool = False  # some process has had the memory, so that something may be in it
-    warm: int = 0
-    work: dict[str, float] = field(default_factory=dict)
-    reported_handoffs: int = 0
 
     @property
     def roles(self) -> dict[int, dict[str, Any]]:

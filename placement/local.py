@@ -39,6 +39,7 @@ def run(
     proxy: str | None = None,
     kernels: str | None = None,
     liveness_s: float = 10.0,
+    metrics_port: int = 0,
 ) -> int:
     """Run a job to its end; every event goes to `handle`.
 
@@ -47,6 +48,7 @@ def run(
         out: where run directories go, `runs` unless given.
         proxy, kernels: override the job's.
         liveness_s: a process that holds a role and does not answer for so long is replaced.
+        metrics_port: of the coordinator's metrics; nodes have those after it.  0: any.
 
     Returns:
         0 when the job completed, 1 when it failed, 130 after Ctrl-C.
@@ -55,7 +57,8 @@ def run(
     directory = Path(tempfile.mkdtemp(prefix="lifl-", dir=_short_lived()))
     try:
         config = _configure(
-            job, job_path, run_dir, directory, nodes or job.spec.nodes, proxy, kernels, liveness_s
+            job, job_path, run_dir, directory, nodes or job.spec.nodes, proxy, kernels, liveness_s,
+            metrics_port,
         )
         return _supervise(config, directory, handle)
     finally:
@@ -97,7 +100,7 @@ def _short_lived() -> str | None:
 
 def _configure(
     job: FLJob, job_path: Path, run_dir: Path, directory: Path, nodes: int, proxy: str | None,
-    kernels: str | None, liveness_s: float,
+    kernels: str | None, liveness_s: float, metrics_port: int,
 ) -> Path:  # fmt: skip
     """Make the keys of this run and write down everything that the engine must know."""
 
@@ -128,6 +131,7 @@ def _configure(
         "pins": os.geteuid() == 0,
         "arena_bytes": spec.memory.arena_bytes or 0,
         "liveness_s": liveness_s,
+        "metrics_port": metrics_port,
     }
     path = directory / "engine.json"
     path.touch(mode=0o600)

@@ -13,6 +13,7 @@ import time
 
 from lifl.faults import fault
 from lifl.functions.wire import Message
+from lifl.placement.accounts import Accounts
 from lifl.placement.hosted import NodeJob
 from lifl.placement.node import Node
 from lifl.placement.pool import Process
@@ -33,8 +34,11 @@ class Members:
         listen_at: where the node's first gateway listens.
     """
 
-    def __init__(self, node: Node, *, liveness_s: float, listen_at: str) -> None:
-        self.node, self.liveness_s, self.listen_at = node, liveness_s, listen_at
+    def __init__(
+        self, node: Node, accounts: Accounts, *, liveness_s: float, listen_at: str
+    ) -> None:
+        self.node, self.accounts = node, accounts
+        self.liveness_s, self.listen_at = liveness_s, listen_at
         self.listener = listen(node.directory / "agent.sock")
         self.connections: dict[int, tuple[Control, Process | None]] = {}
         self.pinged_at = self.checked_at = 0.0
@@ -133,9 +137,9 @@ class Members:
                 name = self.node.jobs[message["job"]].name
                 self.node.report({"t": "failed", "job": name, "error": message["error"]})
             case "work" if message["job"] in self.node.jobs:
-                totals = self.node.jobs[message["job"]].work
-                for name in ("folds", "updates", "bytes", "seconds"):
-                    totals[name] = totals.get(name, 0) + message[name]
+                self.accounts.worked(self.node.jobs[message["job"]], message)
+            case "pong":
+                self.accounts.gateway_says(message)
 
     def _register(self, process: Process, message: Message, fds: list[int]) -> None:
         """Put a process's socket into the map; only then may it read."""

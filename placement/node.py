@@ -42,6 +42,7 @@ class Node:
         self.router, self.pool, self.kernels = router, pool, kernels
         self.budget_bytes, self.report = budget_bytes, report
         self.jobs: dict[int, NodeJob] = {}
+        self.on_forget: Callable[[NodeJob], None] = lambda _: None
 
     # -- plan --------------------------------------------------------------------------------
     def carry_out(self, message: Message) -> None:
@@ -109,6 +110,7 @@ class Node:
         gateway = self.pool.gateway
         if gateway and gateway.control:
             self.send(gateway, {"t": "close-job", "job": job.name})
+        self.on_forget(job)
         self.router.forget(job.number)
         job.path(self.directory).unlink(missing_ok=True)
         if job.files:

@@ -119,6 +119,7 @@ class Planning:
                 [int(s.code), s.count, s.update_offset, s.sum_offset]
                 for s in self.layout.sections
             ],
+            "lane": getattr(self.job.spec.clients, "lane", "zmq"),
             "update_bytes": self.layout.update_bytes, "sum_bytes": self.layout.sum_bytes,
             "velocity_at": self.layout.velocity_at,
             "optimiser": {
@@ -141,7 +142,7 @@ class Planning:
 
     def round_to_gateway(
         self, plan: Plan, node: Known, members: Membership, *, epoch: int, number: int,
-        roster: Sequence[str], model_at: str | None,
+        roster: Sequence[str], model_at: str | None, elapsed_s: float,
     ) -> Message:  # fmt: skip
         """A node's part of a round; the model of the one before is at `model_at`."""
         assert plan.top_node is not None
@@ -151,7 +152,7 @@ class Planning:
         holder = members[model_at] if model_at else top
         return {
             "t": "round", "job": self.job.metadata.name, "round": number,
-            "epoch": epoch, "roster": list(roster),
+            "epoch": epoch, "roster": list(roster), "elapsed_s": elapsed_s,
             "lanes": {str(index[key]): leaf for key, leaf in part.lanes.items()},
             "nodes": {n.key: 0 for n in members if n is not node} if is_top else {},
             "top": plan.top.endpoint if is_top and plan.top else 0,

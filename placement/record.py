@@ -23,6 +23,8 @@ from lifl.errors import InvalidJob
 from lifl.events import emit
 from lifl.functions.layout import Layout
 from lifl.functions.wire import Message
+from lifl.placement.monitoring import Monitoring
+from lifl.placement.phases import Timeline, split
 from lifl.placement.rounds import Round
 from lifl.placement.snapshot import Plan
 
@@ -40,6 +42,8 @@ class Recorder:
         self.bytes = 0
         self.reported: list[tuple[float, dict[str, float]]] = []
         self.used: tuple[str, ...] = ()
+        self.timelines: dict[int, Timeline] = {}
+        self.monitoring = Monitoring(job, run_dir)
         self.backends: dict[str, str] = {}
         self.began_at = time.monotonic()
 
@@ -49,6 +53,7 @@ class Recorder:
 
     def engine(self, message: Message, nodes: int) -> None:
         """A node says which back ends it uses; said again when a node differs."""
+        self.monitoring.node(message["node"], message["metrics"], nodes)
         backends = {name: message[name] for name in ("proxy", "kernels", "isa", "reason")}
         if backends != self.backends:
             self.backends = backends
@@ -57,10 +62,17 @@ class Recorder:
     def progress(self, round_: Round) -> None:
         emit("progress", round=round_.number, accepted=round_.in_count,
                    of=round_.of_count, bytes=self.bytes)  # fmt: skip
+        self.monitoring.progress(round_)
+
+    def restarted(self, node: str, what: str) -> None:
+        emit("restart", what=f"{what} on {node}")
+        self.monitoring.restarted(node, what)
 
     # -- rounds ------------------------------------------------------------------------------
     def start(self, round_: Round, plan: Plan) -> None:
         self.started[round_.number] = time.monotonic()
+        self.timelines[round_.number] = Timeline()
+        self.monitoring.started(round_)
         self.used = plan.used
         self.bytes, self.reported = 0, []
         tree = {
@@ -75,6 +87,16 @@ class Recorder:
         }  # fmt: skip
         self.rows[round_.number] = {"round": round_.number, "tree": tree}
         emit("round_started", round=round_.number, clients=round_.of_count, tree=tree)
+
+    def elapsed_s(self, number: int) -> float:
+        """Since a round began; said to gateways, whose clocks are their own."""
+        return time.monotonic() - self.started[number]
+
+    def closed(self, node: str, message: Message) -> None:
+        """A gateway takes no more updates of a round, and says when it took those it has."""
+        timeline = self.timelines.get(message["round"])
+        if timeline is not None:
+            timeline.ingested(node, message["began_at"], message["ingest"])
 
     def taken(self, count: int, metrics: list[tuple[float, dict[str, float]]]) -> None:
         self.bytes += count
@@ -97,6 +119,7 @@ class Recorder:
         self.published_by = round_.top_node
         self.open_rows[round_.number] = set(self.used)
         emit("published", round=round_.number, seconds=row["seconds"])
+        self.monitoring.published(row["seconds"], row["metrics"])
 
     def work(self, node: str, message: Message) -> None:
         """A node's part of a finished round."""
@@ -107,10 +130,16 @@ class Recorder:
             row["handoffs"][backend] = row["handoffs"].get(backend, 0) + count
         row["cold_starts"] += message["cold"]
         row["warm_starts"] += message["warm"]
-        row["fold_seconds"] += message["work"].get("seconds", 0.0)
-        row["fold_bytes"] += int(message["work"].get("bytes", 0))
+        row["fold_seconds"] += message["work"].get("fold_seconds", 0.0)
+        row["fold_bytes"] += int(message["work"].get("fold_bytes", 0))
+        timeline = self.timelines[message["round"]]
+        timeline.folded(node, message["folds"], message["model_at"])
         self.open_rows[message["round"]].discard(node)
         if not self.open_rows[message["round"]]:
+            phases = split(timeline, row["seconds"])
+            row["phases"] = {phase: round(share, 6) for phase, share in phases.items()}
+            self.monitoring.split(phases)
+            del self.timelines[message["round"]]
             emit("round_done", **row)
         self._write()
 
@@ -121,6 +150,7 @@ class Recorder:
             row["accuracy"] = metrics.get("accuracy")
             row["evaluation"] = metrics
         emit("metrics", round=number, figures=metrics)
+        self.monitoring.evaluated(metrics)
         self._write()
 
     @property
@@ -164,6 +194,7 @@ class Recorder:
             "cold_starts": sum(r["cold_starts"] for r in rows),
             "warm_starts": sum(r["warm_starts"] for r in rows),
         }
+        self.monitoring.finish()
         _write_whole(self.run_dir / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
         emit("done", **summary)
 

@@ -76,6 +76,14 @@ def main() -> None:
     show_default=True,
     help="A process that holds a role and does not answer for so long is replaced.",
 )
+@click.option(
+    "--metrics-port",
+    metavar="PORT",
+    type=click.IntRange(0, 65000),
+    default=0,
+    show_default=True,
+    help="Of the coordinator's Prometheus metrics; nodes have the ports after it.  0: any free.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Events as JSON, one a line, and no view.")
 @_plainly
 def run(
@@ -86,6 +94,7 @@ def run(
     proxy: str | None,
     kernels: str | None,
     liveness_s: float,
+    metrics_port: int,
     as_json: bool,
 ) -> None:
     """Run a job on this machine, from its first round to its last.
@@ -106,7 +115,7 @@ def run(
         sys.exit(
             local.run(
                 job, job_file, handle=lambda event: emit(**event), nodes=nodes, out=out,
-                proxy=proxy, kernels=kernels, liveness_s=liveness_s,
+                proxy=proxy, kernels=kernels, liveness_s=liveness_s, metrics_port=metrics_port,
             )
         )  # fmt: skip
 
@@ -114,7 +123,7 @@ def run(
     try:
         code = local.run(
             job, job_file, handle=view.handle, nodes=nodes, out=out, proxy=proxy, kernels=kernels,
-            liveness_s=liveness_s,
+            liveness_s=liveness_s, metrics_port=metrics_port,
         )  # fmt: skip
         failure = view.story.error
     finally:

@@ -20,6 +20,8 @@ def lines(story: Story, before: Tree, event: Event) -> Iterator[str]:
                 yield f"run directory: {story.run_dir}"
             if story.endpoint:
                 yield f"clients connect to {story.endpoint}"
+        case "metrics_at":
+            yield f"metrics: {clean(event.get('coordinator', ''))}"
         case "endpoint":
             files = f"; key files in {clean(event['files'])}" if event.get("files") else ""
             yield f"clients connect to {story.endpoint}{files}"

@@ -1,0 +1,179 @@
+"""What a node has done: for its metrics, and as its part of a round's row.
+
+Owns the agent's numbers.  Gateways and aggregators say theirs with messages that exist anyway
+(pong, work); what the proxy moved is read from its counters when somebody asks.  Called by the
+agent's loop and by members.py.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from lifl.functions.tally import MOST_SPANS, Span, merged
+from lifl.functions.wire import Message
+from lifl.metrics import Figures
+from lifl.placement.hosted import NodeJob
+from lifl.placement.node import Node
+from lifl.proxy_ebpf.contract import Counters
+
+EWMA_S: Final = 10.0
+LATE_S: Final = 0.1  # how long a round's row waits for what the top still has to say
+
+
+@dataclass
+class Account:
+    """What is known of one job."""
+
+    work: Counter[str] = field(default_factory=Counter)  # since the last report
+    folds: dict[int, list[Span]] = field(default_factory=dict)  # by round
+    models: dict[int, float] = field(default_factory=dict)  # when a round's model was written
+    counted: dict[int, Counters] = field(default_factory=dict)  # of the proxy, by endpoint
+    handed: int = 0  # hand-offs since the last report
+    warm: int = 0
+    queue_at: float = -math.inf
+    due: Message | None = None  # a report that was asked for
+    due_at: float = 0.0
+
+
+class Accounts:
+    """The accounts of one node."""
+
+    def __init__(self, node: Node, isa: str) -> None:
+        self.node = node
+        self.figures = Figures("agent")
+        self.jobs: dict[int, Account] = {}
+        self.figures.info(
+            "lifl_node", node=node.name, proxy=node.router.name, kernels=node.kernels, isa=isa
+        )
+
+    def _of(self, job: NodeJob) -> Account:
+        return self.jobs.setdefault(job.number, Account())
+
+    # -- what processes say ------------------------------------------------------------------
+    def worked(self, job: NodeJob, message: Message) -> None:
+        """An aggregator has nothing left to do, and says what it did."""
+        account, name = self._of(job), job.name
+        for what, amount in (
+            ("folds", message["folds"]), ("folded_inputs", message["updates"]),
+            ("fold_bytes", message["bytes"]), ("fold_seconds", message["seconds"]),
+        ):  # fmt: skip
+            account.work[what] += amount
+            self.figures.add(f"lifl_{what}", amount, fljob=name)
+        for round_, start, end in message["spans"]:
+            spans = account.folds.setdefault(round_, [])
+            spans.append((start, end))
+            if len(spans) > 4 * MOST_SPANS:
+                account.folds[round_] = merged(spans)
+        account.models.update(message["models"])
+
+    def gateway_says(self, message: Message) -> None:
+        """A pong: counts since the last one, and what there is now."""
+        figures = self.figures
+        for code, count in message.get("rejected", {}).items():
+            figures.add("lifl_rejections", count, code=code)
+        for name, said in message.get("jobs", {}).items():
+            for what, amount in said["counts"].items():
+                figures.add(f"lifl_{what}", amount, fljob=name)
+            for job in [job for job in self.node.jobs.values() if job.name == name]:
+                figures.set("lifl_slots_used", said["slots_used"], fljob=name)
+                self._queue(job, said["queue"])
+
+    def _queue(self, job: NodeJob, length: float) -> None:
+        """e ← e + (1 - exp(-Δt/τ))·(q - e): samples need not come at equal distances."""
+        account, name, now, figures = self._of(job), job.name, time.monotonic(), self.figures
+        before = figures.get("lifl_queue_length_ewma", fljob=name)
+        share = 1.0 - math.exp((account.queue_at - now) / EWMA_S)
+        account.queue_at = now
+        figures.set("lifl_queue_length", length, fljob=name)
+        figures.set("lifl_queue_length_ewma", before + share * (length - before), fljob=name)
+
+    # -- what is read ------------------------------------------------------------------------
+    def _count(self, job: NodeJob) -> None:
+        """Take over what the proxy has counted since the last time."""
+        account, figures = self._of(job), self.figures
+        for endpoint, now in self.node.router.counters(job.number).items():
+            before = account.counted.get(endpoint, Counters())
+            new = {f.name: getattr(now, f.name) - getattr(before, f.name) for f in fields(now)}
+            account.counted[endpoint] = now
+            account.handed += new["redirected"]
+            figures.add(
+                "lifl_handoffs", new["redirected"], fljob=job.name, proxy=self.node.router.name
+            )
+            for what in ("passed", "quarantined", "credit_limited"):
+                figures.add(f"lifl_descriptors_{what}", new[what], fljob=job.name)
+
+    def refresh(self) -> None:
+        """Before a scrape: whatever can be had at once; the gateway's follows with its pong."""
+        node, figures = self.node, self.figures
+        gateway = node.pool.gateway
+        if gateway is not None:
+            node.send(gateway, {"t": "ping"})
+        figures.clear("lifl_processes")
+        for kind, number in Counter(p.kind for p in node.pool.processes.values()).items():
+            figures.set("lifl_processes", number, kind=kind)
+        figures.clear("lifl_roles")
+        for job in node.jobs.values():
+            self._count(job)
+            for kind, number in Counter(r["kind"] for r in job.roles.values()).items():
+                figures.set("lifl_roles", number, fljob=job.name, role=kind)
+            if job.files is not None:
+                figures.set("lifl_slots", job.files.geometry.model_slot, fljob=job.name)
+                figures.set("lifl_arena_bytes", job.files.resident_bytes(), fljob=job.name)
+                figures.info("lifl_node_job", fljob=job.name, lane=job.plan.get("lane", "zmq"))
+
+    # -- rounds ------------------------------------------------------------------------------
+    def report(self, job: NodeJob, message: Message) -> None:
+        """The coordinator asks for a round's row; it is answered now or by `overdue`."""
+        account = self._of(job)
+        if account.due is not None:
+            self._answer(job, account)
+        account.due, account.due_at = message, time.monotonic()
+        self.overdue()
+
+    def overdue(self) -> float | None:
+        """Answer what is complete or has waited enough; when to look again, in seconds."""
+        waiting = None
+        for job in self.node.jobs.values():
+            account = self.jobs.get(job.number)
+            if account is None or account.due is None:
+                continue
+            late = time.monotonic() - account.due_at >= LATE_S
+            has_top = any(role["kind"] == "top" for role in job.roles.values())
+            if late or not has_top or account.due["round"] in account.models:
+                self._answer(job, account)
+            else:
+                waiting = LATE_S
+        return waiting
+
+    def _answer(self, job: NodeJob, account: Account) -> None:
+        assert account.due is not None
+        number, account.due = account.due["round"], None
+        self._count(job)
+        cold, warm, self.node.pool.cold_starts = self.node.pool.cold_starts, account.warm, 0
+        self.figures.add("lifl_starts", cold, start="cold")
+        self.figures.add("lifl_starts", warm, start="warm")
+        work: dict[str, Any] = dict(account.work)
+        if work.get("fold_seconds"):
+            speed = work["fold_bytes"] / work["fold_seconds"]
+            self.figures.set("lifl_fold_bytes_per_second", speed, fljob=job.name)
+        self.node.report({
+            "t": "work", "job": job.name, "round": number, "work": work,
+            "handoffs": {self.node.router.name: account.handed}, "cold": cold, "warm": warm,
+            "folds": merged(account.folds.get(number, [])),
+            "model_at": account.models.get(number),
+        })  # fmt: skip
+        account.work, account.handed = Counter(), 0
+        account.warm = len(job.roles)  # every role that goes on in the next round starts warm
+        for of_round in (account.folds, account.models):
+            for old in [old for old in of_round if old <= number]:
+                del of_round[old]
+
+    def close(self, job: NodeJob) -> None:
+        """A job is about to be forgotten."""
+        self._count(job)
+        self.figures.forget_job(job.name)
+        self.jobs.pop(job.number, None)

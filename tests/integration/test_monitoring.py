@@ -1,0 +1,100 @@
+"""What a running job says of itself: its endpoints, its phases, and who reads them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import urllib.request
+from typing import Any
+
+import pytest
+from conftest import PROXY, Runner, wait_until
+from prometheus_client.parser import text_string_to_metric_families
+from test_nothing_stays import until_round
+
+Samples = dict[tuple[str, ...], float]
+
+
+def scrape(url: str) -> Samples:
+    """(name, values of labels in the order of their names) -> value."""
+    page = urllib.request.urlopen(url, timeout=5).read().decode()
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+
+
+def where(runner: Runner) -> dict[str, Any]:
+    path = runner.folder / "runs" / "latest" / "metrics.json"
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def interrupt(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+
+
+def test_metrics_of_a_running_job(runner: Runner) -> None:
+    path = runner.job_file(
+        rounds=100_000, trainers=4, aggregation={"fanIn": 2}, memory={"inputSlots": 1}
+    )
+    process = runner.start(path, "--proxy", PROXY, "--nodes", "2")
+    until_round(process, 3)
+    os.kill(runner.processes("lifl.functions.aggregator")[0], signal.SIGKILL)
+    until_round(process, 20)
+    urls = where(runner)
+    assert sorted(urls["nodes"]) == ["node-0", "node-1"]
+
+    job = scrape(urls["coordinator"])
+    assert job["lifl_rounds_total",] >= 20
+    assert job["lifl_clients_connected",] == 4
+    assert job["lifl_nodes",] == 2
+    assert any(name == "lifl_restarts_total" for name, *_ in job)
+    phases = sum(value for key, value in job.items() if key[0] == "lifl_round_phase_seconds_total")
+    assert 0 < phases <= job["lifl_round_seconds_sum",] * 1.001  # the newest may still be open
+
+    found: list[Samples] = []
+
+    def complete() -> bool:
+        found[:] = [scrape(url) for url in urls["nodes"].values()]
+        return all(
+            sum(v for k, v in node.items() if k[0] == "lifl_updates_total") for node in found
+        )
+
+    wait_until(complete, lambda: f"no updates in {found}")
+    for node in found:
+        assert node["lifl_handoffs_total", "toy", PROXY] > 0
+        assert node["lifl_update_bytes_total", "toy"] > 1000 * node["lifl_updates_total", "toy"]
+        assert node["lifl_folded_inputs_total", "toy"] >= node["lifl_updates_total", "toy"]
+        assert node["lifl_slots", "toy"] == 1
+        assert node["lifl_starts_total", "warm"] > node["lifl_starts_total", "cold"] > 0
+        assert node["lifl_descriptors_quarantined_total", "toy"] == 0
+        assert ("lifl_node_job_info", "toy", "zmq") in node
+    assert sum(node.get(("lifl_slot_waits_total", "toy"), 0) for node in found) > 0
+    interrupt(process)
+
+
+def test_phases_of_a_finished_run(runner: Runner) -> None:
+    run = runner("--proxy", PROXY, "--nodes", "2", rounds=3, trainers=4, env={"TOY_SIZE": "400000"})
+    assert run.status == 0
+    for row in run.rows:
+        assert sum(row["phases"].values()) == pytest.approx(row["seconds"], abs=1e-5)
+        assert row["phases"]["ingest"] > 0
+        assert row["phases"]["fold"] > 0
+        assert row["phases"]["publish"] > 0
+    assert [event["nodes"].keys() for event in run.of("metrics_at")] == [{"node-0", "node-1"}]
+    assert not (run.run_dir / "metrics.json").exists()
+
+
+def test_a_metrics_port_in_use_ends_the_run_with_a_sentence(runner: Runner) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        run = runner("--metrics-port", str(port), "--proxy", PROXY)
+    assert run.status == 1
+    assert f"127.0.0.1:{port}" in run.of("failed")[0]["error"]

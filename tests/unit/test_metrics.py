@@ -1,0 +1,138 @@
+"""Metrics: their declaration, their page, and what a scraper reads."""
+
+from __future__ import annotations
+
+import runpy
+import select
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from lifl.errors import Busy
+from lifl.metrics import METRICS, PHASE_HELP, PHASES, Figures
+from lifl.placement.exposition import text
+from lifl.placement.scrape import Endpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_page_is_that_of_the_table() -> None:
+    page = runpy.run_path(str(ROOT / "scripts" / "docs_metrics.py"))["page"]()
+    assert (ROOT / "docs" / "metrics.md").read_text() == page
+
+
+def test_names_follow_prometheus() -> None:
+    names = [metric.name for metric in METRICS]
+    assert len(set(names)) == len(names)
+    for metric in METRICS:
+        assert metric.name.startswith("lifl_")
+        assert not metric.name.endswith(("_total", "_info", "_count", "_sum", "_bucket"))
+        assert "job" not in metric.labels
+        assert "instance" not in metric.labels
+        assert metric.help.endswith(".")
+    assert set(PHASE_HELP) == set(PHASES)
+
+
+def test_figures_refuse_what_is_not_declared() -> None:
+    figures = Figures("agent")
+    with pytest.raises(KeyError):
+        figures.add("lifl_nothing")
+    with pytest.raises(AssertionError, match="labels"):
+        figures.add("lifl_updates", job="digits")
+    with pytest.raises(AssertionError, match="coordinator"):
+        figures.add("lifl_rounds")
+    with pytest.raises(AssertionError, match="gauge"):
+        figures.add("lifl_slots", fljob="digits")
+
+
+def test_a_scraper_reads_what_was_said() -> None:
+    figures = Figures("coordinator")
+    figures.info("lifl_job", fljob="a", run="b", algorithm="fedavg", mode="eager")
+    figures.add("lifl_rounds", 2)
+    for seconds in (0.005, 0.02, 4000.0):
+        figures.observe("lifl_round_seconds", seconds)
+    body, content_type = text(figures)
+    assert content_type.startswith("text/plain")
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    }
+    assert samples["lifl_rounds_total",] == 2
+    assert samples["lifl_round_seconds_bucket", "0.005"] == 1  # an edge belongs below it
+    assert samples["lifl_round_seconds_bucket", "0.025"] == 2
+    assert samples["lifl_round_seconds_bucket", "1800"] == 2
+    assert samples["lifl_round_seconds_bucket", "+Inf"] == 3
+    assert samples["lifl_round_seconds_sum",] == pytest.approx(4000.025)
+    assert "lifl_updates" not in body.decode()  # an agent's
+
+
+def test_a_job_that_is_over_leaves_its_counters_alone() -> None:
+    figures = Figures("agent")
+    for job in ("a", "b"):
+        figures.add("lifl_updates", 3, fljob=job)
+        figures.set("lifl_slots", 8, fljob=job)
+        figures.info("lifl_node_job", fljob=job, lane="zmq")
+    figures.forget_job("a")
+    assert figures.values["lifl_slots"] == {("b",): 8}
+    assert figures.values["lifl_node_job"] == {("b", "zmq"): 1}
+    assert figures.get("lifl_updates", fljob="a") == 3
+
+
+def serve(endpoint: Endpoint, scrapes: int) -> None:
+    """The loop of a process, for as long as it takes."""
+    for _ in range(1000):
+        if not scrapes:
+            return
+        select.select(endpoint.fds, [], [], 5)
+        scrapes -= not endpoint.waiting.empty()
+        endpoint.answer()
+
+
+def test_the_endpoint_hands_out_fresh_figures() -> None:
+    figures = Figures("coordinator")
+    endpoint = Endpoint(figures, lambda: figures.add("lifl_rounds"))
+    loop = threading.Thread(target=serve, args=[endpoint, 2])
+    loop.start()
+    pages = [urllib.request.urlopen(endpoint.url, timeout=5).read().decode() for _ in range(2)]
+    loop.join(10)
+    assert "lifl_rounds_total 1.0" in pages[0]
+    assert "lifl_rounds_total 2.0" in pages[1]
+    endpoint.close()
+
+
+def test_random_bytes_and_silence_do_not_keep_a_scraper_out() -> None:
+    figures = Figures("coordinator")
+    endpoint = Endpoint(figures, lambda: None)
+    address = endpoint.listener.getsockname()
+    loop = threading.Thread(target=serve, args=[endpoint, 1])
+    loop.start()
+    odd, silent = (socket.create_connection(address) for _ in range(2))
+    odd.sendall(bytes(range(256)) * 300 + b"\r\n\r\n")
+    assert urllib.request.urlopen(endpoint.url, timeout=5).status == 200
+    loop.join(10)
+    odd.close()
+    silent.close()
+    endpoint.close()
+
+
+def test_a_port_in_use_is_named() -> None:
+    endpoint = Endpoint(Figures("agent"), lambda: None)
+    port = endpoint.listener.getsockname()[1]
+    with pytest.raises(Busy, match=f"{port}.*--metrics-port"):
+        Endpoint(Figures("agent"), lambda: None, port)
+    endpoint.close()
+
+
+def test_processes_do_not_pay_for_metrics_that_nobody_reads() -> None:
+    modules = ("lifl.functions.aggregator", "lifl.functions.gateway", "lifl.placement.agent",
+               "lifl.placement.coordinator")  # fmt: skip
+    program = f"import {', '.join(modules)}, sys; print('prometheus_client' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert out.stdout.strip() == b"False"
