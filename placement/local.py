@@ -8,6 +8,7 @@ alone and everything else ends in order.  Called by lifl/cli.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import selectors
@@ -25,6 +26,8 @@ from lifl.api.job import FLJob
 from lifl.errors import InvalidJob
 from lifl.functions.wire import Keys
 from lifl.placement.processes import adopt_orphans, end_descendants
+
+PREFIX = "lifl-"  # of directories of runs; `lifl doctor` looks for those that were left
 
 Handle = Callable[[dict[str, Any]], None]
 
@@ -54,7 +57,8 @@ def run(
         0 when the job completed, 1 when it failed, 130 after Ctrl-C.
     """
     run_dir = make_run_dir(out or Path("runs"), job.metadata.name)
-    directory = Path(tempfile.mkdtemp(prefix="lifl-", dir=_short_lived()))
+    directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=short_lived()))
+    lock = _lock(directory)
     try:
         config = _configure(
             job, job_path, run_dir, directory, nodes or job.spec.nodes, proxy, kernels, liveness_s,
@@ -64,6 +68,7 @@ def run(
     finally:
         end_descendants()
         shutil.rmtree(directory, ignore_errors=True)
+        os.close(lock)
 
 
 def make_run_dir(parent: Path, name: str) -> Path:
@@ -90,7 +95,14 @@ def make_run_dir(parent: Path, name: str) -> Path:
     return run_dir.resolve()
 
 
-def _short_lived() -> str | None:
+def _lock(directory: Path) -> int:
+    """Says that the directory's run lives; the kernel takes it back, however this process ends."""
+    fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def short_lived() -> str | None:
     """XDG_RUNTIME_DIR or /run: socket paths are short, and nothing there outlives a boot."""
     for folder in (os.environ.get("XDG_RUNTIME_DIR", ""), "/run"):
         if folder and os.access(folder, os.W_OK):

@@ -160,6 +160,20 @@ def version() -> None:
     click.echo(f"lifl {lifl.__version__}")
 
 
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--clean", is_flag=True, help="Remove what ended runs have left; living ones stay.")
+@_plainly
+def doctor(as_json: bool, clean: bool) -> None:
+    """Say what this machine has and lacks for LIFL, what each lack costs, and its fix.
+
+    Ends with 1 when something is lacking or was left by an ended run.
+    """
+    from lifl.cli.doctor import doctor as examine
+
+    sys.exit(examine(as_json=as_json, clean=clean))
+
+
 @main.group()
 def shm() -> None:
     """Shared memory of jobs on this machine."""

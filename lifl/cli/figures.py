@@ -18,6 +18,15 @@ def amount(size_bytes: float) -> str:
     return f"{_three(size_bytes)} TB"
 
 
+def binary(size_bytes: float) -> str:
+    """8 << 30 bytes are "8 GiB": memory and its limits come in these."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size_bytes) < 1024:
+            return f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.3g} TiB"
+
+
 def rate(size_bytes: float, seconds: float) -> str:
     """Bytes per second; "-" where nothing was measured."""
     return f"{amount(size_bytes / seconds)}/s" if seconds > 0 and size_bytes > 0 else "-"
@@ -41,7 +50,7 @@ def percent(share: float) -> str:
 
 def count(number: int, what: str) -> str:
     """1 is "1 leaf", 2 are "2 leaves"."""
-    plural = {"leaf": "leaves"}.get(what, what + "s")
+    plural = {"leaf": "leaves", "process": "processes"}.get(what, what + "s")
     return f"{number} {what if number == 1 else plural}"
 
 
