@@ -118,12 +118,12 @@ def test_run_hands_on_the_flags(engine: dict[str, Any], tmp_path: Path) -> None:
     engine["events"] = [{"event": "engine", "nodes": 3, "proxy": "unix", "kernels": "reference"}]
     result = invoke(
         "run", str(DIGITS), "--nodes", "3", "--out", str(tmp_path), "--proxy", "unix",
-        "--kernels", "reference", "--liveness", "2",
+        "--kernels", "reference", "--liveness", "2", "--metrics-port", "9400",
     )  # fmt: skip
     assert result.exit_code == 0
     assert engine["options"] == {
         "nodes": 3, "out": tmp_path, "proxy": "unix", "kernels": "reference",
-        "liveness_s": 2.0,
+        "liveness_s": 2.0, "metrics_port": 9400,
     }  # fmt: skip
     assert "job digits: 3 nodes, proxy unix, kernels reference" in result.output
 
@@ -132,7 +132,7 @@ def test_without_flags_the_job_decides(engine: dict[str, Any]) -> None:
     invoke("run", str(DIGITS))
     assert engine["options"] == {
         "nodes": None, "out": Path("runs"), "proxy": None, "kernels": None,
-        "liveness_s": 10.0,
+        "liveness_s": 10.0, "metrics_port": 0,
     }  # fmt: skip
 
 
