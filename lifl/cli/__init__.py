@@ -8,10 +8,10 @@ is quick.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import click
 
@@ -84,7 +84,9 @@ def main() -> None:
     show_default=True,
     help="Of the coordinator's Prometheus metrics; nodes have the ports after it.  0: any free.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Events as JSON, one a line, and no view.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Events as JSON, one a line: no view, and no PNGs."
+)
 @_plainly
 def run(
     job_file: Path,
@@ -100,37 +102,49 @@ def run(
     """Run a job on this machine, from its first round to its last.
 
     Every node is a set of processes of its own, and so is every client that the job's trainer
-    asks for.  The model, a row for every round and a summary are left in the run's directory,
-    to which DIR/latest points.
+    asks for.  The model, a row for every round, a summary and a report (see `lifl report`) are
+    left in the run's directory, to which DIR/latest points.
     """
     from lifl.api.load import load_job
 
     job = load_job(job_file)
 
+    from lifl.cli.report.write import after_run
     from lifl.cli.view import View
     from lifl.events import emit
     from lifl.placement import local
 
-    if as_json:
-        sys.exit(
-            local.run(
-                job, job_file, handle=lambda event: emit(**event), nodes=nodes, out=out,
-                proxy=proxy, kernels=kernels, liveness_s=liveness_s, metrics_port=metrics_port,
-            )
-        )  # fmt: skip
+    where: list[Path] = []
 
-    view = View(job.metadata.name, job.spec.rounds, plain)
+    def following(handle: Callable[[Mapping[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+        """Note the run's directory on the way."""
+
+        def take(event: dict[str, Any]) -> None:
+            if event["event"] == "engine" and event.get("run_dir"):
+                where.append(Path(event["run_dir"]))
+            handle(event)
+
+        return take
+
+    view = None if as_json else View(job.metadata.name, job.spec.rounds, plain)
+    handle: Callable[[Mapping[str, Any]], None] = (
+        view.handle if view else lambda event: emit(**event)
+    )
+    failure = None
     try:
         code = local.run(
-            job, job_file, handle=view.handle, nodes=nodes, out=out, proxy=proxy, kernels=kernels,
-            liveness_s=liveness_s, metrics_port=metrics_port,
+            job, job_file, handle=following(handle), nodes=nodes, out=out, proxy=proxy,
+            kernels=kernels, liveness_s=liveness_s, metrics_port=metrics_port,
         )  # fmt: skip
-        failure = view.story.error
+        failure = view.story.error if view else None
     finally:
-        view.close()
+        if view:
+            view.close()
     if failure is not None:
         click.secho(f"error: {failure}", fg="red", err=True)
         code = code or 1
+    elif code == 0 and where:
+        after_run(where[-1], handle, plots=not as_json)
     sys.exit(code)
 
 
@@ -172,6 +186,24 @@ def doctor(as_json: bool, clean: bool) -> None:
     from lifl.cli.doctor import doctor as examine
 
     sys.exit(examine(as_json=as_json, clean=clean))
+
+
+@main.command()
+@click.argument("directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--no-plots", is_flag=True, help="report.html alone, no PNGs.")
+@_plainly
+def report(directory: Path, no_plots: bool) -> None:
+    """Write a run's report.html, which needs no network, and PNGs of its charts."""
+    from lifl.cli.report.write import can_plot, write_page, write_plots
+
+    click.echo(write_page(directory))
+    if no_plots:
+        return
+    if not can_plot():
+        click.echo("no PNGs: matplotlib is not installed (pip install 'lifl[report]')", err=True)
+        return
+    for path in write_plots(directory):
+        click.echo(path)
 
 
 @main.group()

@@ -20,6 +20,8 @@ def lines(story: Story, before: Tree, event: Event) -> Iterator[str]:
                 yield f"run directory: {story.run_dir}"
             if story.endpoint:
                 yield f"clients connect to {story.endpoint}"
+        case "report":
+            yield f"report: {clean(event.get('path', ''))}"
         case "metrics_at":
             yield f"metrics: {clean(event.get('coordinator', ''))}"
         case "endpoint":

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -85,41 +86,36 @@ def test_a_job_that_is_over_leaves_its_counters_alone() -> None:
     assert figures.get("lifl_updates", fljob="a") == 3
 
 
-def serve(endpoint: Endpoint, scrapes: int) -> None:
-    """The loop of a process, for as long as it takes."""
-    for _ in range(1000):
-        if not scrapes:
-            return
-        select.select(endpoint.fds, [], [], 5)
-        scrapes -= not endpoint.waiting.empty()
-        endpoint.answer()
-
-
-def test_the_endpoint_hands_out_fresh_figures() -> None:
-    figures = Figures("coordinator")
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """One whose loop runs, in a thread, until the test is over."""
+    figures, over = Figures("coordinator"), threading.Event()
     endpoint = Endpoint(figures, lambda: figures.add("lifl_rounds"))
-    loop = threading.Thread(target=serve, args=[endpoint, 2])
-    loop.start()
+
+    def loop() -> None:
+        while not over.is_set():
+            if select.select(endpoint.fds, [], [], 0.05)[0]:
+                endpoint.answer()
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    yield endpoint
+    over.set()
+    thread.join()
+    endpoint.close()
+
+
+def test_the_endpoint_hands_out_fresh_figures(endpoint: Endpoint) -> None:
     pages = [urllib.request.urlopen(endpoint.url, timeout=5).read().decode() for _ in range(2)]
-    loop.join(10)
     assert "lifl_rounds_total 1.0" in pages[0]
     assert "lifl_rounds_total 2.0" in pages[1]
-    endpoint.close()
 
 
-def test_random_bytes_and_silence_do_not_keep_a_scraper_out() -> None:
-    figures = Figures("coordinator")
-    endpoint = Endpoint(figures, lambda: None)
-    address = endpoint.listener.getsockname()
-    loop = threading.Thread(target=serve, args=[endpoint, 1])
-    loop.start()
-    odd, silent = (socket.create_connection(address) for _ in range(2))
-    odd.sendall(bytes(range(256)) * 300 + b"\r\n\r\n")
-    assert urllib.request.urlopen(endpoint.url, timeout=5).status == 200
-    loop.join(10)
-    odd.close()
-    silent.close()
-    endpoint.close()
+def test_random_bytes_and_silence_do_not_keep_a_scraper_out(endpoint: Endpoint) -> None:
+    odd, silent = (socket.create_connection(endpoint.listener.getsockname()) for _ in range(2))
+    with odd, silent:
+        odd.sendall(bytes(range(256)) * 300 + b"\r\n\r\n")
+        assert urllib.request.urlopen(endpoint.url, timeout=5).status == 200
 
 
 def test_a_port_in_use_is_named() -> None:

@@ -1,0 +1,138 @@
+"""The page: summary, charts, tree and table in one file that needs no network."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from html import escape
+from typing import Any, Final
+
+from lifl.cli.figures import amount, duration, percent, rate
+from lifl.cli.report import svg
+from lifl.cli.report.charts import COLOURS, GREY, Chart, charts
+from lifl.cli.report.read import Row, RunFiles
+
+MOST_ROWS: Final = 500
+_PAIRS: Final = (*COLOURS, GREY)
+CLASSES: Final = {light: f"c{index}" for index, (light, _) in enumerate(_PAIRS)}
+
+STYLE: Final = (
+    """
+:root { color-scheme: light dark; --page: #f9f9f7; --card: #fcfcfb; --ink: #0b0b0b;
+  --soft: #62615a; --rule: #e1e0d9; LIGHT }
+@media (prefers-color-scheme: dark) { :root { --page: #0d0d0d; --card: #1a1a19; --ink: #ffffff;
+  --soft: #a5a49b; --rule: #2c2c2a; DARK } }
+* { box-sizing: border-box }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 15px/1.45 system-ui, sans-serif }
+main { max-width: 1560px; margin: 0 auto; padding: 24px 20px 60px }
+h1 { font-size: 24px; margin: 0 } h2 { font-size: 16px; margin: 0 0 6px }
+.soft, .note { color: var(--soft) } .note { margin: 2px 0 6px; font-size: 13px }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(172px, 1fr)); gap: 10px;
+  margin: 18px 0 }
+.tile, section { background: var(--card); border: 1px solid var(--rule); border-radius: 10px }
+.tile { padding: 10px 14px } .tile b { display: block; font-size: 19px; font-weight: 600 }
+.tile span { color: var(--soft); font-size: 13px }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 560px), 1fr));
+  gap: 14px; margin-bottom: 14px }
+section { padding: 14px 16px; min-width: 0 } section.wide { margin-bottom: 14px }
+.scroll { overflow-x: auto }
+svg { display: block; width: 100%; height: auto } svg.tree { max-width: none }
+.tick { font-size: 12px; fill: var(--soft) } .name { font-size: 13px; fill: var(--ink) }
+.grid { stroke: var(--rule); stroke-width: 1 } .line { fill: none; stroke-width: 2 }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 16px; font-size: 13px; color: var(--soft);
+  margin: 2px 0 6px }
+.legend i { display: inline-block; width: 10px; height: 10px; border-radius: 3px;
+  margin-right: 6px }
+.frame { fill: none; stroke: var(--rule); stroke-width: 1.5 }
+.edge { fill: none; stroke: var(--soft); stroke-width: 1.3 } .far { stroke-dasharray: 5 4 }
+.role { fill: var(--card); stroke-width: 1.8; stroke: var(--soft) }
+.role.leaf { stroke: var(--c1) } .role.middle { stroke: var(--c0) } .role.top { stroke: var(--c4) }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
+th, td { text-align: right; padding: 3px 12px 3px 0; white-space: nowrap }
+th { color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--rule) }
+summary { cursor: pointer }
+""".replace("LIGHT", " ".join(f"--c{i}: {light};" for i, (light, _) in enumerate(_PAIRS))).replace(
+        "DARK", " ".join(f"--c{i}: {dark};" for i, (_, dark) in enumerate(_PAIRS))
+    )
+    + "\n".join(
+        f".c{i} {{ fill: var(--c{i}); background: var(--c{i}) }} .sc{i} {{ stroke: var(--c{i}) }}"
+        for i in range(len(_PAIRS))
+    )
+)
+
+
+def page(run: RunFiles) -> str:
+    """The whole of report.html."""
+    found = charts(run.rows)
+    done = "" if run.summary else " · the run did not complete"
+    tree: dict[str, Any] = next((row["tree"] for row in reversed(run.rows) if row.get("tree")), {})
+    return "\n".join([
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(run.name)}</title><style>{STYLE}</style></head><body><main>",
+        f'<h1>{escape(run.name)}</h1><div class="soft">LIFL · {len(run.rows)} rounds{done}</div>',
+        _tiles(run),
+        '<div class="charts">', *map(_chart, found), "</div>",
+        '<section class="wide"><h2>Tree of the last round</h2><p class="note">Leaves take the '
+        "updates of clients; solid lines are hand-offs in shared memory, dashed ones go over the "
+        f'network to another node.</p><div class="scroll">{svg.tree(tree)}</div></section>'
+        if tree else "",
+        _table(run.rows),
+        "</main></body></html>\n",
+    ])  # fmt: skip
+
+
+def _tiles(run: RunFiles) -> str:
+    said, rows = run.summary, run.rows
+    accuracies = [row["accuracy"] for row in rows if row.get("accuracy") is not None]
+    fold_s = sum(row.get("fold_seconds", 0.0) for row in rows)
+    tiles = {
+        "accuracy": percent(accuracies[-1]) if accuracies else "not measured",
+        "rounds": f"{len(rows)}",
+        "round, median": duration(statistics.median(row["seconds"] for row in rows)),
+        "wall time": duration(said["wall_s"]) if "wall_s" in said else "-",
+        "updates": f"{sum(row.get('clients', 0) for row in rows):,}",
+        "bytes of updates": amount(sum(row.get("bytes", 0) for row in rows)),
+        "folding": rate(sum(row.get("fold_bytes", 0) for row in rows), fold_s),
+        "hand-offs": f"{sum(sum(row.get('handoffs', {}).values()) for row in rows):,}",
+        "starts": f"{sum(row.get('cold_starts', 0) for row in rows)} cold, "
+        f"{sum(row.get('warm_starts', 0) for row in rows)} warm",
+        "nodes": str(said.get("nodes", "-")),
+        "proxy": str(said.get("proxy", "-")),
+        "kernels": str(said.get("kernels", "-")),
+    }
+    cells = (f'<div class="tile"><span>{escape(name)}</span><b>{escape(value)}</b></div>'
+             for name, value in tiles.items())  # fmt: skip
+    return f'<div class="tiles">{"".join(cells)}</div>'
+
+
+def _chart(chart: Chart) -> str:
+    legend = ""
+    if len(chart.series) > 1:
+        keys = (f'<span title="{escape(series.help)}"><i class="{CLASSES[series.colour[0]]}"></i>'
+                f"{escape(series.name)}</span>" for series in chart.series)  # fmt: skip
+        legend = f'<div class="legend">{"".join(keys)}</div>'
+    note = f'<p class="note">{escape(chart.note)}</p>' if chart.note else ""
+    unit = f" ({chart.unit})" if chart.unit else ""
+    return (f"<section><h2>{escape(chart.title)}{unit}</h2>{note}{legend}"
+            f"{svg.draw(chart, CLASSES)}</section>")  # fmt: skip
+
+
+def _table(rows: Sequence[Row]) -> str:
+    head = ("round", "time", "clients", "bytes", "accuracy", "hand-offs", "cold", "warm", "fold")
+    lines = []
+    for row in rows[-MOST_ROWS:]:
+        accuracy = row.get("accuracy")
+        cells = (
+            row["round"], duration(row["seconds"]), row.get("clients", ""),
+            amount(row.get("bytes", 0)), percent(accuracy) if accuracy is not None else "",
+            sum(row.get("handoffs", {}).values()), row.get("cold_starts", ""),
+            row.get("warm_starts", ""),
+            rate(row.get("fold_bytes", 0), row.get("fold_seconds", 0.0)),
+        )  # fmt: skip
+        lines.append("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>")
+    which = "All rounds" if len(rows) <= MOST_ROWS else f"The last {MOST_ROWS} rounds"
+    heads = "".join(f"<th>{name}</th>" for name in head)
+    return (f"<section><details><summary>{which}</summary><div class='scroll'><table><tr>{heads}"
+            f"</tr>{''.join(lines)}</table></div></details></section>")  # fmt: skip

@@ -1,0 +1,57 @@
+"""What a run's directory says, whether the run completed or not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lifl.errors import InvalidJob
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """One run.
+
+    Attributes:
+        rows: of rounds.jsonl, in the order of rounds.
+        summary: empty where the run did not complete.
+    """
+
+    name: str
+    directory: Path
+    rows: list[Row]
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+def read(directory: Path) -> RunFiles:
+    """Read a run; a last line that was cut off is left out.
+
+    Raises:
+        InvalidJob: this is no run's directory, or no round was done.
+    """
+    path = directory / "rounds.jsonl"
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise InvalidJob(
+            f"{directory} is not the directory of a run that has done a round: {path} cannot be "
+            f"read ({error.strerror}); name one, for example runs/latest"
+        ) from error
+    rows: list[Row] = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if isinstance(row, dict) and "round" in row and "seconds" in row:
+            rows.append(row)
+    if not rows:
+        raise InvalidJob(f"{path} has no finished round: there is nothing to report yet")
+    summary: dict[str, Any] = {}
+    if (directory / "summary.json").exists():
+        summary = json.loads((directory / "summary.json").read_text())
+    return RunFiles(directory.resolve().name, directory, rows, summary)

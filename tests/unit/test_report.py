@@ -1,0 +1,136 @@
+"""The report: what is drawn of a run's rows, and a page that stands alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from lifl.cli import main
+from lifl.cli.report.charts import MOST_BARS, charts
+from lifl.cli.report.page import page
+from lifl.cli.report.read import RunFiles, read
+from lifl.cli.report.svg import ticks, tree
+from lifl.cli.report.write import NotWritten, after_run, write_page
+from lifl.errors import InvalidJob
+
+PHASES = {"wait": 0.03, "ingest": 0.01, "fold": 0.005, "hand_off": 0.004, "publish": 0.001}
+TREE = {
+    "node-0": [
+        {"role": "top", "endpoint": 4, "parent": 0, "clients": 3},
+        {"role": "leaf", "endpoint": 1, "parent": 4, "clients": 2},
+    ],
+    "node-1": [{"role": "leaf", "endpoint": 1, "parent": 0, "clients": 1}],
+}
+
+
+def row(number: int, **other: Any) -> dict[str, Any]:
+    return {
+        "round": number, "seconds": 0.05, "clients": 3, "bytes": 3000, "accuracy": 0.5,
+        "evaluation": {"accuracy": 0.5}, "metrics": {"loss": 1.0 / number}, "phases": PHASES,
+        "handoffs": {"ebpf": 7, "unix": 0}, "cold_starts": 0, "warm_starts": 3,
+        "fold_seconds": 0.001, "fold_bytes": 3000, "tree": TREE, **other,
+    }  # fmt: skip
+
+
+def write(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    return folder
+
+
+def test_the_phases_of_a_bar_are_the_rounds_time() -> None:
+    chart = next(chart for chart in charts([row(1), row(2)]) if chart.slug == "phases")
+    assert [series.name for series in chart.series][3] == "hand-off"
+    for index in (0, 1):
+        assert sum(series.values[index] or 0 for series in chart.series) == pytest.approx(0.05)
+
+
+def test_many_rounds_share_bars_by_their_mean() -> None:
+    rows = [row(number, warm_starts=number % 2) for number in range(1, 1001)]
+    chart = next(chart for chart in charts(rows) if chart.slug == "starts")
+    assert len(chart.labels) <= MOST_BARS
+    assert chart.labels[0] == "1-12"
+    assert chart.series[0].values[0] == pytest.approx(0.5)
+
+
+def test_what_was_not_there_is_not_drawn() -> None:
+    bare = {"round": 1, "seconds": 0.1}
+    assert charts([bare]) == []
+    assert "the run did not complete" in page(RunFiles("x", Path(), [bare]))
+
+
+def test_clients_of_nodes_are_those_of_their_leaves() -> None:
+    chart = next(chart for chart in charts([row(1)]) if chart.slug == "nodes")
+    assert {series.name: series.values[0] for series in chart.series} == {"node-0": 2, "node-1": 1}
+
+
+def test_the_page_stands_alone_and_is_well_formed() -> None:
+    evil = "</title><script>&\""
+    text = page(RunFiles(evil, Path(), [row(1, metrics={evil: 2.0}), row(2)], {"wall_s": 3.0}))
+    assert "<script" not in text
+    assert not re.search(r"(src|href)\s*=|url\(|@import|https?://", text)
+    for drawing in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        ElementTree.fromstring(drawing)
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_a_metrics_name_is_no_path() -> None:
+    found = charts([row(1, metrics={"../../etc/x": 1.0})])
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]+", chart.slug) for chart in found)
+
+
+def test_the_tree_has_every_role_and_a_dashed_line_between_nodes() -> None:
+    drawn = tree(TREE)
+    assert drawn.count('class="role') == 3
+    assert drawn.count('class="edge far"') == 1
+    assert drawn.count('class="edge"') == 1
+
+
+@pytest.mark.parametrize(("high", "low"), [(0.0, 0.0), (1e-9, 0.0), (0.97, 0.64), (3e9, -2.0)])
+def test_ticks_enclose_the_values(high: float, low: float) -> None:
+    marks = ticks(high, low)
+    assert marks[0] <= low
+    assert marks[-1] >= high
+    assert 2 <= len(marks) <= 9
+
+
+def test_a_row_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path, [row(1), row(2)]) / "rounds.jsonl"
+    path.write_text(path.read_text()[:-10])
+    assert [each["round"] for each in read(tmp_path).rows] == [1]
+
+
+def test_the_command_writes_page_and_plots(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    result = CliRunner().invoke(main, ["report", str(write(tmp_path, [row(1), row(2)]))])
+    assert result.exit_code == 0, result.output
+    written = [Path(line) for line in result.output.splitlines()]
+    assert {path.name for path in written} >= {"report.html", "phases.png", "clients-loss.png"}
+    for path in written[1:]:
+        assert path.read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.glob("*.new"))
+
+
+def test_what_is_no_run_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InvalidJob, match="runs/latest"):
+        read(tmp_path)
+    with pytest.raises(InvalidJob, match="no finished round"):
+        read(write(tmp_path, []))
+    assert CliRunner().invoke(main, ["report", str(tmp_path / "no")]).exit_code == 2
+
+
+def test_a_full_disk_is_a_warning_with_path_and_fix(tmp_path: Path) -> None:
+    write(tmp_path, [row(1)])
+    (tmp_path / "report.html.new").symlink_to("/dev/full")
+    with pytest.raises(NotWritten, match=r"report\.html.*No space left.*lifl report"):
+        write_page(tmp_path)
+    (tmp_path / "report.html.new").symlink_to("/dev/full")
+    said: list[Any] = []
+    after_run(tmp_path, said.append, plots=False)
+    assert [event["event"] for event in said] == ["warning"]
+    assert not (tmp_path / "report.html").exists()
