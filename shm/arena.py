@@ -37,6 +37,8 @@ class ArenaFiles:
         try:
             _populate(inputs, 0, geometry.for_inputs.size_bytes)
             _populate(sums, 0, geometry.for_sums.payloads)
+            for fd in (inputs, sums):
+                os.pwrite(fd, geometry.label(), 0)
         except BaseException:
             files.close()
             raise

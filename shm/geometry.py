@@ -3,7 +3,7 @@
 Owns the layout of inputs and sums; both sides compute it from the same five numbers, which the
 agent sends along with the descriptors of the files.  Touches no memory.
 
-    page 0     unused, so that no word of the protocol lies at offset 0
+    page 0     the five numbers, for `lifl shm ls`; no word of the protocol lies at offset 0
     inputs     closed[2], accepted[2] by round parity; the word `model`
     states     one word a slot, a cache line each
     released   words that this memfd's writer stores about slots of either memfd
@@ -13,6 +13,7 @@ agent sends along with the descriptors of the files.  Touches no memory.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -23,6 +24,8 @@ FIXED_HEADER: Final = 64
 CLOSED_AT: Final = PAGE  # two u32, by round parity
 MODEL_AT: Final = PAGE + LINE  # u64: round << 32 | slot (descriptor numbering)
 ACCEPTED_AT: Final = PAGE + 2 * LINE
+LABEL: Final = struct.Struct("<8s5Q")
+_MAGIC: Final = b"lifl-1\0\0"
 
 
 def up(value: int, to: int) -> int:
@@ -46,6 +49,20 @@ class Geometry:
     input_bytes: int
     sum_bytes: int
     roster: int
+
+    def label(self) -> bytes:
+        """What page 0 says, to whoever looks at the memory from outside."""
+        return LABEL.pack(
+            _MAGIC, self.inputs, self.sums, self.input_bytes, self.sum_bytes, self.roster
+        )
+
+    @classmethod
+    def of_label(cls, label: bytes) -> Geometry | None:
+        """None: no label of this version."""
+        if len(label) != LABEL.size or not label.startswith(_MAGIC):
+            return None
+        _, *numbers = LABEL.unpack(label)
+        return cls(*numbers)
 
     @cached_property
     def set_bytes(self) -> int:

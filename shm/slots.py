@@ -8,6 +8,7 @@ bit 31 set.
 
 from __future__ import annotations
 
+import mmap
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
@@ -59,6 +60,13 @@ class Header(NamedTuple):
     source: int = 0  # endpoint of the role that wrote a sum
     segment: int = 0
     segments: int = 1
+
+
+def phases(memory: mmap.mmap | memoryview, region: Region) -> dict[str, int]:
+    """How many slots of one memory are in each phase, as somebody sees who only looks."""
+    words = (_words.load_u64(memory, region.state_at(slot)) for slot in range(region.slots))
+    found = [word >> 48 & 0xFF for word in words]
+    return {phase.name: found.count(phase) for phase in Phase}
 
 
 @dataclass(frozen=True)

@@ -206,6 +206,34 @@ def report(directory: Path, no_plots: bool) -> None:
         click.echo(path)
 
 
+@main.command()
+@click.argument(
+    "directory",
+    metavar="[RUN]",
+    required=False,
+    default=Path("runs/latest"),
+    type=click.Path(path_type=Path),
+)
+@click.option(
+    "--interval",
+    "interval_s",
+    metavar="SECONDS",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    show_default=True,
+    help="Between two looks.",
+)
+@_plainly
+def top(directory: Path, interval_s: float) -> None:
+    """Watch a running job: rounds, phases, and what each node does.
+
+    RUN is the run's directory, runs/latest unless given.  Ctrl-C ends the view, not the job.
+    """
+    from lifl.cli.top import top as watch
+
+    watch(directory, interval_s)
+
+
 @main.group()
 def shm() -> None:
     """Shared memory of jobs on this machine."""
@@ -215,7 +243,10 @@ def shm() -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @_plainly
 def ls(as_json: bool) -> None:
-    """List it: its size, the pages that exist and who holds it."""
+    """List it: its size, the pages that exist, slots by phase, and who holds it.
+
+    A SEALED slot may have been released: it stays so until it is written again.
+    """
     import json
     from dataclasses import asdict
 
@@ -229,12 +260,13 @@ def ls(as_json: bool) -> None:
     if not found:
         click.echo("no job has shared memory here that you may see")
         return
-    rows = [("JOB", "PART", "SIZE", "RESIDENT", "PROCESSES")]
-    rows += [
-        (m.job, m.part, amount(m.size_bytes), amount(m.resident_bytes), " ".join(map(str, m.pids)))
-        for m in found
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    columns = ("FREE", "WRITING", "OPEN", "SEALED")
+    rows: list[tuple[str, ...]] = [("JOB", "PART", "SIZE", "RESIDENT", *columns, "PROCESSES")]
+    for m in found:
+        slots = [str(m.slots[name]) if m.slots else "-" for name in columns]
+        sizes = (amount(m.size_bytes), amount(m.resident_bytes))
+        rows.append((m.job, m.part, *sizes, *slots, " ".join(map(str, m.pids))))
+    widths = [max(len(row[column]) for row in rows) for column in range(8)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        click.echo("  ".join([*cells, row[4]]).rstrip())
+        click.echo("  ".join([*cells, row[8]]).rstrip())

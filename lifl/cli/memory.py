@@ -6,11 +6,15 @@ processes hold them, in /proc; without root only in one's own processes.
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from lifl.shm.geometry import LABEL, Geometry
+from lifl.shm.slots import phases
 
 _NAME: Final = re.compile(r"/memfd:lifl-(.+)-(inputs|sums|locks)(?: \(deleted\))?")
 
@@ -22,6 +26,7 @@ class Memory:
     Attributes:
         resident_bytes: pages that exist, in memory or swap.
         pids: processes that hold a descriptor of it.
+        slots: how many are in each phase; None where it has none or may not be read.
     """
 
     job: str
@@ -30,6 +35,7 @@ class Memory:
     size_bytes: int
     resident_bytes: int
     pids: list[int] = field(default_factory=list)
+    slots: dict[str, int] | None = None
 
 
 def find(proc: Path = Path("/proc")) -> list[Memory]:
@@ -55,4 +61,25 @@ def find(proc: Path = Path("/proc")) -> list[Memory]:
             )
             if pid not in memory.pids:
                 memory.pids.append(pid)
+            if memory.slots is None and memory.part != "locks":
+                memory.slots = _slots(descriptor.path, memory)
     return sorted(found.values(), key=lambda memory: (memory.job, memory.inode))
+
+
+def _slots(path: str, memory: Memory) -> dict[str, int] | None:
+    """Read the state words through somebody's descriptor; nothing is written."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        geometry = Geometry.of_label(os.pread(fd, LABEL.size, 0))
+        if geometry is None:
+            return None
+        region = geometry.for_inputs if memory.part == "inputs" else geometry.for_sums
+        if region.size_bytes != memory.size_bytes:
+            return None
+        with mmap.mmap(fd, region.headers, mmap.MAP_SHARED, mmap.PROT_READ) as words:
+            return phases(words, region)
+    finally:
+        os.close(fd)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
+import sys
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import PROXY, Runner, wait_until
 from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
 from test_nothing_stays import until_round
+
+from lifl.cli.top import look, screen
 
 Samples = dict[tuple[str, ...], float]
 
@@ -31,6 +39,12 @@ def where(runner: Runner) -> dict[str, Any]:
     path = runner.folder / "runs" / "latest" / "metrics.json"
     found: dict[str, Any] = json.loads(path.read_text())
     return found
+
+
+def lifl(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lifl", *arguments], capture_output=True, text=True, check=False
+    )
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:
@@ -75,12 +89,40 @@ def test_metrics_of_a_running_job(runner: Runner) -> None:
         assert node["lifl_descriptors_quarantined_total", "toy"] == 0
         assert ("lifl_node_job_info", "toy", "zmq") in node
     assert sum(node.get(("lifl_slot_waits_total", "toy"), 0) for node in found) > 0
+
+    run = runner.folder / "runs" / "latest"
+    before = look(run)
+    console = Console(record=True, width=80, file=io.StringIO())
+    console.print(screen(run, look(run), before, 80, 24))
+    shown = console.export_text()
+    assert "of 100000" in shown
+    assert re.search(r"node-1 +[\d.]+ .* 0?/?\d/1 ", shown)
+    assert len(shown.splitlines()) <= 24
+
+    arenas = json.loads(lifl("shm", "ls", "--json").stdout)
+    inputs = [a for a in arenas if set(a["pids"]) & set(runner.processes("lifl.placement.agent"))]
+    assert len(inputs) == 6  # inputs, sums and locks of two nodes
+    for arena in inputs:
+        if arena["part"] == "inputs":
+            assert sum(arena["slots"].values()) == 2  # one for updates, one for a model
+        assert (arena["slots"] is None) == (arena["part"] == "locks")
     interrupt(process)
+    ended = lifl("top", str(run))
+    assert ended.returncode == 1
+    assert "lifl run JOB.yaml" in ended.stderr
 
 
-def test_phases_of_a_finished_run(runner: Runner) -> None:
-    run = runner("--proxy", PROXY, "--nodes", "2", rounds=3, trainers=4, env={"TOY_SIZE": "400000"})
+def test_phases_and_a_report_of_a_finished_run(runner: Runner) -> None:
+    run = runner(
+        "--proxy", PROXY, "--nodes", "2", rounds=3, trainers=4, memory={"inputSlots": 2},
+        env={"TOY_SIZE": "400000"},
+    )  # fmt: skip
+    assert all(len(row["tree"]) == 2 for row in run.rows)
     assert run.status == 0
+    assert [Path(event["path"]) for event in run.of("report")] == [
+        (run.run_dir / "report.html").resolve()
+    ]
+    assert "node-1" in (run.run_dir / "report.html").read_text()
     for row in run.rows:
         assert sum(row["phases"].values()) == pytest.approx(row["seconds"], abs=1e-5)
         assert row["phases"]["ingest"] > 0
@@ -91,10 +133,19 @@ def test_phases_of_a_finished_run(runner: Runner) -> None:
 
 
 def test_a_metrics_port_in_use_ends_the_run_with_a_sentence(runner: Runner) -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         run = runner("--metrics-port", str(port), "--proxy", PROXY)
     assert run.status == 1
     assert f"127.0.0.1:{port}" in run.of("failed")[0]["error"]
+
+
+def test_a_full_disk_at_the_report_does_not_undo_the_run(runner: Runner) -> None:
+    process = runner.start(runner.job_file(rounds=60, trainers=2), "--proxy", PROXY)
+    until_round(process, 2)
+    (runner.folder / "runs" / "latest" / "report.html.new").symlink_to("/dev/full")
+    run = runner.finish(process)
+    assert run.status == 0
+    assert run.summary["rounds"] == 60
+    said = " ".join(event["text"] for event in run.of("warning"))
+    assert re.search(r"report\.html was not written \(No space left.*lifl report", said)

@@ -177,7 +177,8 @@ def test_shm_ls_finds_what_this_process_holds() -> None:
         listed = json.loads(invoke("shm", "ls", "--json").output)
         assert "a-job" in {entry["job"] for entry in listed}
         table = invoke("shm", "ls").output.splitlines()
-        assert table[0].split() == ["JOB", "PART", "SIZE", "RESIDENT", "PROCESSES"]
+        phases = ["FREE", "WRITING", "OPEN", "SEALED"]
+        assert table[0].split() == ["JOB", "PART", "SIZE", "RESIDENT", *phases, "PROCESSES"]
         assert any(line.startswith("a-job") and "1.05 MB" in line for line in table)
     finally:
         os.close(fd)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lifl.cli.memory import find
 from lifl.shm import _words
 from lifl.shm.arena import ArenaFiles, lock_role, map_arena, unlock_role
 from lifl.shm.geometry import LINE, PAGE, Geometry
@@ -36,6 +37,23 @@ def gateway(files: ArenaFiles) -> Arena:
 @pytest.fixture
 def role(files: ArenaFiles) -> Arena:
     return map_arena(GEOMETRY, files.inputs, files.sums, write_inputs=False)
+
+
+def test_who_only_looks_reads_geometry_and_phases(gateway: Arena, role: Arena) -> None:
+    gateway.set_state(1, 5, Phase.SEALED, 3)
+    gateway.set_state(2, 1, Phase.WRITING, 3)
+    role.set_state(3 | SUMS_BIT, 1, Phase.OPEN, 0)
+    pid = os.getpid()
+    found = {m.part: m.slots for m in find() if m.job == "test" and pid in m.pids}
+    assert found["inputs"] == {"FREE": 1, "WRITING": 1, "OPEN": 0, "SEALED": 1}
+    assert found["sums"] == {"FREE": 3, "WRITING": 0, "OPEN": 1, "SEALED": 0}
+    assert found["locks"] is None
+
+
+def test_a_label_of_something_else_is_none() -> None:
+    assert Geometry.of_label(GEOMETRY.label()) == GEOMETRY
+    assert Geometry.of_label(bytes(len(GEOMETRY.label()))) is None
+    assert Geometry.of_label(b"") is None
 
 
 def test_a_sealed_slot_is_seen_by_the_consumer_that_it_names(gateway: Arena, role: Arena) -> None:
