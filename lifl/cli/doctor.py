@@ -18,6 +18,7 @@ from lifl.cli.leftovers import Leftovers, find, remove
 
 _MARKS = {"ok": ("ok  ", "green"), "note": ("note", "yellow"), "lack": ("lack", "bold red")}
 _COLUMN = 15
+MOST = 8  # processes and eBPF objects that are named; --json has all
 
 
 def doctor(*, as_json: bool, clean: bool, console: Console | None = None) -> int:
@@ -81,13 +82,15 @@ def _leftovers(left: Leftovers) -> list[str]:
     if left.processes:
         kinds = ", ".join(
             f"{(process.module or 'child').rpartition('.')[2]} {process.pid}"
-            for process in left.processes
+            for process in left.processes[:MOST]
         )
+        kinds += ", …" if len(left.processes) > MOST else ""
         held = f", which hold {binary(sum(left.memfds.values()))} of arenas" if left.memfds else ""
         lines.append(f"{count(len(left.processes), 'process')} without a run ({kinds}){held}")
     if left.directories:
         lines.append("directories of ended runs: " + " ".join(left.directories))
     if left.objects:
-        kinds = ", ".join(f"{each.kind} {each.id} {each.name}" for each in left.objects)
+        kinds = ", ".join(f"{each.kind} {each.id} {each.name}" for each in left.objects[:MOST])
+        kinds += ", …" if len(left.objects) > MOST else ""
         lines.append(f"{count(len(left.objects), 'eBPF object')} that nobody holds ({kinds})")
     return lines

@@ -120,7 +120,7 @@ def _ebpf(facts: Facts) -> Iterator[Finding]:
     else:
         yield Finding("libbpf", "ok", f"version {facts.libbpf}")
     if facts.ebpf:
-        yield Finding("eBPF proxy", "lack", facts.ebpf, UNIX_COST, "mend what is named")
+        yield Finding("eBPF proxy", "lack", facts.ebpf, UNIX_COST)
     else:
         yield Finding("eBPF proxy", "ok", "loaded, attached and removed again")
     if facts.pins:
@@ -165,9 +165,10 @@ def _limits(facts: Facts) -> Iterator[Finding]:
     what = f"RLIMIT_NOFILE {facts.open_files}"
     room = max(0, facts.open_files - SPARE_FDS)
     if room < CLIENTS:
-        can = f"up to {facts.open_files_most} here" if facts.open_files_most > room else "as root"
+        wanted = CLIENTS + SPARE_FDS
+        how = "" if facts.open_files_most >= wanted else "as root, or in limits.conf: "
         yield Finding("open files", "note", what, f"a gateway holds about {room} clients",
-                      f"ulimit -n {CLIENTS + SPARE_FDS} ({can})")  # fmt: skip
+                      f"{how}ulimit -n {wanted}")  # fmt: skip
     else:
         yield Finding("open files", "ok", what)
 

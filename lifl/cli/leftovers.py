@@ -151,6 +151,8 @@ def _snapshot(proc: Path) -> Snapshot:
         if not entry.name.isdigit():
             continue
         with contextlib.suppress(OSError):  # ended
+            if os.geteuid() not in (0, entry.stat().st_uid):
+                continue
             pid = int(entry.name)
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
@@ -160,6 +162,7 @@ def _snapshot(proc: Path) -> Snapshot:
                 directory[1] if module and directory else "",
             )  # fmt: skip
             if module and module[1] == ENGINE:
+                found[pid] = replace(found[pid], lifeline=True)  # until it is seen that it is cut
                 pipes[pid] = os.readlink(entry / "fd" / "0")
     for pid, pipe in pipes.items():
         found[pid] = replace(found[pid], lifeline=_is_held(proc, pid, pipe))
@@ -207,8 +210,10 @@ def _writes(fdinfo: Path) -> bool:
 def _is_locked(directory: Path) -> bool:
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError:  # whoever may not look, may not say that nobody has it
+        return True
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
