@@ -31,7 +31,7 @@ h1 { font-size: 24px; margin: 0 } h2 { font-size: 16px; margin: 0 0 6px }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(172px, 1fr)); gap: 10px;
   margin: 18px 0 }
 .tile, section { background: var(--card); border: 1px solid var(--rule); border-radius: 10px }
-.tile { padding: 10px 14px } .tile b { display: block; font-size: 19px; font-weight: 600 }
+.tile { padding: 10px 14px } .tile b { display: block; font-size: 17px; font-weight: 600 }
 .tile span { color: var(--soft); font-size: 13px }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 560px), 1fr));
   gap: 14px; margin-bottom: 14px }
@@ -96,8 +96,8 @@ def _tiles(run: RunFiles) -> str:
         "bytes of updates": amount(sum(row.get("bytes", 0) for row in rows)),
         "folding": rate(sum(row.get("fold_bytes", 0) for row in rows), fold_s),
         "hand-offs": f"{sum(sum(row.get('handoffs', {}).values()) for row in rows):,}",
-        "starts": f"{sum(row.get('cold_starts', 0) for row in rows)} cold, "
-        f"{sum(row.get('warm_starts', 0) for row in rows)} warm",
+        "starts": f"{sum(row.get('cold_starts', 0) for row in rows):,} cold, "
+        f"{sum(row.get('warm_starts', 0) for row in rows):,} warm",
         "nodes": str(said.get("nodes", "-")),
         "proxy": str(said.get("proxy", "-")),
         "kernels": str(said.get("kernels", "-")),
