@@ -10,7 +10,9 @@ setup(
         Extension(
             "lifl.functions.kernels._fold",
             ["lifl/functions/kernels/_fold.c"],
-            depends=[f"lifl/functions/kernels/_{name}.h" for name in ("core", "finish", "isa")],
+            depends=[
+                f"lifl/functions/kernels/_{name}.h" for name in ("core", "finish", "finite", "isa")
+            ],
             extra_compile_args=WARN,
         ),
     ],

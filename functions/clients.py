@@ -20,12 +20,11 @@ import zmq.utils.monitor
 from lifl.errors import Busy, InvalidUpdate, Late, LiflError, PermanentError, Refused, Unreachable
 from lifl.faults import fault
 from lifl.functions.jobs import Asking, Job, Uploading, rejection
-from lifl.functions.wire import DOWN_CHUNK, INLINE, UP_WINDOW, Message, decode, encode
+from lifl.functions.wire import DOWN_CHUNK, INLINE, UP_WINDOW, Message, decode, encode, sender
 from lifl.shm.slots import Payload
 
 log = logging.getLogger("lifl.gateway")
 
-STALL_S = 15.0
 BATCH = 64
 LOOK_S = 0.1  # many connections end at once when a machine of clients does
 
@@ -50,6 +49,7 @@ class Clients:
         self.rejected: dict[str, int] = {}  # by code, since the agent last asked
         self.expected: set[str] = set()  # jobs that the coordinator has, here already or not
         self.over: set[str] = set()  # jobs that have ended
+        self.revoked: set[str] = set()
         self.unknown: dict[str, dict[str, bytes]] = {}  # hello before the job is here
         self.monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._look_at = math.inf  # when to see who has left (monotonic seconds)
@@ -88,8 +88,11 @@ class Clients:
             if not self.router.poll(0):
                 return
             peer, *frames = self.router.recv_multipart(copy=False)
-            key = str(peer.get("User-Id"))
+            key = sender(peer)
             message: Message = {}
+            if key not in self.rights:  # taken away while connected: nothing of it is read
+                self.send(peer.bytes, rejection("", message, self._stranger(key)))
+                continue
             try:
                 message = decode(frames[0].buffer) if frames else {"t": ""}
                 payload = frames[1].buffer if len(frames) == 2 else None
@@ -98,7 +101,10 @@ class Clients:
                 self._reject(peer.bytes, message, error)
             except Exception as error:  # whatever it was, it came from outside
                 log.info("a %.20r that cannot be read: %.200r", message.get("t"), error)
-                wrong = InvalidUpdate(f"a {message.get('t')!r:.20} that cannot be read")
+                wrong = InvalidUpdate(
+                    f"a {message.get('t')!r:.20} that cannot be read: {error!r:.200}",
+                    code="malformed",
+                )
                 self._reject(peer.bytes, message, wrong)
 
     def _reject(self, peer: bytes, message: Message, error: LiflError) -> None:
@@ -116,7 +122,7 @@ class Clients:
             return
         if job is None:
             self._expect(name)
-            raise Busy(f"job {name!r} is not at this gateway yet")
+            raise Busy(f"job {name!r} is not at this gateway yet", code="not-started")
         match message["t"]:
             case "put" if message.get("kind") == "model":
                 self._put_model(job, peer, right, message)
@@ -132,11 +138,11 @@ class Clients:
                 self.report({"t": "metrics", "job": name, "round": message["round"],
                               "metrics": message["metrics"]})  # fmt: skip
             case other:
-                raise InvalidUpdate(f"no message {other!r} is known for a {right}")
+                raise Refused(f"a {right} may not send a {other!r}", code="not-allowed")
 
     def _hello(self, peer: bytes, key: str, right: str, name: str, message: Message) -> None:
         if right not in ("client", "observer"):
-            raise Refused(f"a {right} does not take part in rounds")
+            raise Refused(f"a {right} does not take part in rounds", code="not-allowed")
         job = self.jobs.get(name)
         if job is None:
             self._expect(name)
@@ -172,6 +178,35 @@ class Clients:
                     if key in job.uploads:
                         self.abandon(job, job.uploads[key], Unreachable("the connection ended"))
 
+    # -- who may speak -----------------------------------------------------------------------
+    def enrol(self, rights: dict[str, str], names: list[str]) -> None:
+        """From now on these keys have these rights and no others have any.
+
+        Who had rights and has none loses the slot that it writes to, and is told.  What was
+        accepted of it stays.
+        """
+        gone = self.rights.keys() - rights.keys()
+        self.rights.clear()
+        self.rights.update(rights)
+        self.expected = set(names)
+        self.revoked = (self.revoked | gone) - rights.keys()
+        for job in self.jobs.values():
+            for key in gone:
+                peer = job.clients.pop(key, None) or job.observers.pop(key, None)
+                if (upload := job.uploads.get(key)) is not None:
+                    self.abandon(job, upload, self._stranger(key))
+                elif peer is not None:
+                    self.send(peer, rejection(job.name, {}, self._stranger(key)))
+            job.waiting = type(job.waiting)(a for a in job.waiting if a.key in self.rights)
+        for waiting in self.unknown.values():
+            for key in gone:
+                waiting.pop(key, None)
+
+    def _stranger(self, key: str) -> Refused:
+        if key in self.revoked:
+            return Refused(f"the key {key} was revoked: have a new one enrolled", code="revoked")
+        return Refused(f"the key {key} is not enrolled: lifl keys enroll", code="not-enrolled")
+
     def redirect(self, name: str, key: str, endpoint: str, server_key: str) -> None:
         """Send a client that called here to the gateway that serves it."""
         job = self.jobs.get(name)
@@ -183,8 +218,9 @@ class Clients:
     def _expect(self, name: object) -> None:
         if name not in self.expected:
             raise PermanentError(
-                f"there is no job {name!r:.80} here, only {', '.join(sorted(self.expected))}"
-            )
+                f"there is no job {name!r:.80} here, only {', '.join(sorted(self.expected))}: take "
+                "the client file of this run", code="unknown-job",
+            )  # fmt: skip
 
     def _belongs(self, job: Job, key: str) -> dict[str, bytes]:
         return job.observers if self.rights.get(key) == "observer" else job.clients
@@ -218,7 +254,9 @@ class Clients:
             return
         slot, header = found
         if not 0 <= at < header.length or not 0 < size <= DOWN_CHUNK:
-            raise InvalidUpdate(f"bytes {at} to {at + size} of a model of {header.length}")
+            raise InvalidUpdate(
+                f"bytes {at} to {at + size} of a model of {header.length}", code="malformed"
+            )
         chunk = job.intake.arena.payload(slot, header.length)[at : at + size]
         self.send(peer, {"t": "model", "job": job.name, "round": header.round, "at": at}, chunk)
 
@@ -236,8 +274,7 @@ class Clients:
         if payload is not None and len(payload) == asking.length <= INLINE:
             grant = job.intake.begin(asking.clients, asking.consumer, asking.length)
             if grant is not None:
-                job.intake.write(grant, 0, payload)
-                self._finish(job, Uploading(asking, grant, 0.0))
+                self._write(job, job.uploading(asking, grant, time.monotonic()), payload)
                 return
         if job.waiting or not self.admit(job, asking):
             for place, other in enumerate(job.waiting):
@@ -265,7 +302,7 @@ class Clients:
         if grant is None:
             return False
         job.intake.tally.granted(asking.asked_at, waited=bool(job.waiting))
-        job.uploads[asking.key] = Uploading(asking, grant, time.monotonic())
+        job.uploads[asking.key] = job.uploading(asking, grant, time.monotonic())
         self.send(asking.peer, {
             "t": "go", "job": job.name, "round": job.round, "n": UP_WINDOW,
             "grant": grant.generation,
@@ -283,13 +320,21 @@ class Clients:
         if not follows or grant.written + len(payload) > len(grant.view):
             self.abandon(job, upload, InvalidUpdate(
                 f"{len(payload)} bytes at {message['at']} where byte {grant.written} of "
-                f"{len(grant.view)} is next"
+                f"{len(grant.view)} is next", code="oversized",
             ))  # fmt: skip
             return
-        job.intake.write(grant, grant.written, payload)
+        self._write(job, upload, payload)
+
+    def _write(self, job: Job, upload: Uploading, payload: memoryview) -> None:
+        """The next bytes of an update, looked at while they are in the cache."""
+        grant, at = upload.grant, upload.grant.written
+        job.intake.write(grant, at, payload)
         upload.moved_at = time.monotonic()
-        if grant.written == len(grant.view):
-            del job.uploads[key]
+        bad = upload.check.feed(at, grant.view[at : grant.written]) if upload.check else None
+        if bad is not None:
+            self.abandon(job, upload, _not_finite(job, bad))
+        elif grant.written == len(grant.view):
+            job.uploads.pop(upload.asking.key, None)
             self._finish(job, upload)
         else:
             self.send(upload.asking.peer,
@@ -313,10 +358,14 @@ class Clients:
             self.send(asking.peer, {"t": "ack", "job": job.name, "round": round_})
             fault("gateway_acked", "gateway")
         elif verdict == "late":
-            error: LiflError = Late(f"round {round_} is closed", job=job.name)
+            error: LiflError = Late(
+                f"round {round_} is closed: go on with the next one", job=job.name
+            )
             self.send(asking.peer, rejection(job.name, asking.message, error))
         else:
-            error = InvalidUpdate("some clients of this sum are accepted already")
+            error = InvalidUpdate(
+                "some clients of this sum are accepted already", code="duplicate-overlap"
+            )
             self.send(asking.peer, rejection(job.name, asking.message, error))
 
     def abandon(self, job: Job, upload: Uploading, error: LiflError) -> None:
@@ -326,19 +375,19 @@ class Clients:
         self.serve(job)
 
     def expire(self) -> None:
-        """An upload that stands still gives its slot to those who wait; who left is told."""
+        """Take slots back from uploads that stand still or keep others waiting; see who left."""
         now = time.monotonic()
         if now >= self._look_at:
             self._see_who_left()
         for job in self.jobs.values():
             for upload in list(job.uploads.values()):
-                if now - upload.moved_at > STALL_S:
-                    self.abandon(job, upload, Unreachable(f"no byte came for {STALL_S:g} s"))
+                if (why := job.too_slow(upload, now)) is not None:
+                    self.abandon(job, upload, Unreachable(f"{why}: send again", code="too-slow"))
 
     # -- the initial model, from the coordinator ---------------------------------------------
     def _put_model(self, job: Job, peer: bytes, right: str, message: Message) -> None:
         if right != "coordinator":
-            raise Refused(f"a {right} may not set the model")
+            raise Refused(f"a {right} may not set the model", code="not-allowed")
         found = job.intake.model()
         if found is not None and found[1].round >= message["round"]:
             self.send(peer, {"t": "ack", "job": job.name, "round": message["round"]})
@@ -362,7 +411,16 @@ class Clients:
             self.send(observer, answer | {"t": "published"})
 
 
+def _not_finite(job: Job, offset: int) -> InvalidUpdate:
+    assert job.layout is not None
+    return InvalidUpdate(
+        f"{job.layout.name_at(offset)} is NaN or infinite: check the loss before sending, or "
+        "allow it with spec.aggregation.nonFinite: accept",
+        code="not-finite", job=job.name, round=job.round,
+    )  # fmt: skip
+
+
 def _payload(payload: memoryview | None) -> memoryview:
     if payload is None:
-        raise InvalidUpdate("a chunk without its bytes")
+        raise InvalidUpdate("a chunk without its bytes", code="malformed")
     return payload

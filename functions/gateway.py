@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 import zmq
 
-from lifl.errors import Late
+from lifl.errors import Late, LiflError
 from lifl.faults import at_node, fault
 from lifl.functions.clients import Clients
 from lifl.functions.jobs import Job
@@ -30,10 +31,12 @@ from lifl.functions.layout import Layout
 from lifl.functions.peers import Peer, Transfer
 from lifl.functions.transfer import Download, Upload
 from lifl.functions.wire import (
+    HOPELESS,
     LARGEST_TRUSTED,
     Doorkeeper,
     Keys,
     Message,
+    bind,
     bound_endpoint,
     dealer,
     decode,
@@ -59,7 +62,7 @@ class Gateway:
         self.context.max_sockets = 4096
         self.door = Doorkeeper(self.context)
         self.router = server(self.context, keys, unread=UNREAD)
-        self.router.bind(listen)
+        bind(self.router, listen)
         self.endpoint = bound_endpoint(self.router)
         self.coordinator = dealer(self.context, keys, *coordinator)
         self.coordinator_key = coordinator[1]
@@ -104,10 +107,10 @@ class Gateway:
 
     def _poll(self) -> set[Any]:
         poller = zmq.Poller()
-        for sock in (self.coordinator, self.router):
-            poller.register(sock, zmq.POLLIN)
+        poller.register(self.coordinator, zmq.POLLIN)
         if self.rights:  # who calls before the keys are here waits, and is not turned away
             poller.register(self.door.socket, zmq.POLLIN)
+            poller.register(self.router, zmq.POLLIN)
         for peer in self.peers.values():
             poller.register(peer.socket, zmq.POLLIN)
         for at in self.agent.lanes.values():
@@ -142,9 +145,8 @@ class Gateway:
 
     def _obey(self, message: Message) -> None:
         if message["t"] == "enrol":
-            self.rights.update(message["keys"])
-            self.clients.expected = set(message["jobs"])
-            self.rights[self.coordinator_key] = "coordinator"
+            keys = message["keys"] | {self.coordinator_key: "coordinator"}
+            self.clients.enrol(keys, message["jobs"])
             self.door.keys = set(self.rights)
             return
         job = self.jobs.get(message["job"])
@@ -153,7 +155,9 @@ class Gateway:
                 self.clients.redirect(message["job"], key, endpoint, server_key)
             return
         if job is None or not job.intake.ports:
-            self.early.setdefault(message["job"], []).append(message)
+            early = self.early.setdefault(message["job"], [])
+            early[:] = [m for m in early if m["t"] != message["t"]]  # the newest of each kind
+            early.append(message)
             return
         match message["t"]:
             case "job":
@@ -298,7 +302,13 @@ def main(
     """Run the gateway of one node until its agent's directory is gone."""
     logging.basicConfig(format="%(name)s: %(message)s")
     at_node(node)
-    Gateway(socket_path, node, listen, Keys.load(keys), (coordinator, coordinator_key)).run()
+    try:
+        where = coordinator, coordinator_key
+        gateway = Gateway(socket_path, node, listen, Keys.load(keys), where)
+    except LiflError as error:
+        print(f"gateway of {node}: {error}", file=sys.stderr)
+        sys.exit(HOPELESS)
+    gateway.run()
 
 
 if __name__ == "__main__":

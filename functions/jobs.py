@@ -13,9 +13,12 @@ from typing import Any
 
 from lifl.errors import Busy, InvalidUpdate, Late, LiflError, Refused
 from lifl.functions.intake import Grant, Intake
+from lifl.functions.kernels.finite import FiniteCheck
 from lifl.functions.layout import Layout
 from lifl.functions.wire import LEAST_WEIGHT, MOST_METRICS, MOST_WEIGHT, Message, is_weight
 from lifl.shm.slots import Payload
+
+STALL_S = 15.0
 
 Forward = tuple[str, str]  # endpoint and server key of another gateway
 
@@ -38,9 +41,18 @@ class Asking:
 
 @dataclass
 class Uploading:
+    """An update on its way into its slot.
+
+    Args:
+        began_at, moved_at: when it got the slot, and when its last byte came.
+        check: looks at its floats as they come; None where that is not asked for.
+    """
+
     asking: Asking
     grant: Grant
+    began_at: float
     moved_at: float
+    check: FiniteCheck | None = None
 
 
 @dataclass
@@ -89,6 +101,30 @@ class Job:
         self.forwarding.clear()
         self.intake.tally.start_round(self.round, message["elapsed_s"])
 
+    def uploading(self, asking: Asking, grant: Grant, now_s: float) -> Uploading:
+        """An upload that begins; its floats are looked at unless the job takes them as they are."""
+        check = None
+        if (
+            asking.payload is Payload.UPDATE
+            and self.layout is not None
+            and self.settings.get("non_finite") != "accept"
+        ):
+            check = FiniteCheck(self.layout.sections)
+        return Uploading(asking, grant, now_s, now_s, check)
+
+    def too_slow(self, upload: Uploading, now_s: float) -> str | None:
+        """Why an upload loses its slot, if it does: it stands still, or keeps others waiting."""
+        stall_s = self.settings.get("stall_s", STALL_S)
+        if now_s - upload.moved_at > stall_s:
+            return f"no byte came for {stall_s:g} s"
+        least, took_s = self.settings.get("min_upload_rate", 0), now_s - upload.began_at
+        if self.waiting and upload.grant.written < (took_s - stall_s) * least:
+            return (
+                f"{upload.grant.written} bytes in {took_s:.1f} s are fewer than {least} a second, "
+                "and others wait for the slot"
+            )
+        return None
+
     @property
     def has_model(self) -> bool:
         """The model that this round starts from is here."""
@@ -108,35 +144,49 @@ class Job:
         kind, round_ = message.get("kind"), message.get("round")
         length, weight = message.get("length"), message.get("weight", 1.0)
         if not isinstance(round_, int) or not isinstance(length, int):
-            raise InvalidUpdate(f"round {round_!r} and length {length!r} must be integers")
+            raise InvalidUpdate(
+                f"round {round_!r} and length {length!r} must be integers", code="malformed"
+            )
         if kind == "update" and not is_weight(weight):
             raise InvalidUpdate(
                 f"weight is {weight!r}: it must be a number from {LEAST_WEIGHT:.1e} to "
-                f"{MOST_WEIGHT:.1e}, usually that of the client's examples"
+                f"{MOST_WEIGHT:.1e}, usually that of the client's examples",
+                code="bad-weight",
             )
         _check_metrics(message.get("metrics"))
         if round_ < self.round or (round_ == self.round and self.intake.round > round_):
-            raise Late(f"round {round_} is over", job=self.name, round=round_)
+            raise Late(
+                f"round {round_} is over: go on with the next one",
+                code="past-round", job=self.name, round=round_,
+            )  # fmt: skip
         if round_ > self.round or not self.has_model or self.layout is None:
-            raise Busy(f"round {round_} has not started here", job=self.name)
+            raise Busy(
+                f"round {round_} has not started here", code="not-started", job=self.name
+            )
         if kind == "update":
             return self._client(peer, key, message, float(weight))
         if kind == "sum" and right == "node":
             return self._node(peer, key, message, float(weight))
-        raise Refused(f"a {right} may not send a {kind!r}")
+        raise Refused(f"a {right} may not send a {kind!r}", code="not-allowed")
 
     def _client(self, peer: bytes, key: str, message: Message, weight: float) -> Asking:
         assert self.layout is not None
         bit, length = self.bit(key), message["length"]
         if bit is None:
-            raise Refused(f"not selected for round {self.round} at this node", job=self.name)
+            raise Refused(
+                f"not selected for round {self.round} at this node: wait until it says `round`",
+                code="not-selected", job=self.name,
+            )  # fmt: skip
         if message.get("digest") != self.layout.digest:
             raise InvalidUpdate(
-                "the update has other tensors, shapes or dtypes than this job's model"
+                f"the update's layout is {_hex(message.get('digest'))}; this job's is "
+                f"{_hex(self.layout.digest)}: its tensors, shapes or dtypes differ",
+                code="wrong-layout",
             )
         if length != self.layout.update_bytes:
             raise InvalidUpdate(
-                f"the update has {length} bytes; this job's have {self.layout.update_bytes}"
+                f"the update has {length} bytes; this job's have {self.layout.update_bytes}",
+                code="wrong-length",
             )
         return Asking(
             peer, key, message, Payload.UPDATE, 1 << bit, self.lanes[bit], length, weight,
@@ -148,11 +198,19 @@ class Job:
         epoch, length = message.get("epoch", 0), message["length"]
         clients = int.from_bytes(message.get("clients", b""), "little")
         if not self.top:
-            raise Refused("the top of this job is not on this node", job=self.name)
+            raise Refused(
+                "the top of this job is not on this node", code="not-selected", job=self.name
+            )
         if key not in self.nodes or epoch < self.nodes[key]:
-            raise Late(f"a sum of epoch {epoch}: its node was given up", job=self.name)
+            raise Late(
+                f"a sum of epoch {epoch}: its node was given up", code="fenced", job=self.name
+            )
         if length != self.layout.sum_bytes or not 0 < clients < 1 << len(self.roster):
-            raise InvalidUpdate(f"a sum of {length} bytes over clients {clients:#x}")
+            raise InvalidUpdate(
+                f"a sum of {length} bytes over clients {clients:#x}; this job's sums have "
+                f"{self.layout.sum_bytes} over {len(self.roster)} clients",
+                code="wrong-length",
+            )
         return Asking(
             peer, key, message, Payload.SUM, clients, self.top, length, weight, epoch
         )  # fmt: skip
@@ -180,13 +238,20 @@ def _check_metrics(metrics: object) -> None:
     if metrics is None:
         return
     if not isinstance(metrics, dict) or len(metrics) > MOST_METRICS:
-        raise InvalidUpdate(f"metrics must be a dict of at most {MOST_METRICS} numbers by name")
+        raise InvalidUpdate(
+            f"metrics must be a dict of at most {MOST_METRICS} numbers by name", code="bad-metrics"
+        )
     for name, value in metrics.items():
         if not isinstance(name, str) or len(name) > 100 or not isinstance(value, int | float):
             raise InvalidUpdate(
                 f"metric {name!r:.120} is {value!r:.40}: name it with up to 100 characters and "
-                "give it a number"
+                "give it a number",
+                code="bad-metrics",
             )
+
+
+def _hex(digest: object) -> str:
+    return digest.hex() if isinstance(digest, bytes) else repr(digest)
 
 
 def _forward(value: list[str] | None) -> Forward | None:

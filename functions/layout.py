@@ -68,7 +68,8 @@ class Layout:
             if code is None:
                 raise InvalidUpdate(
                     f"tensor {name!r} has dtype {array.dtype}: use one of "
-                    f"{', '.join(sorted(str(dtype) for dtype in _CODES))}"
+                    f"{', '.join(sorted(str(dtype) for dtype in _CODES))}",
+                    code="wrong-dtype",
                 )
             tensors.append(Tensor(str(name), code, tuple(array.shape)))
         return cls(tuple(tensors))
@@ -118,6 +119,12 @@ class Layout:
         """16 bytes of SHA-256 over the wire form."""
         return hashlib.sha256(msgpack.packb(self.to_wire())).digest()[:16]
 
+    def name_at(self, offset: int) -> str:
+        """The tensor that has this byte of an update, and which element of it."""
+        at = [(o, t) for o, t in zip(self.offsets, self.tensors, strict=True) if o <= offset]
+        start, tensor = max((pair for pair in at if pair[1].count), key=lambda pair: pair[0])
+        return f"tensor {tensor.name!r}, element {(offset - start) // tensor.code.size_bytes}"
+
     def to_wire(self) -> list[Any]:
         return [[t.name, int(t.code), list(t.shape)] for t in self.tensors]
 
@@ -133,15 +140,28 @@ class Layout:
         """
         unknown = [name for name in state if name not in {t.name for t in self.tensors}]
         if unknown:
-            raise InvalidUpdate(f"tensor {unknown[0]!r} is not part of this job's model")
+            raise InvalidUpdate(
+                f"tensor {unknown[0]!r} is not part of this job's model: send what round.model has",
+                code="wrong-names",
+            )
         for tensor, offset in zip(self.tensors, self.offsets, strict=True):
             if tensor.name not in state:
-                raise InvalidUpdate(f"tensor {tensor.name!r} of this job's model is missing")
-            array = np.asarray(state[tensor.name])
-            if tuple(array.shape) != tensor.shape or array.dtype != tensor.dtype:
                 raise InvalidUpdate(
-                    f"tensor {tensor.name!r} is {array.dtype}{list(array.shape)}; this job's "
-                    f"model has {tensor.dtype}{list(tensor.shape)} there"
+                    f"tensor {tensor.name!r} of this job's model is missing: send all of them",
+                    code="wrong-names",
+                )
+            array = np.asarray(state[tensor.name])
+            if tuple(array.shape) != tensor.shape:
+                raise InvalidUpdate(
+                    f"tensor {tensor.name!r} has the shape {list(array.shape)}; this job's model "
+                    f"has {list(tensor.shape)} there",
+                    code="wrong-shape",
+                )
+            if array.dtype != tensor.dtype:
+                raise InvalidUpdate(
+                    f"tensor {tensor.name!r} is {array.dtype}; this job's model has "
+                    f"{tensor.dtype} there: cast it with astype",
+                    code="wrong-dtype",
                 )
             if tensor.count:
                 target = np.frombuffer(buffer, tensor.dtype, tensor.count, offset)

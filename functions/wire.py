@@ -14,6 +14,8 @@ the platform is made here, so that all of them have CURVE, no silent drops and h
 
 from __future__ import annotations
 
+import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +24,7 @@ import msgpack
 import zmq
 from zmq.utils import z85
 
-from lifl.errors import InvalidUpdate
+from lifl.errors import InvalidUpdate, TransientError
 
 UP_CHUNK: Final = 1 << 20  # bytes of an update in one message
 UP_WINDOW: Final = 4  # chunks under way per upload
@@ -35,6 +37,7 @@ LARGEST_TRUSTED: Final = 1 << 30  # of a header from those above: their lists gr
 LEAST_WEIGHT: Final = 2.0**-40  # so that no product of weight and parameter leaves float32
 MOST_WEIGHT: Final = 2.0**40
 MOST_METRICS: Final = 64  # figures with one update
+HOPELESS: Final = 3  # exit status of a process that would fail again if it were started again
 
 Message = dict[str, Any]
 
@@ -52,13 +55,29 @@ class Keys:
         return cls(public.decode(), secret.decode())
 
     @classmethod
+    def named(cls, name: str) -> Keys:
+        """Of an insecure job: no secret, and the name goes for the key."""
+        return cls(name, "")
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether sockets with these keys have CURVE."""
+        return bool(self.secret)
+
+    @classmethod
     def load(cls, path: Path) -> Keys:
-        public, secret = path.read_text().split()
+        public, secret = path.read_text().split("\n")[:2]
         return cls(public, secret)
 
     def save(self, path: Path) -> None:
-        path.touch(mode=0o600)
-        path.write_text(f"{self.public}\n{self.secret}\n")
+        """Write both to a file that its owner alone may read.
+
+        Raises:
+            OSError: it exists, or cannot be written.
+        """
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(f"{self.public}\n{self.secret}\n")
 
 
 def encode(message: Message) -> bytes:
@@ -79,13 +98,13 @@ def decode(data: bytes | memoryview, limit: int = LARGEST_HEADER) -> Message:
         InvalidUpdate: it is not a msgpack map with a type `t`, or larger than a header may be.
     """
     if len(data) > limit:
-        raise InvalidUpdate(f"a header of {len(data)} bytes is over {limit}")
+        raise InvalidUpdate(f"a header of {len(data)} bytes is over {limit}", code="malformed")
     try:
         message = msgpack.unpackb(data)
     except (ValueError, msgpack.UnpackException) as error:
-        raise InvalidUpdate(f"a header is not msgpack ({error})") from error
+        raise InvalidUpdate(f"a header is not msgpack ({error})", code="malformed") from error
     if not isinstance(message, dict) or not isinstance(message.get("t"), str):
-        raise InvalidUpdate("a header is not a map with a type 't'")
+        raise InvalidUpdate("a header is not a map with a type 't'", code="malformed")
     return message
 
 
@@ -102,25 +121,64 @@ def server(
     sock.sndhwm = unread
     sock.router_mandatory = True
     sock.router_handover = True
-    sock.curve_server = True
-    sock.curve_secretkey = keys.secret.encode()
-    sock.curve_publickey = keys.public.encode()
     sock.maxmsgsize = LARGEST_MESSAGE
-    sock.zap_domain = b"lifl"
+    if keys.is_secure:
+        sock.curve_server = True
+        sock.curve_secretkey = keys.secret.encode()
+        sock.curve_publickey = keys.public.encode()
+        sock.zap_domain = b"lifl"
     return sock
 
 
+def bind(sock: zmq.Socket[bytes], endpoint: str) -> None:
+    """Listen at `tcp://address:port`; `*` for a port that is free.
+
+    Raises:
+        TransientError: somebody else listens there, or there is no such address.
+    """
+    try:
+        sock.bind(endpoint)
+    except zmq.ZMQError as error:
+        why = zmq.strerror(error.errno or 0)
+        raise TransientError(
+            f"cannot listen at {endpoint} ({why}): end what listens there, or choose another "
+            "address",
+            code="port-in-use",
+        ) from error
+
+
+def sender(peer: zmq.Frame) -> str:
+    """Whose connection a message came in on: the key that ZAP let in.
+
+    Without CURVE it is what the other side calls itself, up to the last "/".
+    """
+    try:
+        return str(peer.get("User-Id"))
+    except zmq.ZMQError:
+        return peer.bytes.rpartition(b"/")[0].decode(errors="replace")
+
+
 def dealer(
-    context: zmq.Context[zmq.Socket[bytes]], keys: Keys, endpoint: str, server_key: str
-) -> zmq.Socket[bytes]:
-    """A DEALER to a gateway or coordinator; it reconnects by itself."""
+    context: zmq.Context[zmq.Socket[bytes]], keys: Keys, endpoint: str, server_key: str,
+    *, events: int = 0,
+) -> zmq.Socket[bytes]:  # fmt: skip
+    """A DEALER to a gateway or coordinator; it reconnects by itself.
+
+    Args:
+        events: what its monitor socket is to report, from the first connection on.
+    """
     sock = context.socket(zmq.DEALER)
     _common(sock)
     sock.reconnect_ivl = 20
     sock.reconnect_ivl_max = 1000
-    sock.curve_secretkey = keys.secret.encode()
-    sock.curve_publickey = keys.public.encode()
-    sock.curve_serverkey = server_key.encode()
+    if keys.is_secure:
+        sock.curve_secretkey = keys.secret.encode()
+        sock.curve_publickey = keys.public.encode()
+        sock.curve_serverkey = server_key.encode()
+    else:
+        sock.routing_id = f"{keys.public}/{secrets.token_hex(4)}".encode()
+    if events:
+        sock.get_monitor_socket(events)
     sock.connect(endpoint)
     return sock
 

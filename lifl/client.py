@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from lifl.errors import InvalidUpdate, Unreachable
+from lifl.errors import InvalidJob, InvalidUpdate, Unreachable
 from lifl.exchange import Address, Exchange, State
 from lifl.functions.transfer import Upload
 from lifl.functions.wire import LEAST_WEIGHT, MOST_WEIGHT, Keys, is_weight
@@ -84,6 +84,9 @@ class Client:
     def connect(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """A client from what `lifl run` printed: LIFL_CLIENT names its file, mode 0600.
 
+        The file of a client that was enrolled with `lifl keys` has no secret in it; LIFL_KEY names
+        the file that `lifl keys new` made.
+
         Raises:
             Unreachable: the variable is not set or names no such file.
         """
@@ -98,7 +101,7 @@ class Client:
         return cls(
             Address(fields["endpoint"], fields["server_key"]),
             job=fields["job"],
-            keys=Keys(fields["public_key"], fields["secret_key"]),
+            keys=_keys(fields, environment),
             index=fields["index"],
             count=fields["count"],
         )
@@ -144,7 +147,8 @@ class Client:
         if not is_weight(weight):
             raise InvalidUpdate(
                 f"weight is {weight!r}: it must be a number from {LEAST_WEIGHT:.1e} to "
-                f"{MOST_WEIGHT:.1e}, usually that of this client's examples"
+                f"{MOST_WEIGHT:.1e}, usually that of this client's examples",
+                code="bad-weight",
             )
         buffer = memoryview(bytearray(self._exchange.layout.update_bytes))
         self._exchange.layout.pack_into(model, buffer)
@@ -168,3 +172,24 @@ class Client:
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
         self.close()
+
+
+def _keys(fields: Mapping[str, Any], environment: Mapping[str, str]) -> Keys:
+    """The client's own keys: from its file, or from the one that the client has for itself."""
+    if "secret_key" in fields:
+        return Keys(fields["public_key"], fields["secret_key"])
+    path = environment.get("LIFL_KEY", "")
+    try:
+        keys = Keys.load(Path(path))
+    except (OSError, ValueError) as error:
+        raise InvalidJob(
+            f"LIFL_KEY is {path!r}: set it to the .key file that lifl keys new has made",
+            code="bad-keys",
+        ) from error
+    if keys.public != fields["public_key"]:
+        raise InvalidJob(
+            f"LIFL_KEY is {path!r}, whose public key is {keys.public}; the client file is for "
+            f"{fields['public_key']}",
+            code="bad-keys",
+        )
+    return keys

@@ -11,7 +11,9 @@
         ├── Refused           identity or rights are missing
         └── Unsupported       this machine lacks what was asked for
 
-Called by every layer; imports nothing of LIFL.
+A type is what a caller can do about it; a code, finer than the type, is what went wrong.  Every
+code with its cause and its fix is in api/codes.py.  Called by every layer; imports nothing of
+LIFL.
 """
 
 from __future__ import annotations
@@ -24,15 +26,17 @@ class LiflError(Exception):
 
     Args:
         sentence: what is wrong, with the offending value, and what to do next.
+        code: one of api/codes.py; the type's own unless given.
         context: job, round, node and the like; shown in brackets after the sentence.
     """
 
-    code: ClassVar[str] = "error"
+    code: str = "error"
     retryable: ClassVar[bool] = False
 
-    def __init__(self, sentence: str, **context: object) -> None:
+    def __init__(self, sentence: str, *, code: str | None = None, **context: object) -> None:
         super().__init__(sentence)
         self.sentence = sentence
+        self.code = code or type(self).code
         self.context = context
 
     def __str__(self) -> str:

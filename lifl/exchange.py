@@ -15,7 +15,8 @@ import numpy as np
 import zmq
 import zmq.utils.monitor
 
-from lifl.errors import InvalidUpdate, PermanentError, Refused, Unreachable
+from lifl.api.codes import error_of
+from lifl.errors import Late, Refused, Unreachable
 from lifl.functions.layout import Layout
 from lifl.functions.transfer import Download, Outgoing, Upload
 from lifl.functions.wire import LARGEST_TRUSTED, Keys, Message, dealer, decode, encode
@@ -24,6 +25,8 @@ State = dict[str, np.ndarray[Any, Any]]
 
 AGAIN_S = 2.0
 AGAIN_MS = 2000
+ENDS = frozenset({"not-enrolled", "revoked", "not-allowed", "unknown-job"})
+"""Rejections after which a gateway has nothing more to say to this client."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,11 @@ class Connection:
         self, context: zmq.Context[zmq.Socket[bytes]], keys: Keys, address: Address
     ) -> None:
         self.address = address
-        self.socket = dealer(context, keys, address.endpoint, address.key)
-        self.monitor = self.socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-        )
+        self.socket = dealer(
+            context, keys, address.endpoint, address.key,
+            events=zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+        )  # fmt: skip
+        self.monitor = self.socket.get_monitor_socket()
         self._connections = 0
 
     def send(self, outgoing: list[Outgoing]) -> None:
@@ -64,7 +68,8 @@ class Connection:
             if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 raise Refused(
                     f"the gateway at {self.address.endpoint} does not know this client's key: "
-                    "ask for it to be enrolled"
+                    "ask for it to be enrolled (lifl keys enroll)",
+                    code="not-enrolled",
                 )
             self._connections += 1
             found = self._connections > 1
@@ -125,10 +130,14 @@ class Exchange:
                 case "ack" if message["round"] == number:
                     return True
                 case "reject" if message["round"] == number:
-                    if message["code"] == "late":
+                    error = error_of(
+                        message["code"], message["text"], retry=message["retry"],
+                        job=self.job, round=number,
+                    )  # fmt: skip
+                    if isinstance(error, Late):
                         return False
-                    if not message["retry"]:
-                        raise InvalidUpdate(message["text"], job=self.job, round=number)
+                    if not error.retryable:
+                        raise error
                     time.sleep(0.05)
                     self._connection.send(upload.start())
 
@@ -184,6 +193,10 @@ class Exchange:
                 continue
             self._heard_at = now
             message, payload = received
+            if message["t"] == "reject" and message["code"] in ENDS:
+                raise error_of(
+                    message["code"], message["text"], retry=message["retry"], job=self.job
+                )
             if message["t"] in kinds:
                 return message, payload
             self._handle(message)
@@ -201,8 +214,6 @@ class Exchange:
                 self.hello()
             case "round" | "done":
                 self.pending = message
-            case "reject" if message["code"] in ("refused", "permanent"):
-                raise PermanentError(message["text"], job=self.job)
 
     def close(self) -> None:
         self._connection.close()

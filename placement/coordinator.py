@@ -28,6 +28,7 @@ from typing import Any
 import click
 import zmq
 
+from lifl.api.codes import error_of
 from lifl.api.job import FLJob
 from lifl.api.load import load_job
 from lifl.errors import Busy, InvalidUpdate, LiflError
@@ -39,11 +40,15 @@ from lifl.functions.wire import (
     Doorkeeper,
     Keys,
     Message,
+    bind,
     bound_endpoint,
     decode,
     encode,
+    sender,
     server,
 )
+from lifl.placement.enrolment import Enrolment
+from lifl.placement.limits import unwritten
 from lifl.placement.membership import Known, Membership
 from lifl.placement.models import move
 from lifl.placement.planning import JOB, Planning, roles_of, selected
@@ -71,12 +76,13 @@ class Coordinator:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self.door = Doorkeeper(self.context)
         self.router = server(self.context, self.keys)
-        self.router.bind(config["listen"])
-        self.members = Membership(config["nodes"], config["clients"], config["observers"])
+        bind(self.router, config["listen"])
+        self.enrolment = Enrolment(Path(config["keyring"]), config["clients"])
+        self.members = Membership(config["nodes"], self.enrolment.names, config["observers"])
         self.door.keys = set(config["nodes"].values())
         state = initial_model(self.job, Path(config["job"]).parent)
         self.layout = Layout.of(state)
-        self.planning = Planning(self.job, self.layout, len(config["clients"]))
+        self.planning = Planning(self.job, self.layout, len(self.members.names))
         self.initial = memoryview(bytearray(self.planning.model_bytes))  # its velocity is zero
         self.layout.pack_into(state, self.initial)
         self.record = Recorder(self.job, Path(config["run_dir"]), spec.evaluator is not None)
@@ -98,10 +104,13 @@ class Coordinator:
     # -- loop --------------------------------------------------------------------------------
     def run(self) -> None:
         emit("listening", endpoint=bound_endpoint(self.router))
+        if self.job.spec.insecure:
+            emit("warning", text="insecure: true: nothing is encrypted and anybody may pass for "
+                 "any client; leave it out for CURVE")  # fmt: skip
         poller = zmq.Poller()
         poller.register(self.door.socket, zmq.POLLIN)
         poller.register(self.router, zmq.POLLIN)
-        for fd in self.endpoint.fds:
+        for fd in (*self.endpoint.fds, self.enrolment.fileno()):
             poller.register(fd, zmq.POLLIN)
         while not self._is_finished():
             due = (self.deadline_at, self.done_at or math.inf, self.members.next_gone_at)
@@ -110,6 +119,8 @@ class Coordinator:
             ready = dict(poller.poll(timeout_ms))
             if self.door.socket in ready:
                 self.door.answer()
+            if self.enrolment.fileno() in ready:
+                self._keys_changed()
             while self.early or self.router.poll(0):
                 self._take(*(self.early.popleft() if self.early else self._receive()))
             self._let_go()
@@ -128,7 +139,7 @@ class Coordinator:
     def _receive(self) -> tuple[bytes, str, Message]:
         """(connection, key, message) of the next that waits; an unreadable one is empty."""
         peer, *frames = self.router.recv_multipart(copy=False)
-        key = str(peer.get("User-Id"))
+        key = sender(peer)
         try:
             return peer.bytes, key, decode(frames[0].buffer, limit=LARGEST_MESSAGE)
         except (InvalidUpdate, IndexError) as error:
@@ -158,9 +169,9 @@ class Coordinator:
             log.info("a node is away; it hears it when it is back")
 
     def _handle(self, peer: bytes, key: str, message: Message) -> None:
-        node = self.members.speaker(message["node"], key)
+        node = self.members.speaker(message.get("node", ""), key)
         if node is None:
-            log.warning("%r speaks for %r: ignored", key, message["node"])
+            log.warning("%r speaks for %r: ignored", key, message.get("node"))
             return
         match message["t"]:
             case "node":
@@ -197,7 +208,7 @@ class Coordinator:
             case "restart":
                 self.record.restarted(node.name, message["what"])
             case "failed":
-                raise LiflError(message["error"], node=node.name)
+                raise error_of(message["code"], message["error"], retry=False, node=node.name)
 
     # -- who is there ------------------------------------------------------------------------
     def _node(self, node: Known, peer: bytes, message: Message) -> None:
@@ -215,11 +226,34 @@ class Coordinator:
             for client in list(self.members.connected):
                 self.members.leaves(client, node.name, gone_at)
         node.gateway, node.endpoint = peer, message["endpoint"]
+        self._tell_rights(node)
+
+    def _tell_rights(self, node: Known) -> None:
+        """Who may speak to a gateway; whom this does not name has no rights there."""
         names = [self.job.metadata.name]
-        self._send(peer, {"t": "enrol", "keys": self.members.rights, "jobs": names})
+        self._send(node.gateway, {"t": "enrol", "keys": self.members.rights, "jobs": names})
+
+    def _keys_changed(self) -> None:
+        """Somebody was enrolled or revoked: gateways hear it before whoever did it does."""
+        change = self.enrolment.look()
+        self.members.names = self.enrolment.names
+        for node in self.members:
+            self._tell_rights(node)
+        for key in change.revoked:
+            self.members.forget(key)
+            if self.round and key in self.roster:
+                self._order(self.round.on_gone(1 << self.roster.index(key)))
+        if change.enrolled or change.revoked:
+            emit("keys", enrolled=[*change.enrolled.values()], revoked=[*change.revoked.values()])
+        self.enrolment.answer(
+            job=self.job.metadata.name, run_dir=self.config["run_dir"],
+            gateways=self.members.gateways or {},
+        )  # fmt: skip
 
     def _client(self, node: Known, message: Message) -> None:
         if message["observer"] or message["job"] != self.job.metadata.name:
+            return
+        if message["key"] not in self.members.names:  # revoked meanwhile
             return
         key = message["key"]
         self.members.comes(key, node.name)
@@ -239,7 +273,8 @@ class Coordinator:
 
     def _needed(self) -> int:
         """Clients that must be connected before a round; for the first, all that will come."""
-        everybody = len(self.members.names) if self.config["all"] and self.plan is None else 1
+        own = len(self.config["clients"])
+        everybody = own if self.config["all"] and self.plan is None else 1
         return max(self.job.spec.clients.min, everybody)
 
     def _ready(self, node: Known, model: int) -> None:
@@ -406,6 +441,7 @@ class Coordinator:
             self._send(node.gateway, {"t": "end", "job": name, "round": number})
             self._send(node.agent, {"t": "drop", "job": JOB})
         self._wait_until_dropped()
+        self.enrolment.close()
         self.router.close(linger=200)
         self.door.socket.close()
         self.context.term()
@@ -436,8 +472,11 @@ def main(config: Path) -> None:
     signal.signal(signal.SIGTERM, stop)
     try:
         Coordinator(json.loads(config.read_text())).run()
-    except LiflError as error:
-        emit("failed", error=str(error), code=error.code)
+    except (LiflError, OSError) as error:
+        failure = error if isinstance(error, LiflError) else unwritten(error)
+        if failure is None:
+            raise
+        emit("failed", error=str(failure), code=failure.code)
         sys.exit(1)
 
 

@@ -29,6 +29,7 @@ import click
 
 from lifl.events import emit, keep_stdout
 from lifl.functions.wire import Keys
+from lifl.placement.limits import oom_kills
 from lifl.placement.processes import adopt_orphans, end_descendants, private_bpffs, unmount
 
 LAST_WORDS_S: Final = 3.0  # for trainers that are busy when the job is done
@@ -38,6 +39,10 @@ _ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 class Over(Exception):
     """The run has ended; the message is empty or says what went wrong."""
+
+    def __init__(self, why: str = "", *, code: str = "defect") -> None:
+        super().__init__(why)
+        self.code = code
 
 
 @dataclass
@@ -61,6 +66,7 @@ class Engine:
         self.gateways: dict[str, list[str]] = {}
         self.pins = ""
         self.done = False
+        self.oom_kills = oom_kills()
         self.unread: dict[int, bytes] = {}  # what each child has begun to say
 
     def run(self) -> None:
@@ -118,8 +124,9 @@ class Engine:
             "job": self.config["job"], "run_dir": self.config["run_dir"],
             "nodes": {name: keys[0] for name, keys in self.config["nodes"].items()},
             "keys": self.config["coordinator"], "listen": "tcp://127.0.0.1:*",
-            "clients": self.config["clients"], "observers": [self.config["observer"][0]],
-            "all": self.config["all"], "metrics_port": self.config["metrics_port"],
+            "clients": self.config["clients"], "keyring": self.config["keyring"],
+            "observers": [self.config["observer"][0]], "all": self.config["all"],
+            "metrics_port": self.config["metrics_port"],
         })  # fmt: skip
         child = self._spawn(
             "coordinator", "lifl.placement.coordinator", "--config", str(path),
@@ -184,6 +191,8 @@ class Engine:
             if {other.what for other in self.children.values()} <= set(self.config["nodes"]):
                 raise Over
             return
+        if code == -signal.SIGKILL:
+            self._see_memory(child.what)
         if child.what in self.config["nodes"]:
             if child.restarts >= RESTARTS or code > 0:
                 raise Over(f"the agent of {child.what} ended with status {code}")
@@ -192,7 +201,19 @@ class Engine:
         elif child.what == "coordinator":
             raise Over(f"the coordinator ended with status {code}" if code else "")
         elif code:
-            raise Over(f"the trainers ended with status {code}; their last words are above")
+            raise Over(
+                f"the trainers ended with status {code}; their last words are above",
+                code="trainer-failed",
+            )
+
+    def _see_memory(self, what: str) -> None:
+        """A memory limit that has killed one process would kill the next: the run ends."""
+        if oom_kills() > self.oom_kills:
+            raise Over(
+                f"the kernel killed a process of this run ({what}), whose memory limit was "
+                "reached: lower spec.memory.inputSlots, start fewer clients, or raise the limit",
+                code="no-memory",
+            )
 
     # -- events ------------------------------------------------------------------------------
     def _read_events(self, fd: int) -> None:
@@ -218,6 +239,8 @@ class Engine:
                     self._write_client_files()
                     self._start_trainers()
                 return
+            case "restart":
+                self._see_memory(event["what"])
             case "done":
                 self.done = True
         emit(**event)
@@ -237,7 +260,8 @@ class Engine:
                 "count": len(self.config["client_files"]),
             }))  # fmt: skip
         if not self.config["trainer"]:
-            emit("endpoint", endpoint=where[0][0], files=str(file.parent))
+            files = str(Path(self.config["run_dir"]) / "clients")
+            emit("endpoint", endpoint=where[0][0], files=files)
 
     # -- the end -----------------------------------------------------------------------------
     def end(self) -> None:
@@ -272,7 +296,7 @@ def main(config: Path) -> None:
     except Over as over:
         if str(over):
             with contextlib.suppress(BrokenPipeError):
-                emit("failed", error=str(over))
+                emit("failed", error=str(over), code=over.code)
     except BrokenPipeError:  # nobody reads: `lifl run` is gone or going
         pass
     finally:

@@ -25,6 +25,7 @@ from typing import Any
 from lifl.api.job import FLJob
 from lifl.errors import InvalidJob
 from lifl.functions.wire import Keys
+from lifl.placement.keyring import Keyring
 from lifl.placement.processes import adopt_orphans, end_descendants
 
 PREFIX = "lifl-"  # of directories of runs; `lifl doctor` looks for those that were left
@@ -43,6 +44,7 @@ def run(
     kernels: str | None = None,
     liveness_s: float = 10.0,
     metrics_port: int = 0,
+    keys_dir: Path | None = None,
 ) -> int:
     """Run a job to its end; every event goes to `handle`.
 
@@ -50,6 +52,7 @@ def run(
         nodes: agents to start, `spec.nodes` unless given.
         out: where run directories go, `runs` unless given.
         proxy, kernels: override the job's.
+        keys_dir: key directory with clients from outside; the run's own unless given.
         liveness_s: a process that holds a role and does not answer for so long is replaced.
         metrics_port: of the coordinator's metrics; nodes have those after it.  0: any.
 
@@ -62,11 +65,12 @@ def run(
     try:
         config = _configure(
             job, job_path, run_dir, directory, nodes or job.spec.nodes, proxy, kernels, liveness_s,
-            metrics_port,
-        )
+            metrics_port, keys_dir,
+        )  # fmt: skip
         return _supervise(config, directory, handle)
     finally:
         end_descendants()
+        Keyring(keys_dir or run_dir / "keys").sweep()
         shutil.rmtree(directory, ignore_errors=True)
         os.close(lock)
 
@@ -112,17 +116,23 @@ def short_lived() -> str | None:
 
 def _configure(
     job: FLJob, job_path: Path, run_dir: Path, directory: Path, nodes: int, proxy: str | None,
-    kernels: str | None, liveness_s: float, metrics_port: int,
+    kernels: str | None, liveness_s: float, metrics_port: int, keys_dir: Path | None,
 ) -> Path:  # fmt: skip
     """Make the keys of this run and write down everything that the engine must know."""
 
-    def pair() -> list[str]:
-        keys = Keys.new()
+    spec = job.spec
+
+    def pair(name: str) -> list[str]:
+        keys = Keys.named(name) if spec.insecure else Keys.new()
         return [keys.public, keys.secret]
 
-    spec = job.spec
-    count = max(spec.clients.min, spec.trainer.clients if spec.trainer else 0)
-    clients = [pair() for _ in range(count)]
+    count = spec.trainer.clients if spec.trainer else 0 if keys_dir else spec.clients.min
+    clients = [pair(f"client-{index}") for index in range(count)]
+    names = {keys[0]: f"client-{index}" for index, keys in enumerate(clients)}
+    ring = Keyring(keys_dir or run_dir / "keys")
+    ring.make()
+    if keys_dir is None:
+        ring.enroll({name: key for key, name in names.items()}, own=True)
     folder = run_dir / "clients"
     folder.mkdir(mode=0o700)
     config = {
@@ -130,12 +140,13 @@ def _configure(
         "job": str(job_path.resolve()),
         "run_dir": str(run_dir),
         "directory": str(directory),
-        "coordinator": pair(),
-        "nodes": {f"node-{index}": pair() for index in range(nodes)},
+        "coordinator": pair("coordinator"),
+        "nodes": {name: pair(name) for name in (f"node-{index}" for index in range(nodes))},
         "client_keys": clients,
-        "clients": {keys[0]: f"client-{index}" for index, keys in enumerate(clients)},
+        "clients": names,
+        "keyring": str(ring.directory.resolve()),
         "client_files": [str(folder / f"client-{index}.json") for index in range(count)],
-        "observer": pair(),
+        "observer": pair("observer"),
         "all": spec.trainer is not None,
         "trainer": spec.trainer is not None,
         "proxy": proxy or spec.aggregation.proxy,

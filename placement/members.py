@@ -12,7 +12,7 @@ import socket
 import time
 
 from lifl.faults import fault
-from lifl.functions.wire import Message
+from lifl.functions.wire import HOPELESS, Message
 from lifl.placement.accounts import Accounts
 from lifl.placement.hosted import NodeJob
 from lifl.placement.node import Node
@@ -135,7 +135,9 @@ class Members:
                     self.node.forget_if_left(job)
             case "failed" if message["job"] in self.node.jobs:
                 name = self.node.jobs[message["job"]].name
-                self.node.report({"t": "failed", "job": name, "error": message["error"]})
+                self.node.report({
+                    "t": "failed", "job": name, "code": "defect", "error": message["error"],
+                })  # fmt: skip
             case "work" if message["job"] in self.node.jobs:
                 self.accounts.worked(self.node.jobs[message["job"]], message)
             case "pong":
@@ -183,8 +185,14 @@ class Members:
         for fd in [fd for fd, (_, p) in self.connections.items() if p is process]:
             del self.connections[fd]
         role = process.role
-        self.node.pool.bury(process)
+        status = self.node.pool.bury(process)
         what = process.kind
+        if process.kind == "gateway" and status == HOPELESS:
+            self.node.report({
+                "t": "failed", "code": "port-in-use", "error":
+                f"the gateway of {self.node.name} could not start; its last words are above",
+            })  # fmt: skip
+            return
         if process.kind == "gateway":
             for job in self.node.jobs.values():
                 job.lanes.clear()

@@ -78,6 +78,11 @@ class Membership:
         if self.connected.get(key) == node:
             self._leaving[key] = gone_at
 
+    def forget(self, key: str) -> None:
+        """A client that has no rights any more."""
+        self.connected.pop(key, None)
+        self._leaving.pop(key, None)
+
     @property
     def next_gone_at(self) -> float:
         return min(self._leaving.values(), default=math.inf)

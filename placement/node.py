@@ -16,6 +16,7 @@ from lifl.errors import LiflError, Unreachable
 from lifl.faults import fault
 from lifl.functions.wire import Message
 from lifl.placement.hosted import NodeJob, allot
+from lifl.placement.limits import check_memory
 from lifl.placement.pool import Pool, Process
 from lifl.proxy_ebpf.contract import Router
 from lifl.proxy_ebpf.descriptor import Descriptor, Kind, lane
@@ -52,7 +53,9 @@ class Node:
         try:
             self._carry_out(job)
         except LiflError as error:
-            self.report({"t": "failed", "job": job.name, "error": str(error)})
+            self.report({
+                "t": "failed", "job": job.name, "code": error.code, "error": str(error),
+            })  # fmt: skip
 
     def _carry_out(self, job: NodeJob) -> None:
         if job.files is None and job.inodes:
@@ -83,12 +86,11 @@ class Node:
         geometry = Geometry(**job.plan["geometry"])
         kinds = {endpoint: role["kind"] for endpoint, role in job.roles.items()}
         job.sum_slots = allot(kinds, job.sum_slots, geometry.sums)
-        needed = arena_bytes(geometry, sum(map(len, job.sum_slots.values())))
-        if self.budget_bytes and needed > self.budget_bytes:
-            raise LiflError(
-                f"the job needs {needed} bytes of shared memory on {self.name}, which has "
-                f"{self.budget_bytes}: lower spec.memory.inputSlots or raise the budget"
-            )
+        check_memory(
+            arena_bytes(geometry, sum(map(len, job.sum_slots.values()))),
+            node=self.name, budget_bytes=self.budget_bytes,
+            taken_bytes=job.files.resident_bytes() if job.files else 0,
+        )  # fmt: skip
         if job.files is None:
             job.files = ArenaFiles.make(job.name, geometry)
         for slots in job.sum_slots.values():

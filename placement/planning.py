@@ -27,7 +27,8 @@ class Planning:
 
     Args:
         layout: of its model.
-        clients: how many are enrolled: memory is made for all of them on one node.
+        clients: how many are enrolled: memory is made for all of them on one node, and for some
+            that are enrolled later.
     """
 
     def __init__(self, job: FLJob, layout: Layout, clients: int) -> None:
@@ -38,7 +39,7 @@ class Planning:
             if spec.aggregation.algorithm == "fedavgm"
             else layout.update_bytes
         )
-        self.geometry = self._geometry(max(1, clients))
+        self.geometry = self._geometry(up(max(1, clients), 64))
 
     def _geometry(self, clients: int) -> Geometry:
         """The same on every node, and large enough for all clients on one of them."""
@@ -49,7 +50,7 @@ class Planning:
             sums=3 * roles,
             input_bytes=max(layout.update_bytes, layout.sum_bytes, self.model_bytes),
             sum_bytes=max(layout.sum_bytes, self.model_bytes),
-            roster=up(clients, 64),
+            roster=clients,
         )
 
     # -- who, where --------------------------------------------------------------------------
@@ -65,7 +66,8 @@ class Planning:
             round=number,
             seed=self.job.spec.seed,
         )
-        return [by_name[name] for name in sorted(chosen, key=_natural)]
+        drawn = sorted(chosen, key=_natural)[: self.geometry.roster]
+        return [by_name[name] for name in drawn]
 
     def plan(
         self, members: Membership, roster: Iterable[str], *, previous: Plan | None, epoch: int
@@ -133,6 +135,9 @@ class Planning:
         settings: dict[str, Any] = {
             "model_bytes": self.model_bytes,
             "rounds": spec.rounds,
+            "non_finite": spec.aggregation.non_finite,
+            "stall_s": spec.memory.stall_s,
+            "min_upload_rate": spec.memory.min_upload_rate,
             "args": dict(spec.trainer.args) if spec.trainer else {},
         }
         return {

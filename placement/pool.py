@@ -105,15 +105,17 @@ class Pool:
     def holder(self, job: int, endpoint: int) -> Process | None:
         return next((p for p in self.processes.values() if p.role == (job, endpoint)), None)
 
-    def bury(self, process: Process) -> None:
-        """Forget a dead process."""
+    def bury(self, process: Process) -> int | None:
+        """Forget a dead process; its exit status, if it was this process's own child."""
+        status = None
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(process.pid, os.WNOHANG)
+            status = os.waitstatus_to_exitcode(os.waitpid(process.pid, os.WNOHANG)[1])
         os.close(process.pidfd)
         if process.control:
             process.control.close()
         self.processes.pop(process.pid, None)
         self.save()
+        return status
 
     # -- across restarts of the agent -----------------------------------------------------------
     def save(self) -> None:

@@ -57,7 +57,8 @@ class Recorder:
         backends = {name: message[name] for name in ("proxy", "kernels", "isa", "reason")}
         if backends != self.backends:
             self.backends = backends
-            emit("engine", nodes=nodes, run_dir=str(self.run_dir), **backends)
+            emit("engine", nodes=nodes, run_dir=str(self.run_dir),
+                 insecure=self.job.spec.insecure, **backends)  # fmt: skip
 
     def progress(self, round_: Round) -> None:
         emit("progress", round=round_.number, accepted=round_.in_count,
@@ -186,6 +187,7 @@ class Recorder:
             "wall_s": round(time.monotonic() - self.began_at, 3),
             "round_s_median": statistics.median(r["seconds"] for r in rows),
             "nodes": nodes,
+            "insecure": self.job.spec.insecure,
             "updates": sum(r["clients"] for r in rows),
             "bytes": sum(r["bytes"] for r in rows),
             "handoffs": handoffs,

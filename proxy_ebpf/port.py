@@ -11,7 +11,7 @@ import errno
 import select
 import socket
 import time
-from typing import Final
+from typing import Any, Final
 
 from lifl.errors import Busy, LiflError, Refused, Unreachable
 from lifl.proxy_ebpf.descriptor import SIZE, Descriptor, unpack
@@ -137,7 +137,9 @@ class Port:
 
 
 def _told(error: OSError, descriptor: Descriptor) -> LiflError:
-    context = {"kind": descriptor.kind.name, "slot": descriptor.slot, "round": descriptor.round}
+    context: dict[str, Any] = {
+        "kind": descriptor.kind.name, "slot": descriptor.slot, "round": descriptor.round,
+    }  # fmt: skip
     if error.errno in _AGAIN:
         return Busy("the descriptor was not taken in time: the agent does not read", **context)
     if error.errno == errno.EACCES:

@@ -108,7 +108,8 @@ def _populate(fd: int, start: int, length: int) -> None:
     except OSError as error:
         raise Busy(
             f"no memory for {length} bytes of shared memory ({error.strerror}): give the node "
-            "more memory, or the job fewer spec.memory.inputSlots"
+            "more memory, or the job fewer spec.memory.inputSlots",
+            code="no-memory",
         ) from error
 
 

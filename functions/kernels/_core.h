@@ -174,6 +174,7 @@ struct isa {
                  size_t n, unsigned code, bool stream);
     void (*finish)(const struct finish *how, char *out, const char *total, const char *base,
                    const char *velocity_in, char *velocity_out, size_t n, unsigned code);
+    bool (*finite)(const char *data, size_t n, unsigned code);
 };
 
 INLINE bool always(void) { return true; }
@@ -191,13 +192,13 @@ static bool has_avx512f(void) { return __builtin_cpu_supports("avx512f") != 0; }
 /* Best first. */
 static const struct isa isas[] = {
 #if defined(__x86_64__)
-    {"avx512f", has_avx512f, fold_avx512f, finish_avx512f},
-    {"avx2", has_avx2, fold_avx2, finish_avx2},
+    {"avx512f", has_avx512f, fold_avx512f, finish_avx512f, finite_avx512f},
+    {"avx2", has_avx2, fold_avx2, finish_avx2, finite_avx2},
 #endif
 #if defined(__aarch64__)
-    {"neon", always, fold_neon, finish_neon},
+    {"neon", always, fold_neon, finish_neon, finite_neon},
 #else
-    {"scalar", always, fold_scalar, finish_scalar},
+    {"scalar", always, fold_scalar, finish_scalar, finite_scalar},
 #endif
 };
 enum { ISAS = sizeof isas / sizeof isas[0] };
@@ -267,5 +268,33 @@ static void core_finish(const struct isa *isa, const struct finish *how, char *o
                     velocity_out ? velocity_out + at->sum_offset : NULL, (size_t)at->count,
                     (unsigned)at->code);
     }
+}
+
+/* The first float of an update, of those that lie whole in its bytes [start, start + length), that
+ * is not finite: bytes from the start of the update, or -1. */
+static int64_t core_finite(const struct isa *isa, const char *data, int64_t start, int64_t length,
+                           const struct section *sections, size_t count)
+{
+    enum { BLOCK = 4096 }; /* elements: what is searched again when one of them is not finite */
+    for (size_t s = 0; s < count; s++) {
+        unsigned code = (unsigned)sections[s].code;
+        if (code > BF16)
+            continue;
+        int64_t size = code_bytes[code], offset = sections[s].update_offset;
+        int64_t first = start > offset ? (start - offset + size - 1) / size : 0;
+        int64_t past = start + length > offset ? (start + length - offset) / size : 0;
+        if (past > sections[s].count)
+            past = sections[s].count;
+        for (; first < past; first += BLOCK) {
+            int64_t n = past - first < BLOCK ? past - first : BLOCK;
+            const char *block = data + (offset + first * size - start);
+            if (isa->finite(block, (size_t)n, code))
+                continue;
+            for (int64_t i = 0; i < n; i++)
+                if (!isa->finite(block + i * size, 1, code))
+                    return offset + (first + i) * size;
+        }
+    }
+    return -1;
 }
 #endif

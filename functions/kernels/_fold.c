@@ -186,6 +186,40 @@ done:
     return result;
 }
 
+PyDoc_STRVAR(nonfinite_doc, "nonfinite(isa, data, start, sections, /)\n--\n\n"
+                            "Offset of the first float that is not finite, of those of an update\n"
+                            "that lie whole in data, its bytes from start on; or -1.");
+
+static PyObject *nonfinite(PyObject *module, PyObject *args)
+{
+    (void)module;
+    const char *name;
+    Py_buffer data = {0}, table = {0};
+    PyObject *result = NULL;
+    long long start;
+    int64_t update, sum, found;
+
+    if (!PyArg_ParseTuple(args, "sy*Ly*", &name, &data, &start, &table))
+        return NULL;
+    const struct isa *isa = find_isa(name);
+    if (!isa || extents(&table, &update, &sum) < 0)
+        goto done;
+    if (start < 0 || start > INT64_MAX / 16) {
+        PyErr_Format(PyExc_ValueError, "start is %lld; it must be an offset in bytes", start);
+        goto done;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    found = core_finite(isa, data.buf, start, data.len, table.buf,
+                        (size_t)table.len / sizeof(struct section));
+    Py_END_ALLOW_THREADS
+    result = PyLong_FromLongLong(found);
+
+done:
+    PyBuffer_Release(&data);
+    PyBuffer_Release(&table);
+    return result;
+}
+
 PyDoc_STRVAR(supported_doc, "isas()\n--\n\nInstruction sets that this CPU and this build have, "
                             "best first.");
 
@@ -207,6 +241,7 @@ static PyObject *supported(PyObject *module, PyObject *unused)
 static PyMethodDef methods[] = {
     {"fold", fold, METH_VARARGS, fold_doc},
     {"finish", finish, METH_VARARGS, finish_doc},
+    {"nonfinite", nonfinite, METH_VARARGS, nonfinite_doc},
     {"isas", supported, METH_NOARGS, supported_doc},
     {NULL, NULL, 0, NULL},
 };

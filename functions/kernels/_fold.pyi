@@ -3,6 +3,7 @@
 from typing_extensions import Buffer
 
 def isas() -> list[str]: ...
+def nonfinite(isa: str, data: Buffer, start: int, sections: Buffer, /) -> int: ...
 def fold(
     isa: str,
     out: Buffer,

@@ -148,6 +148,8 @@ TARGET static void FN(finish)(const struct finish *how, char *out, const char *t
     finish_section(how, out, total, base, velocity_in, velocity_out, n, code);
 }
 
+#include "_finite.h"
+
 #undef VECTOR_OF
 #undef LANES_F64
 #undef DEFINE_FOLD

@@ -200,6 +200,11 @@ class Aggregation(_Part):
     fan_in: int = Field(
         default=4, ge=1, le=1024, description="Most clients of one leaf of the tree."
     )
+    non_finite: Literal["reject", "accept"] = Field(
+        default="reject",
+        description="An update with NaN or infinity in it.  reject: its client is told so, and "
+        "the model stays clean.  accept: it is averaged like any other.",
+    )
     kernels: Literal["auto", "native", "reference"] = Field(
         default="auto",
         description="native: C.  reference: NumPy.  auto: native where it was built.",
@@ -246,6 +251,20 @@ class Memory(_Part):
     )
 
 
+    stall_s: float = Field(
+        default=15.0,
+        gt=0,
+        description="An upload of which nothing has come for so many seconds loses its slot; its "
+        "client may send again.",
+    )
+    min_upload_rate: Bytes = Field(
+        default=16 << 10,
+        ge=0,
+        description="Bytes a second, for example \"64Ki\".  An upload that was slower on average, "
+        "stallS aside, loses its slot when others wait for one; 0: never.",
+    )
+
+
 class Placement(_Part):
     """Which node serves which client."""
 
@@ -270,6 +289,11 @@ class Spec(_Part):
         gt=0,
         description="Seconds after which a round closes with the updates that it has; without it "
         "a round waits for all clients that it drew and that are still there.",
+    )
+    insecure: bool = Field(
+        default=False,
+        description="No encryption and no proof of who somebody is: a client is whatever name it "
+        "gives itself.  For trying things out; warned about at each start.",
     )
     nodes: int = Field(
         default=1,

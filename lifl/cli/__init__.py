@@ -9,39 +9,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import click
 
-from lifl.errors import InvalidJob, LiflError
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from lifl.cli.keys import keys
+from lifl.cli.plainly import plainly as _plainly
 
 JOB = click.argument("job_file", metavar="JOB.yaml", type=click.Path(path_type=Path))
-
-
-def _plainly(command: Callable[P, R]) -> Callable[P, R]:
-    """Errors as one red line, interruption as the shell's 130."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except LiflError as error:
-            click.secho(f"error: {error}", fg="red", err=True)
-            sys.exit(2 if isinstance(error, InvalidJob) else 1)
-        except KeyboardInterrupt:
-            sys.exit(130)
-
-    return run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Aggregation for federated learning, over shared memory and eBPF."""
+
+
+main.add_command(keys)
 
 
 @main.command()
@@ -85,6 +69,13 @@ def main() -> None:
     help="Of the coordinator's Prometheus metrics; nodes have the ports after it.  0: any free.",
 )
 @click.option(
+    "--keys",
+    "keys_dir",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Key directory with clients from outside (see lifl keys); RUN/keys unless given.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="Events as JSON, one a line: no view, and no PNGs."
 )
 @_plainly
@@ -97,6 +88,7 @@ def run(
     kernels: str | None,
     liveness_s: float,
     metrics_port: int,
+    keys_dir: Path | None,
     as_json: bool,
 ) -> None:
     """Run a job on this machine, from its first round to its last.
@@ -134,7 +126,7 @@ def run(
     try:
         code = local.run(
             job, job_file, handle=following(handle), nodes=nodes, out=out, proxy=proxy,
-            kernels=kernels, liveness_s=liveness_s, metrics_port=metrics_port,
+            kernels=kernels, liveness_s=liveness_s, metrics_port=metrics_port, keys_dir=keys_dir,
         )  # fmt: skip
         failure = view.story.error if view else None
     finally:

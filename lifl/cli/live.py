@@ -165,6 +165,8 @@ def summary_lines(story: Story) -> list[Text]:
         "starts": f"{end.get('cold_starts', 0)} cold, {end.get('warm_starts', 0)} warm",
         "results": story.run_dir,
     }
+    if end.get("insecure"):
+        rows["security"] = "none: the job says insecure: true"
     lines = [Text(f"--- {story.job_name}: done ---", "bold")]
     for name, value in rows.items():
         line = Text(f"{name:<11}", "dim")

@@ -46,13 +46,18 @@ def lines(story: Story, before: Tree, event: Event) -> Iterator[str]:
             yield f"warning: {story.notes[-1]}"
         case "restart":
             yield story.notes[-1]
+        case "keys":
+            said = sum(bool(event.get(what)) for what in ("enrolled", "revoked"))
+            yield from story.notes[len(story.notes) - said :]
 
 
 def backends(story: Story) -> str:
     """Which back ends run, and why not the better ones."""
     isa = f" ({story.isa})" if story.isa else ""
     why = f" ({story.reason})" if story.reason else ""
-    return f"{count(story.nodes, 'node')}, proxy {story.proxy}{why}, kernels {story.kernels}{isa}"
+    insecure = "INSECURE (nothing encrypted, nobody proven), " if story.insecure else ""
+    nodes = count(story.nodes, "node")
+    return f"{insecure}{nodes}, proxy {story.proxy}{why}, kernels {story.kernels}{isa}"
 
 
 def census(roles: Roles) -> str:

@@ -34,6 +34,7 @@ class Story:
     isa: str = ""
     run_dir: str = ""
     endpoint: str = ""
+    insecure: bool = False
     waiting: tuple[int, int] | None = None
     round: int = 0
     done_rounds: int = 0
@@ -55,6 +56,7 @@ class Story:
         match event.get("event"):
             case "engine":
                 self.nodes = event.get("nodes", self.nodes)
+                self.insecure = bool(event.get("insecure", self.insecure))
                 for name in ("proxy", "reason", "kernels", "isa", "run_dir", "endpoint"):
                     setattr(self, name, clean(event.get(name) or getattr(self, name)))
             case "endpoint":
@@ -77,6 +79,10 @@ class Story:
                 self._measured(event.get("round", self.round), figures.get("accuracy"))
             case "warning":
                 self.notes.append(clean(event.get("text", "")))
+            case "keys":
+                for what in ("enrolled", "revoked"):
+                    if event.get(what):
+                        self.notes.append(f"{what}: {clean(', '.join(event[what]))}")
             case "restart":
                 self.restarts += 1
                 self.notes.append(f"restarted: {clean(event.get('what', ''))}")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,12 +85,14 @@ class Runner:
         return path
 
     def start(
-        self, path: Path, *arguments: str, env: dict[str, str] | None = None
-    ) -> subprocess.Popen[str]:
+        self, path: Path, *arguments: str, env: dict[str, str] | None = None,
+        within: Sequence[str] = (),
+    ) -> subprocess.Popen[str]:  # fmt: skip
+        """`within`: a command that ends with running its arguments."""
         (self.folder / "models").mkdir(exist_ok=True)
         (self.folder / "faults").mkdir(exist_ok=True)
         return subprocess.Popen(
-            [sys.executable, "-m", "lifl", "run", str(path), "--json",
+            [*within, sys.executable, "-m", "lifl", "run", str(path), "--json",
              "--out", str(self.folder / "runs"), *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=os.environ

@@ -49,9 +49,10 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["run", "shm", "validate", "version"]),
+        (["--help"], ["keys", "run", "shm", "validate", "version"]),
         (["run", "--help"], ["JOB.yaml", "--nodes", "--out", "--plain", "--proxy", "--kernels"]),
         (["shm", "--help"], ["ls"]),
+        (["keys", "--help"], ["new", "enroll", "revoke", "list"]),
         (["validate", "-h"], ["--no-import"]),
     ],
 )
@@ -123,7 +124,7 @@ def test_run_hands_on_the_flags(engine: dict[str, Any], tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert engine["options"] == {
         "nodes": 3, "out": tmp_path, "proxy": "unix", "kernels": "reference",
-        "liveness_s": 2.0, "metrics_port": 9400,
+        "liveness_s": 2.0, "metrics_port": 9400, "keys_dir": None,
     }  # fmt: skip
     assert "job digits: 3 nodes, proxy unix, kernels reference" in result.output
 
@@ -132,7 +133,7 @@ def test_without_flags_the_job_decides(engine: dict[str, Any]) -> None:
     invoke("run", str(DIGITS))
     assert engine["options"] == {
         "nodes": None, "out": Path("runs"), "proxy": None, "kernels": None,
-        "liveness_s": 10.0, "metrics_port": 0,
+        "liveness_s": 10.0, "metrics_port": 0, "keys_dir": None,
     }  # fmt: skip
 
 

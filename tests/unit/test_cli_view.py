@@ -99,6 +99,25 @@ def test_why_the_proxy_is_not_ebpf_is_said() -> None:
     assert "proxy unix (no CAP_BPF), kernels" in shown([event])
 
 
+def test_a_run_without_curve_says_so_while_it_lasts_and_when_it_ends() -> None:
+    events = [EVENTS[0] | {"insecure": True}, EVENTS[-1] | {"insecure": True}]
+    plain = shown(events).splitlines()
+    assert plain[0].startswith("job digits: INSECURE (nothing encrypted")
+    assert "security   none: the job says insecure: true" in plain
+    story = Story("digits", 2)
+    story.take(events[0])
+    out = io.StringIO()
+    Console(file=out, width=60).print(screen(story, elapsed_s=1, width=60, height=20))
+    assert "INSECURE" in out.getvalue()
+    assert "INSECURE" not in shown(EVENTS)
+
+
+def test_keys_that_come_and_go() -> None:
+    event = {"event": "keys", "enrolled": ["clinic"], "revoked": ["client-1", "client-2"]}
+    assert shown([event]) == "enrolled: clinic\nrevoked: client-1, client-2\n"
+    assert shown([event | {"enrolled": [], "revoked": []}]) == ""
+
+
 def test_an_endpoint_for_clients_from_outside() -> None:
     said = shown([{"event": "endpoint", "endpoint": "tcp://[::1]:7", "files": "runs/x/clients"}])
     assert said == "clients connect to tcp://[::1]:7; key files in runs/x/clients\n"

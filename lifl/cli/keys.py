@@ -1,0 +1,179 @@
+"""`lifl keys`: keys of clients that a run does not start itself.
+
+    lifl keys new hospital-a                                   at the hospital
+    lifl keys enroll hospital-a.pub --name hospital-a --run runs/latest     where the run is
+
+Owns the flags and what is printed; a secret is never among it unless asked for.  The key directory
+is placement/keyring.py's.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lifl.cli.plainly import plainly
+from lifl.errors import InvalidJob
+
+RUN = click.option(
+    "--run", "run_dir", metavar="RUN", type=click.Path(path_type=Path), default=Path("runs/latest"),
+    show_default=True, help="The run's folder; its key directory is RUN/keys.",
+)  # fmt: skip
+KEYS = click.option(
+    "--keys", "directory", metavar="DIR", type=click.Path(path_type=Path),
+    help="A key directory, instead of a run's: what lifl run --keys DIR goes by.",
+)  # fmt: skip
+
+
+@click.group()
+def keys() -> None:
+    """Keys of clients that come from outside."""
+
+
+@keys.command()
+@click.argument("name")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path(),
+    help="Where the files are made; this folder unless given.",
+)  # fmt: skip
+@click.option("--show-secret", is_flag=True, help="Print the secret key, too.")
+@plainly
+def new(name: str, out: Path, show_secret: bool) -> None:
+    """Make a key pair: NAME.key, which stays with the client, and NAME.pub, to be enrolled."""
+    from lifl.functions.wire import Keys
+
+    pair = Keys.new()
+    secret, public = out / f"{name}.key", out / f"{name}.pub"
+    for path in (secret, public):
+        if path.exists():
+            raise InvalidJob(f"{path} exists: choose another name", code="bad-keys")
+    try:
+        pair.save(secret)
+        public.write_text(pair.public + "\n")
+    except OSError as error:
+        raise InvalidJob(f"{error.filename}: {error.strerror}", code="bad-keys") from error
+    click.echo(f"public key: {pair.public}")
+    if show_secret:
+        click.echo(f"secret key: {pair.secret}")
+    click.echo(f"{secret} stays with the client; hand {public} to whoever runs the job")
+
+
+@keys.command()
+@click.argument("key")
+@click.option("--name", required=True, help="What the client is called.")
+@RUN
+@KEYS
+@plainly
+def enroll(key: str, name: str, run_dir: Path, directory: Path | None) -> None:
+    """Let a client take part: KEY is its public key, or a file with it.
+
+    A run that is under way takes it in at once.  What the client needs beside its key is written
+    to RUN/clients/NAME.json.
+    """
+    from lifl.placement.keyring import Keyring
+
+    ring = Keyring(_directory(run_dir, directory, make=True))
+    ring.enroll({name: _public(key)})
+    answers = ring.tell()
+    click.echo(f"{name} is enrolled in {ring.directory}")
+    for answer in answers:
+        path = Path(answer["run_dir"]) / "clients" / f"{name}.json"
+        _client_file(path, _public(key), answer, index=len(ring.entries) - 1)
+        click.echo(
+            f"job {answer['job']} knows it; its client needs {path} and its own .key: "
+            f"LIFL_CLIENT={path.name} LIFL_KEY={name}.key"
+        )
+    if not answers:
+        click.echo("no job that goes by it is under way: the next one knows it from its start")
+
+
+@keys.command()
+@click.argument("client")
+@RUN
+@KEYS
+@plainly
+def revoke(client: str, run_dir: Path, directory: Path | None) -> None:
+    """Take a client's rights away, by its name or public key.
+
+    A run that is under way refuses it from now on.  Updates that were accepted stay.
+    """
+    from lifl.placement.keyring import Keyring
+
+    ring = Keyring(_directory(run_dir, directory))
+    entry = ring.revoke(client)
+    click.echo(f"{entry.name} is revoked in {ring.directory}")
+    for answer in ring.tell():
+        click.echo(f"job {answer['job']} refuses it from now on")
+
+
+@keys.command("list")
+@RUN
+@KEYS
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@plainly
+def list_(run_dir: Path, directory: Path | None, as_json: bool) -> None:
+    """List clients, with their public keys."""
+    from lifl.placement.keyring import Keyring
+
+    entries = Keyring(_directory(run_dir, directory)).entries
+    if as_json:
+        click.echo(json.dumps([asdict(entry) for entry in entries], indent=2))
+        return
+    if not entries:
+        click.echo("nobody is enrolled there")
+    width = max((len(entry.name) for entry in entries), default=0)
+    for entry in entries:
+        state = f"revoked {entry.revoked_at}" if entry.revoked_at else f"since {entry.enrolled_at}"
+        click.echo(f"{entry.name:<{width}}  {entry.public_key}  {state}")
+
+
+def _directory(run_dir: Path, directory: Path | None, *, make: bool = False) -> Path:
+    """Where the keys are: as named, or those of a run."""
+    if directory is not None:
+        if make:
+            from lifl.placement.keyring import Keyring
+
+            Keyring(directory).make()
+        found = directory
+    else:
+        found = run_dir / "keys"
+    if not found.is_dir():
+        raise InvalidJob(
+            f"{found} is no key directory: name a run's folder with --run, or a key directory "
+            "with --keys",
+            code="bad-keys",
+        )
+    return found
+
+
+def _public(key: str) -> str:
+    """A public key as given, or the first line of a file that has it."""
+    from lifl.placement.keyring import is_key
+
+    if is_key(key):
+        return key
+    try:
+        lines = Path(key).read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    if not lines or not is_key(lines[0]):
+        raise InvalidJob(
+            f"{key!r} is neither a public key of 40 characters nor a file that begins with one: "
+            "take what lifl keys new has made",
+            code="bad-keys",
+        )
+    return lines[0]
+
+
+def _client_file(path: Path, public_key: str, answer: dict[str, Any], *, index: int) -> None:
+    from lifl.placement.keyring import write_private
+
+    endpoint, server_key = min(answer["gateways"].values())
+    write_private(path, json.dumps({
+        "job": answer["job"], "endpoint": endpoint, "server_key": server_key,
+        "public_key": public_key, "index": index, "count": index + 1,
+    }))  # fmt: skip

@@ -1,0 +1,205 @@
+"""A client that can misbehave: it speaks the protocol message by message.
+
+Owns nothing of the client library but framing and layouts, so that it can send what the library
+never would.  `Field` is a running job whose clients are all of this kind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import toy
+import zmq
+from conftest import PROXY, Runner, wait_until
+
+from lifl.functions.layout import Layout
+from lifl.functions.transfer import Download
+from lifl.functions.wire import UP_CHUNK, Keys, Message, dealer, decode, encode
+
+PATIENCE_MS = 30_000
+
+
+class Outsider:
+    """One client, from its file."""
+
+    def __init__(self, path: Path, keys: Keys | None = None) -> None:
+        self.fields = json.loads(path.read_text())
+        self.index = self.fields["index"]
+        self.job = self.fields["job"]
+        self.keys = keys or Keys(self.fields["public_key"], self.fields["secret_key"])
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.layout = Layout(())
+        self.grant = 0
+        self.rounds: list[Message] = []  # that came while something else was waited for
+        self.connect(self.fields["endpoint"], self.fields["server_key"])
+
+    def connect(self, endpoint: str, server_key: str) -> None:
+        self.at = endpoint, server_key
+        self.socket = dealer(self.context, self.keys, endpoint, server_key)
+
+    def send(self, t: str, payload: bytes | memoryview | None = None, **fields: Any) -> None:
+        head = encode({"job": self.job, **fields, "t": t})
+        self.socket.send_multipart([head] if payload is None else [head, payload])
+
+    def hear(self, *kinds: str, number: int | None = None) -> Message:
+        """The next message of one of these kinds; the payload is under "payload"."""
+        if "round" in kinds and self.rounds and number in (None, self.rounds[-1]["round"]):
+            return self.rounds.pop()
+        while True:
+            assert self.socket.poll(PATIENCE_MS), f"client {self.index} heard none of {kinds}"
+            head, *rest = self.socket.recv_multipart()
+            message = decode(head)
+            if message["t"] == "welcome":
+                self.layout = Layout.from_wire(message["layout"])
+            if message["t"] == "go":
+                self.grant = message["grant"]
+            if message["t"] == "redirect":
+                self.socket.close()
+                self.connect(message["endpoint"], message["key"])
+                self.send("hello")
+            if message["t"] in kinds and number in (None, message.get("round")):
+                return message | {"payload": rest[0] if rest else b""}
+            if message["t"] == "round":
+                self.rounds.append(message)
+
+    def put(self, number: int, length: int | None = None, **fields: Any) -> None:
+        """Ask for a slot."""
+        self.send("put", **{
+            **self.head(number), "digest": self.layout.digest,
+            "weight": float(1 + self.index % 3), "metrics": {},
+            "length": self.layout.update_bytes if length is None else length, **fields,
+        })  # fmt: skip
+
+    @staticmethod
+    def head(number: int) -> Message:
+        return {"kind": "update", "round": number}
+
+    def chunk(self, number: int, at: int, data: bytes | memoryview) -> None:
+        self.send("chunk", data, at=at, grant=self.grant, **self.head(number))
+
+    def update(self, number: int) -> memoryview:
+        """What toy.train would send."""
+        buffer = memoryview(bytearray(self.layout.update_bytes))
+        self.layout.pack_into(toy.update(self.index, number)[0], buffer)
+        return buffer
+
+    def upload(self, number: int, data: memoryview) -> Message:
+        """The chunks of an update that has its slot; what the gateway says to them."""
+        for at in range(0, len(data), UP_CHUNK):
+            self.chunk(number, at, data[at : at + UP_CHUNK])
+        return self.hear("ack", "reject", number=number)
+
+    def play(self, number: int) -> None:
+        """Take part in a round as one should."""
+        self.put(number)
+        self.hear("go", number=number)
+        assert self.upload(number, self.update(number))["t"] == "ack"
+
+    def fetch(self, number: int) -> dict[str, np.ndarray]:
+        """The model of a round."""
+        buffer = memoryview(bytearray(self.layout.update_bytes))
+        download = Download(self.job, number, buffer)
+        outgoing = download.ask()
+        while not download.done:
+            for message, _ in outgoing:
+                self.socket.send(encode(message))
+            chunk = self.hear("model", "gone", number=number)
+            assert chunk["t"] == "model"
+            outgoing = download.take(chunk, memoryview(chunk["payload"]))
+        return self.layout.views(buffer)
+
+    def close(self) -> None:
+        self.context.destroy(linger=0)
+
+
+class Field:
+    """A job under way, with clients of this test and nobody else's."""
+
+    def __init__(self, runner: Runner, *arguments: str, env: dict[str, str], **spec: Any) -> None:
+        self.runner = runner
+        path = runner.job_file(trainer=None, **spec)
+        self.process = runner.start(path, "--proxy", PROXY, *arguments, env=env)
+        self.events: list[dict[str, Any]] = []
+        threading.Thread(target=self._read, daemon=True).start()
+        wait_until(lambda: self.of("endpoint"), self.say, 60)
+        self.run_dir = Path(self.of("engine")[0]["run_dir"])
+        self.folder = Path(self.of("endpoint")[0]["files"])
+        files = sorted(self.folder.glob("*.json"), key=lambda p: int(p.stem.rpartition("-")[2]))
+        self.clients = [Outsider(path) for path in files]
+        for client in self.clients:
+            client.send("hello")
+        self.number = 0
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.events.append(json.loads(line))
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [e for e in self.events if e["event"] == event]
+
+    def say(self) -> str:
+        ended = self.process.poll()
+        tail = self.process.stderr.read() if ended is not None and self.process.stderr else ""
+        return f"status {ended}; {self.events[-5:]} {tail}"
+
+    def round(self) -> int:
+        """Wait until every client has heard of a new round; its number."""
+        number = self.number + 1
+        for client in self.clients:
+            client.hear("round", number=number)
+        self.number = number
+        return number
+
+    def finish(self, number: int, missing: Collection[Outsider] = ()) -> None:
+        """Those who are `missing` send, and the round's model is the mean of everybody's updates.
+
+        All of them get their slot before any sends a byte, so that a slot that leaked is seen.
+        """
+        for client in missing:
+            client.put(number)
+        for client in missing:
+            client.hear("go", number=number)
+        for client in missing:
+            assert client.upload(number, client.update(number))["t"] == "ack"
+        self.check(number, self.clients)
+
+    def check(self, number: int, by: Collection[Outsider]) -> None:
+        """The round ends, and its model is the mean of exactly these clients' updates."""
+        wait_until(lambda: number in {e["round"] for e in self.of("published")}, self.say, 30)
+        updates = [toy.update(client.index, number) for client in by]
+        total = sum(weight for _, weight in updates)
+        model = next(iter(by)).fetch(number)
+        for name in ("weight", "double"):
+            exact = sum(w * np.asarray(u[name], np.float64) for u, w in updates) / total
+            np.testing.assert_allclose(np.asarray(model[name], np.float64), exact, rtol=2**-22)
+
+    def __iter__(self) -> Iterator[Outsider]:
+        return iter(self.clients)
+
+    def pid(self, module: str) -> int:
+        return min(self.runner.processes(module))
+
+    def end(self) -> None:
+        for client in self.clients:
+            client.close()
+        self.process.send_signal(2)
+        self.process.wait(30)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+def command(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """`lifl ARGUMENTS`."""
+    return subprocess.run(
+        [sys.executable, "-m", "lifl", *arguments], capture_output=True, text=True, check=False,
+        timeout=60, env=os.environ | (env or {}),
+    )  # fmt: skip

@@ -1,0 +1,168 @@
+"""Keys of outside clients while a job runs, and a job that goes without them."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+import toy
+from conftest import PROXY, Runner
+from outsider import Field, Outsider, command
+from test_runs import check
+
+import lifl
+from lifl.errors import LiflError, Refused
+from lifl.functions.wire import UP_CHUNK, Keys
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toy.SIZE", 600_000)
+
+
+def lifl_keys(*arguments: str) -> str:
+    done = command("keys", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_enrolled_and_revoked_while_a_job_runs(runner: Runner, tmp_path: Path, large: None) -> None:
+    field = Field(
+        runner, rounds=100_000, trainers=2, memory={"inputSlots": 1},
+        env={"TOY_SIZE": "600000"},
+    )  # fmt: skip
+    run = ("--run", str(field.run_dir))
+    try:
+        first, bad = field.clients
+        # its upload loses the only slot, and the round goes on without it
+        number = field.round()
+        bad.put(number)
+        bad.hear("go", number=number)
+        bad.chunk(number, 0, bytes(UP_CHUNK))
+        first.put(number)
+        assert "client-1 is revoked" in lifl_keys("revoke", "client-1", *run)
+        assert bad.hear("reject")["code"] == "revoked"
+        first.hear("go", number=number)
+        assert first.upload(number, first.update(number))["t"] == "ack"
+        field.check(number, [first])
+        assert field.of("keys")[-1]["revoked"] == ["client-1"]
+        # nothing that it sends is read any more, whatever it is
+        bad.socket.send(b"\xc1")
+        assert bad.hear("reject")["code"] == "revoked"
+        bad.close()
+        with (
+            lifl.Client.connect({"LIFL_CLIENT": str(field.folder / "client-1.json")}) as client,
+            pytest.raises(Refused) as caught,
+        ):
+            next(client.rounds())
+        assert caught.value.code == "not-enrolled"
+
+        # another one comes, and what it needs is no secret of this side
+        out = lifl_keys("new", "hospital-a", "--out", str(tmp_path))
+        keys = Keys.load(tmp_path / "hospital-a.key")
+        assert stat.S_IMODE((tmp_path / "hospital-a.key").stat().st_mode) == 0o600
+        assert keys.public in out
+        assert keys.secret not in out
+        lifl_keys("enroll", str(tmp_path / "hospital-a.pub"), "--name", "hospital-a", *run)
+        path = field.folder / "hospital-a.json"
+        assert keys.secret not in path.read_text()
+        both = {"LIFL_CLIENT": str(path), "LIFL_KEY": str(tmp_path / "hospital-a.key")}
+        lifl.Client.connect(both).close()
+        other = Outsider(path, keys)
+        other.send("hello")
+        field.clients = [first, other]
+        number = field.round()  # for which there were too few until the other came
+        other.play(number)
+        # what was accepted of it stays
+        lifl_keys("revoke", keys.public, *run)
+        assert other.hear("reject")["code"] == "revoked"
+        field.finish(number, [first])
+        assert [e["enrolled"] for e in field.of("keys")] == [[], ["hospital-a"], []]
+
+        listed = json.loads(lifl_keys("list", "--json", *run))
+        assert {row["name"]: bool(row["revoked_at"]) for row in listed} == {
+            "client-0": False, "client-1": True, "hospital-a": True,
+        }  # fmt: skip
+        other.close()
+    finally:
+        field.end()
+    for folder in (field.folder, field.run_dir / "keys"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+    assert os.listdir(field.run_dir / "keys") == ["enrolled.json"]
+
+
+def test_a_key_directory_of_ones_own(runner: Runner, tmp_path: Path) -> None:
+    """Its clients are known from the start, and the run makes none."""
+    lifl_keys("new", "clinic", "--out", str(tmp_path))
+    lifl_keys("enroll", str(tmp_path / "clinic.pub"), "--name", "clinic", "--keys",
+              str(tmp_path / "ring"))  # fmt: skip
+    field = Field(runner, "--keys", str(tmp_path / "ring"), rounds=100_000, trainers=1, env={})
+    try:
+        assert field.clients == []
+        lifl_keys("new", "late", "--out", str(tmp_path))
+        said = lifl_keys("enroll", str(tmp_path / "late.pub"), "--name", "late", "--keys",
+                         str(tmp_path / "ring"))  # fmt: skip
+        assert "job toy knows it" in said
+        client = Outsider(field.folder / "late.json", Keys.load(tmp_path / "late.key"))
+        client.send("hello")
+        field.clients = [client]
+        number = field.round()
+        client.play(number)
+        field.check(number, [client])
+    finally:
+        field.end()
+
+
+@pytest.mark.parametrize("faults", ["gateway:gateway_accepted:kill:2", "agent:agent_poked:kill:3"])
+def test_without_curve(runner: Runner, faults: str) -> None:
+    run = runner(
+        "--nodes", "2", "--proxy", PROXY, "--liveness", "1", trainers=4, rounds=2, insecure=True,
+        aggregation={"fanIn": 2}, memory={"inputSlots": 2}, env={"LIFL_FAULT": faults},
+    )  # fmt: skip
+    check(run, rounds=2, clients=4)
+    assert run.of("restart")
+    assert any("insecure" in e["text"] for e in run.of("warning"))
+    assert run.of("engine")[0]["insecure"] is True
+    assert run.summary["insecure"] is True
+    assert json.loads((run.run_dir / "clients" / "client-0.json").read_text())["secret_key"] == ""
+
+
+def test_revoked_while_it_waits_for_a_slot(runner: Runner, large: None) -> None:
+    """The library says so; it does not go on asking."""
+    field = Field(
+        runner, rounds=100_000, trainers=2, memory={"inputSlots": 1}, env={"TOY_SIZE": "600000"}
+    )  # fmt: skip
+    raised: list[BaseException] = []
+    asks = threading.Event()
+    path = field.folder / "client-1.json"
+
+    def waits() -> None:
+        with lifl.Client.connect({"LIFL_CLIENT": str(path)}) as client:
+            try:
+                round_ = next(client.rounds())
+                asks.set()
+                round_.send(toy.update(1, round_.number)[0], weight=1.0)
+            except LiflError as error:
+                raised.append(error)
+
+    try:
+        first, other = field.clients
+        number = field.round()
+        other.close()
+        first.put(number)
+        first.hear("go", number=number)
+        thread = threading.Thread(target=waits)
+        thread.start()
+        assert asks.wait(60)
+        lifl_keys("revoke", "client-1", "--run", str(field.run_dir))
+        thread.join(60)
+        assert [type(error) for error in raised] == [Refused]
+        assert first.upload(number, first.update(number))["t"] == "ack"
+        field.check(number, [first])
+    finally:
+        field.end()
