@@ -118,6 +118,8 @@ class Agent:
                 self.node.carry_out(message)
             case "report":
                 if message["job"] in self.node.jobs:
+                    # a round is over: FLUSHes to idle lanes, which no release answers, cost nothing
+                    self.router.reset_credit(message["job"])
                     self.accounts.report(self.node.jobs[message["job"]], message)
             case "drop":
                 self.node.drop(message["job"])
