@@ -3,13 +3,16 @@
     hello ─► welcome, round      get ─► model      put ─► go … chunk ─► more … ─► ack
 
 Owns the ROUTER's messages: who asks, what is wrong with it, which slot it gets.  The checks of an
-update are in jobs.py, the steps on shared words in intake.py.  Called by gateway.py.
+update are in jobs.py, the steps on shared words in intake.py, payloads over TCP in bulk.py.
+Called by gateway.py.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,13 +22,16 @@ import zmq.utils.monitor
 
 from lifl.errors import Busy, InvalidUpdate, Late, LiflError, PermanentError, Refused, Unreachable
 from lifl.faults import fault
+from lifl.functions.bulk import Bulk, Connection, Sending
 from lifl.functions.jobs import Asking, Job, Uploading, rejection
-from lifl.functions.wire import DOWN_CHUNK, INLINE, UP_WINDOW, Message, decode, encode, sender
+from lifl.functions.sealing import CHUNK, Mode
+from lifl.functions.wire import DOWN_CHUNK, INLINE, UP_WINDOW, Keys, Message, decode, encode, sender
 from lifl.shm.slots import Payload
 
 log = logging.getLogger("lifl.gateway")
 
 BATCH = 64
+LOOK_AGAIN_S = 1.0
 LOOK_S = 0.1  # many connections end at once when a machine of clients does
 
 
@@ -35,15 +41,21 @@ class Clients:
     Args:
         rights: public key -> client, observer, node or coordinator.
         jobs: the gateway's jobs by name.
+        host, keys: where the bulk port listens, and what its tickets are bound to.
         report: tells the coordinator something.
         serve: looks at a job's words, when a slot may have become free.
     """
 
     def __init__(
         self, router: zmq.Socket[bytes], node: str, rights: dict[str, str], jobs: dict[str, Job],
-        *, report: Callable[[Message], None], serve: Callable[[Job], None],
+        *, host: str, keys: Keys, report: Callable[[Message], None],
+        serve: Callable[[Job], None],
     ) -> None:  # fmt: skip
         self.router, self.node = router, node
+        self.secure = keys.is_secure
+        self.bulk = Bulk(host, keys.public, wrote=self._wrote, lost=self._lost)
+        # not from 1: a client may still think of the last gateway's
+        self._transfers = itertools.count(1 + secrets.randbelow(1 << 31))
         self.rights, self.jobs = rights, jobs
         self.report, self.serve = report, serve
         self.rejected: dict[str, int] = {}  # by code, since the agent last asked
@@ -77,6 +89,8 @@ class Clients:
     def figures(self) -> Message:
         """For the node's metrics: what was counted since the last call, and what is there now."""
         rejected, self.rejected = self.rejected, {}
+        rejected |= {f"bulk: {why}": count for why, count in self.bulk.refused.items()}
+        self.bulk.refused.clear()
         return {"rejected": rejected, "jobs": {
             job.name: {"counts": job.intake.tally.take(), "slots_used": job.intake.in_use(),
                        "queue": job.intake.queued() + len(job.waiting)}
@@ -132,8 +146,12 @@ class Clients:
                 self._model_chunk(job, peer, message, _payload(payload))
             case "chunk":
                 self._chunk(job, key, message, _payload(payload))
+            case "get" if "transfer" in message:
+                self._get_bulk(job, key, peer, message)
             case "get":
                 self._get(job, peer, message)
+            case "ticket":
+                self._ticket(job, key, right, peer, message)
             case "metrics" if right == "observer":
                 self.report({"t": "metrics", "job": name, "round": message["round"],
                               "metrics": message["metrics"]})  # fmt: skip
@@ -163,7 +181,7 @@ class Clients:
     def wait_s(self) -> float:
         """Seconds until `expire` has something to do, infinity if nothing is due."""
         due = self._look_at
-        if any(job.uploads for job in self.jobs.values()):
+        if self.bulk.is_waiting or any(job.uploads for job in self.jobs.values()):
             due = min(due, time.monotonic() + 1.0)
         return max(0.0, due - time.monotonic())
 
@@ -228,7 +246,8 @@ class Clients:
     def welcome(self, job: Job, key: str, peer: bytes) -> None:
         assert job.layout is not None
         self.send(peer, {"t": "welcome", "job": job.name, "node": self.node,
-                          "layout": job.layout.to_wire(), "settings": job.settings})  # fmt: skip
+                          "layout": job.layout.to_wire(), "digest": job.layout.digest,
+                          "settings": job.settings})  # fmt: skip
         if job.ended:
             self.send(peer, {"t": "done", "job": job.name, "round": job.round})
         elif key in job.clients:
@@ -241,10 +260,19 @@ class Clients:
         bit = job.bit(key)
         if bit is None or not job.has_model:
             return
-        self.send(peer, {
-            "t": "round", "job": job.name, "round": job.round,
-            "need": not job.intake.arena.accepted(job.round) >> bit & 1,
-        })  # fmt: skip
+        need = not job.intake.arena.accepted(job.round) >> bit & 1
+        self.send(
+            peer,
+            {"t": "round", "job": job.name, "round": job.round, "need": need},
+            self._small_model(job) if need else None,
+        )
+
+    def _small_model(self, job: Job) -> memoryview | None:
+        """A model that fits into a message goes down with the round that starts from it."""
+        found = job.intake.model()
+        if found is None or job.layout is None or job.layout.update_bytes > INLINE:
+            return None
+        return job.intake.arena.payload(found[0], job.layout.update_bytes)
 
     def _get(self, job: Job, peer: bytes, message: Message) -> None:
         found = job.intake.model()
@@ -260,12 +288,53 @@ class Clients:
         chunk = job.intake.arena.payload(slot, header.length)[at : at + size]
         self.send(peer, {"t": "model", "job": job.name, "round": header.round, "at": at}, chunk)
 
+    def _get_bulk(self, job: Job, key: str, peer: bytes, message: Message) -> None:
+        """The rest of a model from `at`, over the client's bulk connection."""
+        round_, at, end = message["round"], message["at"], message["at"] + message["n"]
+        found = job.intake.model()
+        if found is None or found[1].round != round_:
+            self.send(peer, {"t": "gone", "job": job.name, "round": round_})
+            return
+        if not 0 <= at < end <= found[1].length:
+            raise InvalidUpdate(f"bytes {at} to {end} of a model of {found[1].length}")
+
+        def model() -> memoryview | None:
+            now = job.intake.model()
+            same = now is not None and now[1].round == round_
+            return job.intake.arena.payload(now[0], end) if now is not None and same else None
+
+        transfer = int(message["transfer"])
+        self.bulk.send(self._connection(job, key), Sending(round_, transfer, at, end, model))
+
+    def _ticket(self, job: Job, key: str, right: str, peer: bytes, message: Message) -> None:
+        """The right to open one connection to the bulk port."""
+        if right not in ("client", "observer", "node"):
+            raise Refused(f"a {right} gets no ticket")
+        ticket = self.bulk.tickets.issue(key, job.name, self._mode())
+        self.send(peer, {
+            "t": "ticket", "job": job.name, "n": message["n"], "port": self.bulk.port,
+            "id": ticket.id, "secret": ticket.secret, "mode": ticket.mode.name.lower(),
+        })  # fmt: skip
+
+    def _mode(self) -> Mode:
+        return Mode.SEALED if self.secure else Mode.PLAIN
+
+    def _connection(self, job: Job, key: str) -> Connection:
+        connection = self.bulk.of(key, job.name)
+        if connection is None:
+            raise Unreachable("this client has no bulk connection here: ask for a ticket")
+        return connection
+
     def _put(self, job: Job, asking: Asking, payload: memoryview | None) -> None:
-        before = job.uploads.pop(asking.key, None)
-        if before:
-            job.intake.drop(before.grant)
+        before = job.uploads.get(asking.key)
+        if before is not None and before.is_repeated(asking):
+            before.asking = asking
+            self._go(job, before)  # its first go was lost, or it is still writing
+            return
+        if before is not None:
+            self._drop(job, before)
         self._take_in(job, asking, payload)
-        if before:
+        if before is not None:
             self.serve(job)  # a slot may be free for somebody else
 
     def _take_in(self, job: Job, asking: Asking, payload: memoryview | None) -> None:
@@ -276,6 +345,8 @@ class Clients:
             if grant is not None:
                 self._write(job, job.uploading(asking, grant, time.monotonic()), payload)
                 return
+        if asking.is_bulk:
+            self._connection(job, asking.key)
         if job.waiting or not self.admit(job, asking):
             for place, other in enumerate(job.waiting):
                 if other.key == asking.key:  # asked again: it keeps its place
@@ -298,16 +369,60 @@ class Clients:
         """Give a slot to one that asked; False when there is none."""
         if asking.message["round"] != job.intake.round or self._known(job, asking):
             return True
+        connection = self.bulk.of(asking.key, job.name) if asking.is_bulk else None
+        if asking.is_bulk and connection is None:
+            error = Unreachable("the bulk connection broke: ask for a ticket and put again")
+            self.send(asking.peer, rejection(job.name, asking.message, error))
+            return True
         grant = job.intake.begin(asking.clients, asking.consumer, asking.length)
         if grant is None:
             return False
         job.intake.tally.granted(asking.asked_at, waited=bool(job.waiting))
-        job.uploads[asking.key] = job.uploading(asking, grant, time.monotonic())
-        self.send(asking.peer, {
-            "t": "go", "job": job.name, "round": job.round, "n": UP_WINDOW,
-            "grant": grant.generation,
-        })  # fmt: skip
+        upload = job.uploading(asking, grant, time.monotonic())
+        job.uploads[asking.key] = upload
+        if connection is not None:
+            upload.connection, upload.transfer = connection, next(self._transfers)
+            self.bulk.grant(connection, upload)
+        self._go(job, upload)
         return True
+
+    def _go(self, job: Job, upload: Uploading) -> None:
+        go: Message = {"t": "go", "job": job.name, "round": job.round}
+        if upload.connection is not None:
+            go["transfer"] = upload.transfer
+        else:
+            go |= {"n": UP_WINDOW, "grant": upload.grant.generation}
+        self.send(upload.asking.peer, go)
+
+    def _drop(self, job: Job, upload: Uploading) -> None:
+        """Forget an upload; what of it is still on its way is thrown away."""
+        job.uploads.pop(upload.asking.key, None)
+        job.intake.drop(upload.grant)
+        if upload.connection is not None:
+            upload.connection.forget()
+
+    def _wrote(self, connection: Connection, upload: Uploading) -> None:
+        """A chunk is in its slot, and its tag was right."""
+        job, grant = self.jobs[connection.job], upload.grant
+        at = grant.written
+        job.intake.wrote(grant, min(CHUNK, len(grant.view) - at))
+        self._written(job, upload, at)
+
+    def _moves(self, job: Job, upload: Uploading, now_s: float) -> bool:
+        """Look at bytes that were not worth a wake-up; False when that was the end of it."""
+        assert upload.connection is not None
+        if now_s - upload.moved_at < LOOK_AGAIN_S:
+            return True
+        self.bulk.look(upload.connection)
+        if upload.received > upload.seen:
+            upload.seen, upload.moved_at = upload.received, now_s
+        return job.uploads.get(upload.asking.key) is upload
+
+    def _lost(self, connection: Connection, upload: Uploading, error: LiflError) -> None:
+        """The connection of an upload broke; its slot is somebody else's."""
+        job = self.jobs.get(connection.job)
+        if job is not None and job.uploads.get(upload.asking.key) is upload:
+            self.abandon(job, upload, error)
 
     def _chunk(self, job: Job, key: str, message: Message, payload: memoryview) -> None:
         upload = job.uploads.get(key)
@@ -327,8 +442,13 @@ class Clients:
 
     def _write(self, job: Job, upload: Uploading, payload: memoryview) -> None:
         """The next bytes of an update, looked at while they are in the cache."""
-        grant, at = upload.grant, upload.grant.written
-        job.intake.write(grant, at, payload)
+        at = upload.grant.written
+        job.intake.write(upload.grant, at, payload)
+        self._written(job, upload, at)
+
+    def _written(self, job: Job, upload: Uploading, at: int) -> None:
+        """Bytes from `at` on are in the slot, however they came."""
+        grant = upload.grant
         upload.moved_at = time.monotonic()
         bad = upload.check.feed(at, grant.view[at : grant.written]) if upload.check else None
         if bad is not None:
@@ -336,7 +456,7 @@ class Clients:
         elif grant.written == len(grant.view):
             job.uploads.pop(upload.asking.key, None)
             self._finish(job, upload)
-        else:
+        elif upload.connection is None:
             self.send(upload.asking.peer,
                        {"t": "more", "job": job.name, "round": grant.round, "n": 1})  # fmt: skip
 
@@ -369,18 +489,23 @@ class Clients:
             self.send(asking.peer, rejection(job.name, asking.message, error))
 
     def abandon(self, job: Job, upload: Uploading, error: LiflError) -> None:
-        job.uploads.pop(upload.asking.key, None)
-        job.intake.drop(upload.grant)
+        """Take the slot back and say why; a sender in the middle of it notices its connection."""
+        self._drop(job, upload)
+        if upload.connection is not None:
+            self.bulk.close(upload.connection, error)
         self.send(upload.asking.peer, rejection(job.name, upload.asking.message, error))
         self.serve(job)
 
     def expire(self) -> None:
         """Take slots back from uploads that stand still or keep others waiting; see who left."""
+        self.bulk.tick()
         now = time.monotonic()
         if now >= self._look_at:
             self._see_who_left()
         for job in self.jobs.values():
             for upload in list(job.uploads.values()):
+                if upload.connection is not None and not self._moves(job, upload, now):
+                    continue
                 if (why := job.too_slow(upload, now)) is not None:
                     self.abandon(job, upload, Unreachable(f"{why}: send again", code="too-slow"))
 

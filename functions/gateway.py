@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from lifl.functions.wire import (
     dealer,
     decode,
     encode,
+    host_of,
     server,
 )
 from lifl.shm.slots import Header, Payload
@@ -68,11 +70,15 @@ class Gateway:
         self.coordinator_key = coordinator[1]
         self.rights: dict[str, str] = {}
         self.jobs: dict[str, Job] = {}
-        self.agent = Lanes(socket_path, self.endpoint, self.jobs, self._ready)
         self.clients = Clients(
-            self.router, node, self.rights, self.jobs, report=self._report, serve=self._serve
+            self.router, node, self.rights, self.jobs, host=host_of(self.endpoint),
+            keys=keys, report=self._report, serve=self._serve,
+        )  # fmt: skip
+        self.agent = Lanes(
+            socket_path, self.endpoint, self.jobs, self._ready, self.clients.bulk.close_job
         )
         self.agent.figures = self.clients.figures
+        self._poller, self._polled = zmq.Poller(), list[Any]()
         self.peers: dict[str, Peer] = {}
         self.early: dict[str, list[Message]] = {}  # coordinator's words before the arena is here
 
@@ -95,6 +101,8 @@ class Gateway:
                 if peer.socket in ready:
                     peer.receive()
                 peer.tick()
+            if self.clients.bulk.fileno() in ready:
+                self.clients.bulk.turn()
             if self.router in ready:
                 self.clients.receive()
             if self.clients.monitor in ready:
@@ -106,25 +114,25 @@ class Gateway:
                 self.agent.connect()
 
     def _poll(self) -> set[Any]:
-        poller = zmq.Poller()
-        poller.register(self.coordinator, zmq.POLLIN)
+        clients = self.clients
+        wanted: list[Any] = [self.coordinator, clients.monitor, clients.bulk.fileno()]
         if self.rights:  # who calls before the keys are here waits, and is not turned away
-            poller.register(self.door.socket, zmq.POLLIN)
-            poller.register(self.router, zmq.POLLIN)
-        for peer in self.peers.values():
-            poller.register(peer.socket, zmq.POLLIN)
-        for at in self.agent.lanes.values():
-            poller.register(at.fileno(), zmq.POLLIN)
-        poller.register(self.clients.monitor, zmq.POLLIN)
-        wait_s = self.clients.wait_s()
+            wanted += [self.door.socket, self.router]
+        wanted += [peer.socket for peer in self.peers.values()]
+        wanted += [at.fileno() for at in self.agent.lanes.values()]
+        wait_s = clients.wait_s()
         if any(peer.is_busy for peer in self.peers.values()):
             wait_s = min(wait_s, 1.0)
         if self.agent.control:
-            poller.register(self.agent.control.fileno(), zmq.POLLIN)
+            wanted.append(self.agent.control.fileno())
         else:
             wait_s = min(wait_s, RECONNECT_S)
+        if wanted != self._polled:
+            self._poller, self._polled = zmq.Poller(), wanted
+            for sock in wanted:
+                self._poller.register(sock, zmq.POLLIN)
         timeout_ms = None if wait_s == math.inf else math.ceil(wait_s * 1000)
-        return {sock for sock, _ in poller.poll(timeout_ms)}
+        return {sock for sock, _ in self._poller.poll(timeout_ms)}
 
     def _ready(self, job: Job) -> None:
         """Memory and lanes of a job are here; say so, and do what was asked for meanwhile."""
@@ -302,6 +310,8 @@ def main(
     """Run the gateway of one node until its agent's directory is gone."""
     logging.basicConfig(format="%(name)s: %(message)s")
     at_node(node)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two descriptors a client
     try:
         where = coordinator, coordinator_key
         gateway = Gateway(socket_path, node, listen, Keys.load(keys), where)

@@ -87,7 +87,11 @@ class Intake:
 
     def write(self, grant: Grant, at: int, payload: memoryview) -> None:
         grant.view[at : at + len(payload)] = payload
-        grant.written = at + len(payload)
+        self.wrote(grant, len(payload))
+
+    def wrote(self, grant: Grant, size: int) -> None:
+        """The next bytes are in the slot, put there by who received them."""
+        grant.written += size
         fault("gateway_payload_partial", "gateway")
 
     def drop(self, grant: Grant) -> None:

@@ -9,14 +9,24 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lifl.errors import Busy, InvalidUpdate, Late, LiflError, Refused
 from lifl.functions.intake import Grant, Intake
 from lifl.functions.kernels.finite import FiniteCheck
 from lifl.functions.layout import Layout
-from lifl.functions.wire import LEAST_WEIGHT, MOST_METRICS, MOST_WEIGHT, Message, is_weight
+from lifl.functions.wire import (
+    INLINE,
+    LEAST_WEIGHT,
+    MOST_METRICS,
+    MOST_WEIGHT,
+    Message,
+    is_weight,
+)
 from lifl.shm.slots import Payload
+
+if TYPE_CHECKING:
+    from lifl.functions.bulk import Connection
 
 STALL_S = 15.0
 
@@ -38,6 +48,11 @@ class Asking:
     epoch: int
     asked_at: float = field(default_factory=time.monotonic)
 
+    @property
+    def is_bulk(self) -> bool:
+        """The payload comes over the bulk port, and not with the put."""
+        return self.message.get("lane") == "fast" and self.length > INLINE
+
 
 @dataclass
 class Uploading:
@@ -46,6 +61,8 @@ class Uploading:
     Args:
         began_at, moved_at: when it got the slot, and when its last byte came.
         check: looks at its floats as they come; None where that is not asked for.
+        connection, transfer: of the bulk port; None and 0 where it comes over ZeroMQ.
+        seen: bytes that had come when somebody last looked.
     """
 
     asking: Asking
@@ -53,6 +70,21 @@ class Uploading:
     began_at: float
     moved_at: float
     check: FiniteCheck | None = None
+    connection: Connection | None = None
+    transfer: int = 0
+    seen: int = 0
+
+    def is_repeated(self, asking: Asking) -> bool:
+        """It is asked for again although its bytes may be on their way over the bulk port."""
+        same = self.asking.message["round"] == asking.message["round"]
+        return self.connection is not None and asking.is_bulk and same
+
+    @property
+    def received(self) -> int:
+        """Bytes that have come, those of a chunk that is not complete included."""
+        connection = self.connection
+        begun = connection is not None and connection.head and connection.upload is self
+        return self.grant.written + (connection.filled if connection and begun else 0)
 
 
 @dataclass
@@ -118,9 +150,9 @@ class Job:
         if now_s - upload.moved_at > stall_s:
             return f"no byte came for {stall_s:g} s"
         least, took_s = self.settings.get("min_upload_rate", 0), now_s - upload.began_at
-        if self.waiting and upload.grant.written < (took_s - stall_s) * least:
+        if self.waiting and upload.received < (took_s - stall_s) * least:
             return (
-                f"{upload.grant.written} bytes in {took_s:.1f} s are fewer than {least} a second, "
+                f"{upload.received} bytes in {took_s:.1f} s are fewer than {least} a second, "
                 "and others wait for the slot"
             )
         return None

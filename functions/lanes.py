@@ -45,13 +45,15 @@ class Lanes:
     Args:
         jobs: the gateway's jobs by name; opened and forgotten here.
         ready: called when every lane of a job may be used, maybe again after a new plan.
+        forgotten: called with the name of a job before its memory is given back.
     """
 
     def __init__(
-        self, socket_path: Path, endpoint: str, jobs: dict[str, Job], ready: Callable[[Job], None]
-    ) -> None:
+        self, socket_path: Path, endpoint: str, jobs: dict[str, Job],
+        ready: Callable[[Job], None], forgotten: Callable[[str], None],
+    ) -> None:  # fmt: skip
         self.socket_path, self.endpoint = socket_path, endpoint
-        self.jobs, self.ready = jobs, ready
+        self.jobs, self.ready, self.forgotten = jobs, ready, forgotten
         self.figures: Callable[[], Message] = dict  # what a ping is answered with
         self.control: Control | None = None
         self.proxy = ""
@@ -151,6 +153,7 @@ class Lanes:
         job = self.jobs.pop(name, None)
         if job is None:
             return
+        self.forgotten(name)
         for key in [key for key in self.lanes if key[0] == name]:
             self.lanes.pop(key).close()
         close_all(job.fds)

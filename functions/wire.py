@@ -4,8 +4,9 @@ Owns framing: one msgpack map, then at most one frame of payload.  Does not own 
 answers (gateway.py) or how an update is cut into chunks (transfer.py).  Every ZeroMQ socket of
 the platform is made here, so that all of them have CURVE, no silent drops and heartbeats.
 
-    client, node ─► gateway     hello, put, chunk, get, metrics
-    gateway ─► client, node     welcome, round, go, more, ack, reject, model, gone, redirect, done
+    client, node ─► gateway     hello, ticket, put, chunk, get, metrics
+    gateway ─► client, node     welcome, ticket, round, go, more, ack, reject, model, gone,
+                                redirect, done
     gateway ─► coordinator      gateway, client, accepted, closed, intake, published, metrics, bye
     coordinator ─► gateway      enrol, job, round, redirect, cut, close, end
     agent ─► coordinator        node, planned, failed, restart, work, dropped
@@ -122,6 +123,7 @@ def server(
     sock.router_mandatory = True
     sock.router_handover = True
     sock.maxmsgsize = LARGEST_MESSAGE
+    sock.backlog = 4096  # all clients of a job may call at once
     if keys.is_secure:
         sock.curve_server = True
         sock.curve_secretkey = keys.secret.encode()
@@ -188,6 +190,11 @@ def bound_endpoint(sock: zmq.Socket[bytes]) -> str:
     endpoint = sock.getsockopt(zmq.LAST_ENDPOINT)
     assert isinstance(endpoint, bytes)
     return endpoint.decode().rstrip("\0")
+
+
+def host_of(endpoint: str) -> str:
+    """The host of "tcp://host:port"; an IPv6 address comes without its brackets."""
+    return endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
 
 
 def _common(sock: zmq.Socket[bytes]) -> None:

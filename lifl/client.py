@@ -150,7 +150,8 @@ class Client:
                 f"{MOST_WEIGHT:.1e}, usually that of this client's examples",
                 code="bad-weight",
             )
-        buffer = memoryview(bytearray(self._exchange.layout.update_bytes))
+        self._kept = None
+        buffer = self._exchange.buffers.take(self._exchange.layout.update_bytes)
         self._exchange.layout.pack_into(model, buffer)
         put = {
             "t": "put", "kind": "update", "job": self.job, "round": number,

@@ -1,7 +1,8 @@
 """What a client and its gateways say to one another: the control channel and transfers over it.
 
 Owns the connection, following the plan from gateway to gateway, saying everything again that a
-gateway forgot.  Knows no training loop: client.py does.
+gateway forgot, and asking for tickets: bytes on the bulk port are bulk.py's.  Knows no training
+loop: client.py does.
 """
 
 from __future__ import annotations
@@ -16,10 +17,21 @@ import zmq
 import zmq.utils.monitor
 
 from lifl.api.codes import error_of
+from lifl.bulk import Broken, Buffers, BulkConnection
 from lifl.errors import Late, Refused, Unreachable
 from lifl.functions.layout import Layout
+from lifl.functions.sealing import Mode, Ticket, about
 from lifl.functions.transfer import Download, Outgoing, Upload
-from lifl.functions.wire import LARGEST_TRUSTED, Keys, Message, dealer, decode, encode
+from lifl.functions.wire import (
+    INLINE,
+    LARGEST_TRUSTED,
+    Keys,
+    Message,
+    dealer,
+    decode,
+    encode,
+    host_of,
+)
 
 State = dict[str, np.ndarray[Any, Any]]
 
@@ -27,6 +39,9 @@ AGAIN_S = 2.0
 AGAIN_MS = 2000
 ENDS = frozenset({"not-enrolled", "revoked", "not-allowed", "unknown-job"})
 """Rejections after which a gateway has nothing more to say to this client."""
+
+RETRY_S = 0.05
+LISTEN_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -106,6 +121,11 @@ class Exchange:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._connection = Connection(self._context, keys, address)
         self._heard_at = time.monotonic()
+        self._lane = "zmq"
+        self._bulk: BulkConnection | None = None
+        self._transfers = self._tickets = 0
+        self._small: tuple[int, bytes] | None = None  # a model that came with its round
+        self.buffers = Buffers()
         self.hello()
 
     def hello(self) -> None:
@@ -113,6 +133,8 @@ class Exchange:
 
     def upload(self, upload: Upload) -> bool:
         """Until acknowledged (True) or too late (False)."""
+        if self._lane == "fast" and len(upload.data) > INLINE:
+            return self._upload_bulk(upload)
         self._connection.send(upload.start())
         number = upload.put["round"]
         while True:
@@ -138,13 +160,18 @@ class Exchange:
                         return False
                     if not error.retryable:
                         raise error
-                    time.sleep(0.05)
+                    time.sleep(RETRY_S)
                     self._connection.send(upload.start())
 
     def fetch(self, number: int) -> State | None:
         """The model of a round as arrays of one's own; None when it is already replaced."""
         assert self.layout is not None
-        buffer = memoryview(bytearray(self.layout.update_bytes))
+        small, self._small = self._small, None
+        if small is not None and small[0] == number and len(small[1]) == self.layout.update_bytes:
+            return self.layout.views(memoryview(bytearray(small[1])))
+        buffer = self.buffers.take(self.layout.update_bytes)
+        if self._lane == "fast" and len(buffer) > INLINE:
+            return self.layout.views(buffer) if self._fetch_bulk(number, buffer) else None
         download = Download(self.job, number, buffer)
         self._connection.send(download.ask())
         while not download.done:
@@ -161,6 +188,7 @@ class Exchange:
         """The next message of one of these kinds; handles all others.
 
         What is under way is asked `again` when the connection came back or nothing was heard.
+        The kind "bulk" is no message: bytes, or its end, have come on the bulk connection.
         """
         if self.pending and self.pending["t"] in kinds:
             message, self.pending = self.pending, None
@@ -174,13 +202,18 @@ class Exchange:
                 poller = zmq.Poller()
                 poller.register(connection.socket, zmq.POLLIN)
                 poller.register(connection.monitor, zmq.POLLIN)
-            poller.poll(AGAIN_MS)
+                bulk = self._bulk.fileno() if self._bulk and "bulk" in kinds else -1
+                if bulk >= 0:
+                    poller.register(bulk, zmq.POLLIN)
+            ready = dict(poller.poll(AGAIN_MS))
             now = time.monotonic()
             if connection.reconnected():
                 self.hello()
                 asked_at = 0.0  # ask again for what is under way
             received = connection.receive()
             if received is None:
+                if bulk in ready:
+                    return {"t": "bulk"}, None
                 expects = self.layout is None or again is not None
                 if expects and now - self._heard_at > self.timeout_s:
                     raise Unreachable(
@@ -197,6 +230,9 @@ class Exchange:
                 raise error_of(
                     message["code"], message["text"], retry=message["retry"], job=self.job
                 )
+            if message["t"] == "round":
+                small = payload is not None and message["need"]
+                self._small = (message["round"] - 1, bytes(payload or b"")) if small else None
             if message["t"] in kinds:
                 return message, payload
             self._handle(message)
@@ -206,15 +242,144 @@ class Exchange:
             case "welcome":
                 self.layout = Layout.from_wire(message["layout"])
                 self.settings = message["settings"]["args"]
+                self._lane = message["settings"]["lane"]
             case "redirect":
                 before = self._connection
                 address = Address(message["endpoint"], message["key"])
                 self._connection = Connection(self._context, self._keys, address)
                 before.close()
+                self._close_bulk()
                 self.hello()
             case "round" | "done":
                 self.pending = message
 
+    # -- the bulk port -----------------------------------------------------------------------
+    def _upload_bulk(self, upload: Upload) -> bool:
+        number, sent = upload.put["round"], 0
+        put: list[Outgoing] = [(upload.put | {"length": len(upload.data), "lane": "fast"}, None)]
+        bulk = self._start(put)
+        while bulk is not None:
+            message, _ = self.wait_for("go", "ack", "reject", "round", "bulk", again=lambda: put)
+            match message["t"]:
+                case "go" if message["round"] == number and message["transfer"] != sent:
+                    sent = message["transfer"]
+                    try:
+                        bulk.send(upload.data, number=number, transfer=sent)
+                    except Broken:
+                        bulk, sent = self._start(put), 0
+                case "bulk":  # nothing should come: the gateway has ended it
+                    bulk = self._start(put)
+                case "round" if message["round"] > number:
+                    self.pending = message
+                    return False
+                case "round" if not message["need"]:
+                    return True
+                case "round":  # a gateway that was restarted
+                    bulk = self._start(put)
+                case "ack" if message["round"] == number:
+                    return True
+                case "reject" if message["round"] == number and message["of"] == "put":
+                    error = error_of(
+                        message["code"], message["text"], retry=message["retry"],
+                        job=self.job, round=number,
+                    )  # fmt: skip
+                    if isinstance(error, Late):
+                        return False
+                    if not error.retryable:
+                        raise error
+                    time.sleep(RETRY_S)
+                    bulk = self._start(put)
+        return False
+
+    def _fetch_bulk(self, number: int, buffer: memoryview) -> bool:
+        """False when the model of this round is not to be had any more."""
+        at = 0
+        while True:
+            self._transfers += 1
+            get: Message = {
+                "t": "get", "job": self.job, "round": number, "transfer": self._transfers,
+                "at": at, "n": len(buffer) - at,
+            }  # fmt: skip
+            bulk = self._open_bulk()
+            if bulk is None:
+                return False
+            bulk.expect(buffer, number=number, transfer=self._transfers, at=at)
+            self._connection.send([(get, None)])
+            try:
+                if self._receive(bulk, get):
+                    return True
+                self._close_bulk()  # it may be in the middle of a chunk
+                return False
+            except Broken:
+                at = bulk.verified
+                time.sleep(RETRY_S)
+
+    def _receive(self, bulk: BulkConnection, get: Message) -> bool:
+        while True:
+            while bulk.wait(LISTEN_S):  # to the control channel only when nothing comes here
+                if bulk.receive():
+                    return True
+            message, _ = self.wait_for("bulk", "gone", "reject", again=lambda: [(get, None)])
+            match message["t"]:
+                case "bulk" if bulk.receive():
+                    return True
+                case "gone" if message["round"] == get["round"]:
+                    return False
+                case "reject" if message["of"] == "get":
+                    self._close_bulk()
+                    raise Broken(message["text"])
+
+    def _start(self, put: list[Outgoing]) -> BulkConnection | None:
+        bulk = self._open_bulk()
+        if bulk is not None:
+            self._connection.send(put)
+        return bulk
+
+    def _open_bulk(self) -> BulkConnection | None:
+        """The connection as it is, or a new one; None when the job is done.
+
+        Raises:
+            Unreachable: tickets come, but the port that they are for does not answer.
+        """
+        began = time.monotonic()
+        while self._bulk is None or not self._bulk.is_alive:
+            self._close_bulk()
+            try:
+                self._bulk = self._with_ticket()
+            except Broken as error:
+                if time.monotonic() - began > self.timeout_s:
+                    raise Unreachable(
+                        f"{error}; open that port for clients, or set spec.clients.lane: zmq",
+                        job=self.job,
+                    ) from error
+                time.sleep(RETRY_S)
+            if self.pending is not None and self.pending["t"] == "done":
+                return None
+        return self._bulk
+
+    def _with_ticket(self) -> BulkConnection:
+        self._tickets += 1  # a newer ticket voids the older, so only the last answer is of use
+        ask: list[Outgoing] = [({"t": "ticket", "job": self.job, "n": self._tickets}, None)]
+        self._connection.send(ask)
+        while True:
+            message, _ = self.wait_for("ticket", "reject", again=lambda: ask)
+            if message["t"] == "ticket" and message["n"] == self._tickets:
+                break
+            if message["t"] == "reject" and message["of"] == "ticket":
+                raise Broken(message["text"])
+        where, mode = self._connection.address, Mode[message["mode"].upper()]
+        if mode is Mode.PLAIN and self._keys.is_secure:
+            raise Refused("the gateway wants payloads in the clear although this client has keys")
+        what = about(mode, gateway=where.key, client=self._keys.public, job=self.job)
+        ticket = Ticket(message["id"], message["secret"], mode, what)
+        return BulkConnection(host_of(where.endpoint), message["port"], ticket)
+
+    def _close_bulk(self) -> None:
+        if self._bulk is not None:
+            self._bulk.close()
+            self._bulk = None
+
     def close(self) -> None:
+        self._close_bulk()
         self._connection.close()
         self._context.destroy(linger=0)

@@ -139,6 +139,7 @@ class Planning:
             "stall_s": spec.memory.stall_s,
             "min_upload_rate": spec.memory.min_upload_rate,
             "args": dict(spec.trainer.args) if spec.trainer else {},
+            "lane": spec.clients.lane,
         }
         return {
             "t": "job", "job": self.job.metadata.name, "layout": self.layout.to_wire(),

@@ -128,6 +128,12 @@ class Clients(_Part):
         ge=1,
         description="Fewest updates with which a round counts when its deadline has passed.",
     )
+    lane: Literal["fast", "zmq"] = Field(
+        default="fast",
+        description="How models and updates travel.  fast: over one TCP connection per client to "
+        "the gateway's bulk port.  zmq: over the control channel, for clients that reach one port "
+        "only; slower.",
+    )
 
 
 class Model(_Part):
@@ -249,8 +255,6 @@ class Memory(_Part):
         description='Most shared memory of the job per node, for example "2Gi"; a job that does '
         "not fit is refused.  No limit of its own unless given.",
     )
-
-
     stall_s: float = Field(
         default=15.0,
         gt=0,

@@ -25,10 +25,12 @@ GATEWAY = [
 TREE = {"trainers": 4, "rounds": 2, "aggregation": {"fanIn": 2}, "memory": {"inputSlots": 2}}
 
 
-def crash(runner: Runner, *faults: str, nodes: int = 1, fired: int | None = None) -> Run:
+def crash(
+    runner: Runner, *faults: str, nodes: int = 1, fired: int | None = None, size: int = 1000
+) -> Run:
     run = runner(
         "--nodes", str(nodes), "--proxy", PROXY, "--liveness", "1",
-        **TREE, env={"LIFL_FAULT": ",".join(faults)},
+        **TREE, env={"LIFL_FAULT": ",".join(faults), "TOY_SIZE": str(size)},
     )  # fmt: skip
     points = {name.rpartition(":")[0] for name in run.fired}
     assert points == {":".join(fault.split(":")[:2]) for fault in faults}
@@ -47,6 +49,16 @@ def test_kill_an_aggregator(runner: Runner, role: str, point: str) -> None:
 def test_kill_the_gateway(runner: Runner, point: str) -> None:
     run = crash(runner, f"gateway:{point}:kill:1")
     assert [event["what"] for event in run.of("restart")] == ["gateway on node-0"]
+
+
+@pytest.mark.parametrize(
+    ("point", "nth"),
+    [("gateway_writing", 2), ("gateway_payload_partial", 3), ("gateway_sealed", 1),
+     ("gateway_acked", 1), ("gateway_rebuilt", 1)],
+)  # fmt: skip
+def test_kill_the_gateway_of_the_bulk_port(runner: Runner, point: str, nth: int) -> None:
+    """Updates of three chunks; no ticket and no connection outlives the gateway."""
+    crash(runner, f"gateway:{point}:kill:{nth}", size=700_001)
 
 
 @pytest.mark.parametrize("point", ["gateway_sealed", "gateway_accepted", "gateway_acked"])

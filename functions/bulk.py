@@ -1,0 +1,456 @@
+"""The bulk port of a gateway: payloads over TCP, one connection per client of a job.
+
+    ticket (control channel) ─► greeting ─► answer ─► chunks up, chunks down
+
+Owns connections and their bytes: what comes is opened straight into the slot that was granted,
+what goes is sealed from the mapping.  Tickets are tickets.py's.  Decides nothing about updates:
+clients.py says what a connection may write and what is sent on it.  One epoll descriptor for all
+connections, which gateway.py polls with its sockets; a turn costs what is ready and not what is
+connected.
+
+Memory beyond the arena: one chunk for all that comes (a chunk is opened piece by piece, into a slot
+that nobody reads before the last tag), one for all that goes, and at most HELD_BYTES of sealed
+bytes that the network did not take at once, then HELD_PIECE a connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from lifl.errors import InvalidUpdate, LiflError, Unreachable
+from lifl.functions.jobs import Uploading
+from lifl.functions.sealing import (
+    CHUNK,
+    GREETING,
+    HEAD,
+    MAGIC,
+    NO_TAG,
+    TAG,
+    Channel,
+    Direction,
+    Head,
+    Kind,
+    verify,
+)
+from lifl.functions.tickets import Tickets
+
+log = logging.getLogger("lifl.bulk")
+
+GREETING_S: Final = 5.0  # from accept to the last byte of the greeting
+STRANGERS: Final = 256  # connections without a ticket at a time; the oldest makes room
+HELD_BYTES: Final = 12 << 20
+HELD_PIECE: Final = 1 << 14
+PIECES: Final = 3  # of a model in one go
+BATCH: Final = 64
+TURNS: Final = 8  # the gateway's own loop costs more than a look at this one
+WAKE_AT: Final = 1 << 18  # bytes of a long upload that are worth a wake-up
+DEAD_MS: Final = 30_000  # bytes unacknowledged for so long: the peer is gone
+_READ: Final = select.EPOLLIN | select.EPOLLRDHUP
+
+
+@dataclass
+class Sending:
+    """A model on its way down.
+
+    Args:
+        model: its bytes while they are there, None once another round has replaced them.
+    """
+
+    round: int
+    transfer: int
+    at: int
+    end: int
+    model: Callable[[], memoryview | None]
+    left: int = 0  # of the chunk that was begun
+    seal: Any = None
+
+
+@dataclass(eq=False)
+class Connection:
+    """One client's connection, or a stranger's before its greeting."""
+
+    sock: socket.socket
+    since: float
+    key: str = ""
+    job: str = ""
+    up: Channel | None = None
+    down: Channel | None = None
+    small: bytearray = field(default_factory=bytearray)  # a greeting, head or tag come in part
+    # what comes
+    upload: Uploading | None = None
+    newest: int = 0  # transfer that was granted last
+    head: Head | None = None
+    open: Any = None
+    target: memoryview | None = None  # of this chunk in the slot; None: nobody wants it
+    filled: int = 0
+    left: int = 0
+    least: int = 1
+    # what goes
+    sending: Sending | None = None
+    asked: int = 0  # transfer that was asked for last
+    rest: list[memoryview] = field(default_factory=list)
+    held: int = 0
+    writing: bool = False
+
+    @property
+    def is_stranger(self) -> bool:
+        return not self.job
+
+    def forget(self) -> None:
+        """What it writes is not wanted any more; the slot may be another's at once."""
+        self.upload = self.target = self.open = None
+        self.wake_at(1)
+
+    def wake_at(self, size: int) -> None:
+        """Wake up when so many bytes are there, or the end."""
+        if size != self.least and self.sock.fileno() >= 0:
+            self.least = size
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+
+
+class Bulk:
+    """The listener and all connections.
+
+    Args:
+        host: interface to listen on; the system chooses the port.
+        gateway: this gateway's public key.
+        wrote: a chunk of this upload is in its slot and has its tag.
+        lost: the connection of this upload is gone, and why.
+    """
+
+    def __init__(
+        self, host: str, gateway: str, *, wrote: Callable[[Connection, Uploading], None],
+        lost: Callable[[Connection, Uploading, LiflError], None],
+    ) -> None:  # fmt: skip
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.listener = socket.create_server((host, 0), family=family, backlog=4096)
+        self.listener.setblocking(False)
+        self.port: int = self.listener.getsockname()[1]
+        self._wrote, self._lost = wrote, lost
+        self._epoll = select.epoll()
+        self._epoll.register(self.listener.fileno(), select.EPOLLIN)
+        self._by_fd: dict[int, Connection] = {}
+        self._strangers: dict[int, Connection] = {}  # by fd, oldest first
+        self._clients: dict[tuple[str, str], Connection] = {}
+        self.tickets = Tickets(gateway)
+        self._in = memoryview(bytearray(CHUNK))
+        self._out = memoryview(bytearray(HEAD + CHUNK + TAG))
+        self._held = 0
+        self.refused: Counter[str] = Counter()
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    # -- connections -------------------------------------------------------------------------
+    def of(self, key: str, job: str) -> Connection | None:
+        return self._clients.get((key, job))
+
+    def turn(self) -> None:
+        """Handle what is ready, and what becomes ready meanwhile, but not for ever."""
+        for _ in range(TURNS):
+            ready = self._epoll.poll(0, BATCH)
+            if not ready:
+                return
+            self._handle(ready)
+
+    def _handle(self, ready: list[tuple[int, int]]) -> None:
+        for fd, events in ready:
+            if fd == self.listener.fileno():
+                self._accept()
+                continue
+            connection = self._by_fd.get(fd)
+            if connection is None:
+                continue  # closed by one before it in this batch
+            try:
+                if events & ~select.EPOLLOUT:
+                    self._receive(connection)
+                if events & select.EPOLLOUT and connection.sock.fileno() >= 0:
+                    self._pump(connection)
+            except LiflError as error:
+                self.close(connection, error)
+            except OSError as error:
+                self.close(connection, Unreachable(f"the bulk connection broke ({error})"))
+
+    @property
+    def is_waiting(self) -> bool:
+        """Somebody has connected and not said who it is: call `tick` in time."""
+        return bool(self._strangers)
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        for stranger in list(self._strangers.values()):
+            if now - stranger.since < GREETING_S:
+                break  # the oldest come first
+            self._refuse(stranger, "silent")
+
+    def _accept(self) -> None:
+        for _ in range(BATCH):
+            try:
+                sock, _ = self.listener.accept()
+            except OSError:
+                return
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_MS)
+            stranger = Connection(sock, time.monotonic())
+            self._by_fd[sock.fileno()] = self._strangers[sock.fileno()] = stranger
+            self._epoll.register(sock.fileno(), _READ)
+            if len(self._strangers) > STRANGERS:
+                self._refuse(next(iter(self._strangers.values())), "crowded out")
+
+    def _greet(self, stranger: Connection) -> None:
+        """Read the greeting and not a byte more; close on anything else."""
+        data = stranger.sock.recv(GREETING - len(stranger.small))
+        stranger.small += data
+        if not data or stranger.small[: len(MAGIC)] != MAGIC[: len(stranger.small)]:
+            self._refuse(stranger, "not a greeting")
+            return
+        if len(stranger.small) < GREETING:
+            return
+        found = self.tickets.redeem(bytes(stranger.small))
+        stranger.small.clear()
+        if isinstance(found, str):
+            self._refuse(stranger, found)
+            return
+        before = self._clients.get((found.key, found.job))
+        if before:
+            self.close(before, Unreachable("this client has opened another bulk connection"))
+        ticket, connection = found.ticket, stranger
+        connection.key, connection.job = found.key, found.job
+        connection.up = ticket.channel(Direction.UP)
+        connection.down = ticket.channel(Direction.DOWN)
+        del self._strangers[connection.sock.fileno()]
+        self._clients[found.key, found.job] = connection
+        connection.sock.send(ticket.answer())  # the first bytes of a connection always fit
+
+    def _refuse(self, stranger: Connection, why: str) -> None:
+        self.refused[why] += 1
+        log.info("a connection to the bulk port was refused: %s", why)
+        self.close(stranger, Unreachable(why))
+
+    def close(self, connection: Connection, error: LiflError) -> None:
+        """End a connection; its upload, if there is one, is reported as lost."""
+        fd = connection.sock.fileno()
+        if fd < 0:
+            return
+        self._epoll.unregister(fd)
+        self._by_fd.pop(fd, None)
+        self._strangers.pop(fd, None)
+        connection.sock.close()
+        if self._clients.get((connection.key, connection.job)) is connection:
+            del self._clients[connection.key, connection.job]
+        self._held -= connection.held
+        connection.rest.clear()
+        connection.sending, upload = None, connection.upload
+        connection.forget()
+        if upload is not None:
+            self._lost(connection, upload, error)
+
+    def close_job(self, job: str) -> None:
+        """A job has left this node, and its memory with it."""
+        for connection in [c for c in self._clients.values() if c.job == job]:
+            connection.forget()
+            self.close(connection, Unreachable(f"job {job!r} has left this node"))
+        self.tickets.forget(job)
+
+    # -- what comes --------------------------------------------------------------------------
+    def grant(self, connection: Connection, upload: Uploading) -> None:
+        """From now on this transfer may be written."""
+        connection.upload, connection.newest = upload, upload.transfer
+        if len(upload.grant.view) > 2 * CHUNK:
+            connection.wake_at(WAKE_AT)
+
+    def look(self, connection: Connection) -> None:
+        """Take what has come and was not worth a wake-up."""
+        self._handle([(connection.sock.fileno(), select.EPOLLIN)])
+
+    def _receive(self, connection: Connection) -> None:
+        if connection.is_stranger:
+            with contextlib.suppress(BlockingIOError):
+                self._greet(connection)
+            return
+        with contextlib.suppress(BlockingIOError):
+            if connection.up is not None:
+                size = connection.sock.recv_into(self._in)
+                self._feed(connection, self._in[:size])
+            elif connection.left and connection.target is not None:
+                size = self._straight(connection, connection.target)
+            else:
+                # no byte of the next payload, which goes straight to its slot
+                ask = connection.left or (TAG + HEAD if connection.head else HEAD)
+                size = connection.sock.recv_into(self._in[: ask - len(connection.small)])
+                self._feed(connection, self._in[:size])
+            if size == 0:
+                raise Unreachable("the client closed its bulk connection")
+
+    def _straight(self, connection: Connection, target: memoryview) -> int:
+        """Plain bytes into the slot, what follows them into the scratch buffer."""
+        filled, left = connection.filled, connection.left
+        size: int = connection.sock.recvmsg_into(
+            [target[filled : filled + left], self._in[: TAG + HEAD]]
+        )[0]
+        into = min(size, left)
+        connection.filled += into
+        connection.left -= into
+        self._feed(connection, self._in[: size - into])
+        return size
+
+    def _feed(self, connection: Connection, data: memoryview) -> None:
+        at = 0
+        while at < len(data):
+            if connection.left:
+                size = min(connection.left, len(data) - at)
+                if connection.target is not None:
+                    filled = connection.filled
+                    where = connection.target[filled : filled + size]
+                    if connection.open is not None:
+                        connection.open.update_into(data[at : at + size], where)
+                    else:
+                        where[:] = data[at : at + size]
+                connection.filled += size
+                connection.left -= size
+                at += size
+                continue
+            need = TAG if connection.head else HEAD
+            size = min(need - len(connection.small), len(data) - at)
+            connection.small += data[at : at + size]
+            at += size
+            if len(connection.small) == need:
+                small = bytes(connection.small)
+                connection.small.clear()
+                if connection.head:
+                    self._end_chunk(connection, connection.head, small)
+                else:
+                    self._begin_chunk(connection, small)
+
+    def _begin_chunk(self, connection: Connection, small: bytes) -> None:
+        head = Head.unpack(small)
+        upload = connection.upload
+        if upload is not None and head.transfer == upload.transfer:
+            grant = upload.grant
+            size = min(CHUNK, len(grant.view) - grant.written)
+            expected = Head(Kind.UPDATE, size, grant.round, upload.transfer, grant.written)
+            if head != expected:
+                raise InvalidUpdate(f"a chunk says {head}, where {expected} is next")
+            connection.target = grant.view[grant.written : grant.written + size]
+            connection.open = connection.up.open(small) if connection.up else None
+            if len(grant.view) - grant.written - size < WAKE_AT:
+                connection.wake_at(1)
+        elif head.transfer <= connection.newest and 0 < head.length <= CHUNK:
+            if connection.up:  # a transfer that was given up; its bytes were on their way
+                connection.up.skip()
+            connection.target = connection.open = None
+        else:
+            # of a go that was on its way when the connection before this one broke
+            raise Unreachable(f"a chunk says {head}, which nobody was told to send here")
+        connection.head, connection.left, connection.filled = head, head.length, 0
+
+    def _end_chunk(self, connection: Connection, head: Head, tag: bytes) -> None:
+        connection.head = None
+        if connection.target is None or connection.upload is None:
+            return
+        if connection.open is not None:
+            verify(connection.open, tag)
+        elif tag != NO_TAG:
+            raise InvalidUpdate("a chunk of a plain connection ends with something else than zeros")
+        connection.target = connection.open = None
+        upload = connection.upload
+        if upload.grant.written + head.length == len(upload.grant.view):
+            connection.upload = None
+        self._wrote(connection, upload)
+
+    # -- what goes ---------------------------------------------------------------------------
+    def send(self, connection: Connection, sending: Sending) -> None:
+        """Send a model, unless this very transfer was asked for before."""
+        if connection.asked == sending.transfer:
+            return
+        if connection.sending is not None:
+            self.close(connection, Unreachable("a model was asked for before another came"))
+            return
+        connection.sending, connection.asked = sending, sending.transfer
+        try:
+            self._pump(connection)
+        except OSError as error:
+            self.close(connection, Unreachable(f"the bulk connection broke ({error})"))
+
+    def _pump(self, connection: Connection) -> None:
+        """A few chunks, then it is another's turn."""
+        for _ in range(PIECES):
+            sending = connection.sending
+            if sending is None:
+                break
+            model = sending.model()
+            # sealed bytes are what they are; plain ones are still the mapping's
+            if model is None and (connection.down is None or not connection.rest):
+                self.close(connection, Unreachable("the model was replaced on its way down"))
+                return
+            if not connection.rest and model is not None:
+                connection.rest = self._piece(connection, sending, model)
+            if not self._push(connection):
+                break
+            if sending.at == sending.end and not sending.left:
+                connection.sending = None
+        self._want(connection, writing=connection.sending is not None)
+
+    def _piece(
+        self, connection: Connection, sending: Sending, model: memoryview
+    ) -> list[memoryview]:
+        """The next bytes for the network: a chunk, or a part of one where memory is short."""
+        head = b""
+        if not sending.left:
+            sending.left = min(CHUNK, sending.end - sending.at)
+            head = Head(
+                Kind.MODEL, sending.left, sending.round, sending.transfer, sending.at
+            ).pack()
+            sending.seal = connection.down.seal(head) if connection.down else None
+        room = self._held + CHUNK <= HELD_BYTES or sending.seal is None
+        size = min(sending.left, CHUNK if room else HELD_PIECE)
+        part = model[sending.at : sending.at + size]
+        sending.at += size
+        sending.left -= size
+        if sending.seal is None:
+            return [memoryview(head), part, memoryview(NO_TAG)]
+        start = len(head)
+        self._out[:start] = head
+        sending.seal.update_into(part, self._out[start : start + size])
+        end = start + size
+        if not sending.left:
+            sending.seal.finalize()
+            self._out[end : end + TAG] = sending.seal.tag
+            end += TAG
+        return [self._out[:end]]
+
+    def _push(self, connection: Connection) -> bool:
+        """Write what is left of a piece; False when the network takes no more now."""
+        rest = connection.rest
+        try:
+            sent = connection.sock.sendmsg(rest)
+        except BlockingIOError:
+            sent = 0
+        while rest and sent >= len(rest[0]):
+            sent -= len(rest.pop(0))
+        if rest and sent:
+            rest[0] = rest[0][sent:]
+        held = 0
+        if connection.down is not None and rest:
+            if not connection.held:  # in the scratch buffer so far
+                rest[:] = [memoryview(bytes(rest[0]))]
+            held = len(rest[0])
+        self._held += held - connection.held
+        connection.held = held
+        return not rest
+
+    def _want(self, connection: Connection, *, writing: bool) -> None:
+        if writing != connection.writing:
+            connection.writing = writing
+            events = _READ | select.EPOLLOUT if writing else _READ
+            self._epoll.modify(connection.sock.fileno(), events)

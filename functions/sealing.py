@@ -1,0 +1,181 @@
+"""What the bulk port carries, byte by byte: the greeting, the keys, the chunks.
+
+Owns formats and cryptography of docs/protocol.md, section "The bulk port", for both sides.  Does no
+I/O and keeps no buffer: functions/bulk.py (gateway) and lifl/bulk.py (client) do.
+
+    greeting   "LIFL" version mode 0 0, ticket id, proof                    client -> gateway, once
+    answer     proof                                                        gateway -> client, once
+    chunk      head, up to 1 MiB of payload, tag                            both, any number
+
+A ticket's secret came over the control channel.  Four keys and proofs follow from it, each with a
+label of its own, and from everything that they are for, so that nothing fits another connection:
+
+    K(label) = HMAC-SHA256(secret, "lifl bulk 1 " ‖ label ‖ 0 ‖ greeting[0:24] ‖ about)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+from lifl.errors import Unreachable
+
+VERSION: Final = 1
+CHUNK: Final = 1 << 20  # most bytes of payload under one tag
+TAG: Final = 16
+NO_TAG: Final = bytes(TAG)
+GREETING: Final = 56
+ANSWER: Final = 32
+_OPENING: Final = struct.Struct("<4sBBxx16s")
+_HEAD: Final = struct.Struct("<BxxxIIIQ")
+HEAD: Final = _HEAD.size
+_NONCE: Final = struct.Struct("<IQ")
+MAGIC: Final = b"LIFL"
+
+
+class Mode(IntEnum):
+    """How chunks travel."""
+
+    PLAIN = 0
+    SEALED = 1  # AES-256-GCM
+
+
+class Direction(IntEnum):
+    UP = 1  # client to gateway
+    DOWN = 2
+
+
+class Kind(IntEnum):
+    """What a chunk is part of."""
+
+    UPDATE = 1
+    MODEL = 2
+
+
+class Head(NamedTuple):
+    """Before every chunk, in the clear, and bound to it by the tag."""
+
+    kind: int
+    length: int
+    round: int
+    transfer: int
+    offset: int
+
+    def pack(self) -> bytes:
+        return _HEAD.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray | memoryview) -> Head:
+        return cls(*_HEAD.unpack_from(data))
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """The right to open one bulk connection, once.
+
+    Args:
+        about: who and what it is for (`about()`); known to both sides, never sent.
+    """
+
+    id: bytes
+    secret: bytes
+    mode: Mode
+    about: bytes
+
+    @property
+    def opening(self) -> bytes:
+        """The first 24 bytes of the greeting."""
+        return _OPENING.pack(MAGIC, VERSION, self.mode, self.id)
+
+    def greeting(self) -> bytes:
+        return self.opening + self._key(b"hello")
+
+    def answer(self) -> bytes:
+        """What a gateway says that knows the secret, too."""
+        return self._key(b"welcome")
+
+    def admits(self, greeting: bytes) -> bool:
+        return hmac.compare_digest(greeting, self.greeting())
+
+    def channel(self, direction: Direction) -> Channel | None:
+        """One direction of the connection; None when it is plain."""
+        if self.mode is Mode.PLAIN:
+            return None
+        label = b"up" if direction is Direction.UP else b"down"
+        return Channel(self._key(label), direction, self.about)
+
+    def _key(self, label: bytes) -> bytes:
+        text = b"lifl bulk 1 " + label + b"\0" + self.opening + self.about
+        return hmac.new(self.secret, text, hashlib.sha256).digest()
+
+
+def about(mode: Mode, *, gateway: str, client: str, job: str) -> bytes:
+    """What a ticket is for.  Without CURVE there are no keys to name, and the job stands alone."""
+    who = f"{gateway}{client}" if mode is Mode.SEALED else ""
+    return f"{who}{job}".encode()
+
+
+def ticket_id(greeting: bytes) -> bytes | None:
+    """The id in a greeting, or None when it is not one."""
+    magic, version, mode, found = _OPENING.unpack_from(greeting)
+    known = magic == MAGIC and version == VERSION and mode in (Mode.PLAIN, Mode.SEALED)
+    return found if known else None
+
+
+class Channel:
+    """One direction of a sealed connection: its key, and the nonce that comes next.
+
+    The nonce is the direction and the number of chunks before, so that no two chunks under a key
+    have the same, and a chunk that is repeated, left out or moved does not open.
+    """
+
+    def __init__(self, key: bytes, direction: Direction, about: bytes) -> None:
+        # not at import: a client of the simple lane does not need it
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+        self._cipher, self._modes = Cipher, modes
+        self._key = algorithms.AES(key)
+        self._direction, self._about = direction, about
+        self.chunks = 0
+
+    def _next(self) -> Any:
+        nonce = _NONCE.pack(self._direction, self.chunks)
+        self.chunks += 1
+        return self._cipher(self._key, self._modes.GCM(nonce))
+
+    def skip(self) -> None:
+        """A chunk that nobody wants: its nonce is used up all the same."""
+        self.chunks += 1
+
+    def seal(self, head: bytes) -> Any:
+        """An encryptor for the chunk after `head`: `update_into`, `finalize`, `tag`."""
+        encryptor = self._next().encryptor()
+        encryptor.authenticate_additional_data(head + self._about)
+        return encryptor
+
+    def open(self, head: bytes) -> Any:
+        """A decryptor for the chunk after `head`: `update_into`, then `verify` with the tag."""
+        decryptor = self._next().decryptor()
+        decryptor.authenticate_additional_data(head + self._about)
+        return decryptor
+
+
+def verify(decryptor: Any, tag: bytes) -> None:
+    """End a chunk.
+
+    Raises:
+        Unreachable: it is not what was sent under this key at this place.
+    """
+    from cryptography.exceptions import InvalidTag
+
+    try:
+        decryptor.finalize_with_tag(tag)
+    except InvalidTag:
+        raise Unreachable(
+            "a chunk does not match its tag: it was changed, repeated or left out on the way; "
+            "ask for a new ticket"
+        ) from None
