@@ -208,6 +208,7 @@ def main() -> None:
           f"load {os.getloadavg()[0]:.1f} when it began")  # fmt: skip
     cases: dict[str, tuple[int, int, dict[str, Any]]] = {
         "8 x 46.8MB whole job, sealed": (8, 46_800_000, {}),
+        "8 x 46.8MB whole job, plain": (8, 46_800_000, {"insecure": True}),
         "8 x 46.8MB whole job, lane zmq": (8, 46_800_000, {"clients": {"lane": "zmq"}}),
         "8 x 256B whole job": (8, 256, {}),
         "64 x 1MB whole job, sealed": (64, 1_000_000, {}),

@@ -67,8 +67,8 @@ class Outsider:
 def job(runner: Runner) -> Iterator[tuple[Runner, Any, list[Path]]]:
     """A job of one round that waits for four clients from outside, with two slots."""
     path = runner.job_file(
-        rounds=1, trainer=None, clients={"min": 4}, memory={"inputSlots": 2, "stallS": 2.0, "minUploadRate": "256Ki"},
-        aggregation={"fanIn": 2},
+        rounds=1, trainer=None, clients={"min": 4}, aggregation={"fanIn": 2},
+        memory={"inputSlots": 2, "stallS": 2.0, "minUploadRate": "256Ki"},
     )  # fmt: skip
     process = runner.start(path, "--proxy", PROXY, env={"TOY_SIZE": str(SIZE)})
     files = [runner.folder / f"runs/latest/clients/client-{index}.json" for index in range(4)]

@@ -75,12 +75,13 @@ def test_more_clients_than_slots(runner: Runner) -> None:
     check(run, rounds=2, clients=12)
 
 
-@pytest.mark.parametrize("lane", ["fast", "zmq"])
+@pytest.mark.parametrize("lane", ["fast", "zmq", "insecure"])
 def test_chunks(runner: Runner, lane: str) -> None:
     """Updates larger than a message, each slot used many times."""
     run = runner(
         "--proxy", PROXY, "--nodes", "2", trainers=6, memory={"inputSlots": 3},
-        clients={"min": 6, "lane": lane}, aggregation={"fanIn": 2}, env={"TOY_SIZE": "700001"},
+        clients={"min": 6, "lane": "zmq" if lane == "zmq" else "fast"},
+        insecure=lane == "insecure", aggregation={"fanIn": 2}, env={"TOY_SIZE": "700001"},
     )  # fmt: skip
     check(run, rounds=2, clients=6)
 
