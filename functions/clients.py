@@ -171,6 +171,19 @@ class Clients:
         if job is not None and job.layout is not None:
             self.welcome(job, key, peer)
 
+    def _report_client(self, name: str, key: str) -> None:
+        observer = self.rights.get(key) == "observer"
+        self.report({"t": "client", "job": name, "key": key, "observer": observer})
+
+    def report_all(self) -> None:
+        """Tell a new coordinator who is here."""
+        for name, waiting in self.unknown.items():
+            for key in waiting:
+                self._report_client(name, key)
+        for job in self.jobs.values():
+            for key in [*job.clients, *job.observers]:
+                self._report_client(job.name, key)
+
     # -- who has left ------------------------------------------------------------------------
     def disconnected(self) -> None:
         """Some connection ended; libzmq does not say whose, so see a little later."""

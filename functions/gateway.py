@@ -36,10 +36,10 @@ from lifl.functions.wire import (
     LARGEST_TRUSTED,
     Doorkeeper,
     Keys,
+    Line,
     Message,
     bind,
     bound_endpoint,
-    dealer,
     decode,
     encode,
     host_of,
@@ -66,7 +66,8 @@ class Gateway:
         self.router = server(self.context, keys, unread=UNREAD)
         bind(self.router, listen)
         self.endpoint = bound_endpoint(self.router)
-        self.coordinator = dealer(self.context, keys, *coordinator)
+        self.line = Line(self.context, keys, *coordinator)
+        self.coordinator = self.line.socket
         self.coordinator_key = coordinator[1]
         self.rights: dict[str, str] = {}
         self.jobs: dict[str, Job] = {}
@@ -92,6 +93,8 @@ class Gateway:
                 self.agent.receive()
             if self.door.socket in ready:
                 self.door.answer()
+            if self.line.monitor in ready and self.line.came_back():
+                self._report_all()
             if self.coordinator in ready:
                 self._from_coordinator()
             for key in [k for k, at in self.agent.lanes.items() if at.fileno() in ready]:
@@ -115,7 +118,9 @@ class Gateway:
 
     def _poll(self) -> set[Any]:
         clients = self.clients
-        wanted: list[Any] = [self.coordinator, clients.monitor, clients.bulk.fileno()]
+        wanted: list[Any] = [
+            self.coordinator, self.line.monitor, clients.monitor, clients.bulk.fileno()
+        ]  # fmt: skip
         if self.rights:  # who calls before the keys are here waits, and is not turned away
             wanted += [self.door.socket, self.router]
         wanted += [peer.socket for peer in self.peers.values()]
@@ -137,8 +142,7 @@ class Gateway:
     def _ready(self, job: Job) -> None:
         """Memory and lanes of a job are here; say so, and do what was asked for meanwhile."""
         self.clients.adopt(job)
-        round_, _ = job.intake.arena.model()
-        self._report({"t": "ready", "job": job.name, "model": round_ if job.intake.model() else -1})
+        self._report_ready(job)
         for early in self.early.pop(job.name, []):
             self._obey(early)
         self._serve(job)
@@ -146,6 +150,27 @@ class Gateway:
     # -- coordinator -------------------------------------------------------------------------
     def _report(self, message: Message) -> None:
         self.coordinator.send(encode(message | {"node": self.node}))
+
+    def _report_ready(self, job: Job) -> None:
+        """This gateway has the job's memory, and what is in it."""
+        round_, _ = job.intake.arena.model()
+        self._report({
+            "t": "ready", "job": job.name, "model": round_ if job.intake.model() else -1,
+            "in_model": _bits(job.intake.arena.accepted(round_)) if round_ > 0 else b"",
+        })  # fmt: skip
+
+    def _report_all(self) -> None:
+        """The coordinator is a new one: it hears from here all that the last one knew."""
+        self._report({"t": "gateway", "endpoint": self.endpoint, "key": self.keys.public})
+        self.clients.report_all()
+        for job in self.jobs.values():
+            if job.round:
+                job.told = (0, 0)
+                self._progress(job, again=True)
+            if job.evaluation:
+                self._report(job.evaluation)
+            if job.intake.ports and self.agent.is_ready(job):
+                self._report_ready(job)
 
     def _from_coordinator(self) -> None:
         while self.coordinator.poll(0):
@@ -188,6 +213,8 @@ class Gateway:
                     self.clients.send(peer, done)
 
     def _start_round(self, job: Job) -> None:
+        if job.intake.round > job.round:
+            return  # published while the order was on its way, and reported
         if not job.has_model:
             self._fetch_model(job)
             return
@@ -280,17 +307,19 @@ class Gateway:
         work = Upload(put, job.intake.arena.payload(slot, header.length))
         self._peer(*job.forward).start(job.name, Transfer(work, done, refused))
 
-    def _progress(self, job: Job) -> None:
-        """Tell the coordinator what is in, once per turn of the loop."""
-        if not job.dirty:
+    def _progress(self, job: Job, *, again: bool = False) -> None:
+        """Tell the coordinator what is in, once per turn of the loop; `again`: the whole round."""
+        if not job.dirty and not again:
             return
         job.dirty = False
+        bytes_told, metrics_told = job.told
+        job.told = job.bytes_in, len(job.metrics)
         self._report({
             "t": "accepted", "job": job.name, "round": job.round,
-            "clients": _bits(job.intake.arena.accepted(job.round)), "bytes": job.bytes_in,
-            "metrics": job.metrics,
+            "clients": _bits(job.intake.arena.accepted(job.round)),
+            "bytes": job.bytes_in - bytes_told, "metrics": job.metrics[metrics_told:],
+            "again": again,
         })  # fmt: skip
-        job.bytes_in, job.metrics = 0, []
 
 
 def _bits(clients: int) -> bytes:

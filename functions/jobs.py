@@ -111,8 +111,10 @@ class Job:
     model_upload: memoryview | None = None  # the first model, on its way here
     ended: bool = False
     dirty: bool = False
-    bytes_in: int = 0
+    bytes_in: int = 0  # of the round
     metrics: list[tuple[float, dict[str, float]]] = field(default_factory=list)
+    told: tuple[int, int] = (0, 0)  # how much of the two the coordinator has heard
+    evaluation: Message = field(default_factory=dict)  # the last that an observer reported
     clients: dict[str, bytes] = field(default_factory=dict)
     observers: dict[str, bytes] = field(default_factory=dict)
     uploads: dict[str, Uploading] = field(default_factory=dict)
@@ -121,6 +123,8 @@ class Job:
 
     def start_round(self, message: Message) -> None:
         """Take over what the coordinator says of a round; the same message twice is harmless."""
+        if message["round"] != self.round:
+            self.bytes_in, self.metrics, self.told = 0, [], (0, 0)
         self.round, self.epoch = message["round"], message["epoch"]
         self.roster = message["roster"]
         self.index = {key: bit for bit, key in enumerate(self.roster)}

@@ -146,8 +146,12 @@ class Lanes:
         role = message.get("endpoint", 0) & 0x7FFF
         if role and (job.name, role) in self.lanes:
             job.intake.ports[role] = self.lanes[job.name, role].port
-        if all(r in job.intake.ports for n, r in self.lanes if n == job.name):
+        if self.is_ready(job):
             self.ready(job)
+
+    def is_ready(self, job: Job) -> bool:
+        """Every lane of the job may be used."""
+        return all(r in job.intake.ports for n, r in self.lanes if n == job.name)
 
     def _forget(self, name: str) -> None:
         job = self.jobs.pop(name, None)

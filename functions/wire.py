@@ -185,6 +185,27 @@ def dealer(
     return sock
 
 
+class Line:
+    """A DEALER to the coordinator that says when there is a new one at its other end."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], keys: Keys, endpoint: str, server_key: str
+    ) -> None:
+        events = zmq.EVENT_HANDSHAKE_SUCCEEDED
+        self.socket = dealer(context, keys, endpoint, server_key, events=events)
+        self.monitor = self.socket.get_monitor_socket()
+        self._handshakes = 0
+
+    def came_back(self) -> bool:
+        """A handshake succeeded since the last call, and it was not the first."""
+        found = False
+        while self.monitor.poll(0):
+            self.monitor.recv_multipart()
+            self._handshakes += 1
+            found = self._handshakes > 1
+        return found
+
+
 def bound_endpoint(sock: zmq.Socket[bytes]) -> str:
     """Where a socket listens, with the port that it was given."""
     endpoint = sock.getsockopt(zmq.LAST_ENDPOINT)

@@ -120,13 +120,15 @@ class Client:
     # -- the two things to do ----------------------------------------------------------------
     def rounds(self) -> Iterator[Round]:
         """Every round for which this client is selected, until the job is done."""
-        last = 0
+        last = start = 0
         while True:
             message, _ = self._exchange.wait_for("round", "done")
             if message["t"] == "done":
                 self._exchange.pending = message  # and so it stays
                 return
             number = message["round"]
+            if self._exchange.start != start:  # the run goes on from an earlier round
+                last, start, self._kept = 0, self._exchange.start, None
             if not message["need"] or number < last:
                 continue
             if number == last:  # the gateway lost it before it was sealed

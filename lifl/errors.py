@@ -3,7 +3,8 @@
     LiflError                 code, sentence, context; `retryable` is a property of the type
     ├── TransientError        the same request may succeed later
     │   ├── Busy              no slot, no node, no client yet
-    │   └── Unreachable       a peer did not answer in time
+    │   ├── Unreachable       a peer did not answer in time
+    │   └── NoSpace           a disk is full
     └── PermanentError        the same request will fail again
         ├── InvalidJob        a job file that cannot be run
         ├── InvalidUpdate     an update that cannot be part of its round
@@ -55,6 +56,10 @@ class Busy(TransientError):
 
 class Unreachable(TransientError):
     code = "unreachable"
+
+
+class NoSpace(TransientError):
+    code = "disk-full"
 
 
 class PermanentError(LiflError):

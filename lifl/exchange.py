@@ -109,12 +109,14 @@ class Exchange:
     Attributes:
         layout: of the job's model, None until a gateway has said it.
         settings: what the job tells its clients.
+        start: how often the run was started; a new one may repeat rounds.
         pending: a message that came while another was waited for.
     """
 
     def __init__(self, address: Address, *, job: str, keys: Keys, timeout_s: float) -> None:
         self.job, self.timeout_s = job, timeout_s
         self.settings: dict[str, Any] = {}
+        self.start = 0
         self.layout: Layout | None = None
         self.pending: Message | None = None
         self._keys = keys
@@ -136,13 +138,13 @@ class Exchange:
         if self._lane == "fast" and len(upload.data) > INLINE:
             return self._upload_bulk(upload)
         self._connection.send(upload.start())
-        number = upload.put["round"]
+        number, start = upload.put["round"], self.start
         while True:
             message, _ = self.wait_for("go", "more", "ack", "reject", "round", again=upload.start)
             match message["t"]:
                 case "go" | "more":
                     self._connection.send(upload.take(message))
-                case "round" if message["round"] > number:
+                case "round" if message["round"] > number or self.start != start:
                     self.pending = message
                     return False
                 case "round" if not message["need"]:
@@ -243,6 +245,7 @@ class Exchange:
                 self.layout = Layout.from_wire(message["layout"])
                 self.settings = message["settings"]["args"]
                 self._lane = message["settings"]["lane"]
+                self.start = message["settings"]["start"]
             case "redirect":
                 before = self._connection
                 address = Address(message["endpoint"], message["key"])
@@ -255,7 +258,7 @@ class Exchange:
 
     # -- the bulk port -----------------------------------------------------------------------
     def _upload_bulk(self, upload: Upload) -> bool:
-        number, sent = upload.put["round"], 0
+        number, sent, start = upload.put["round"], 0, self.start
         put: list[Outgoing] = [(upload.put | {"length": len(upload.data), "lane": "fast"}, None)]
         bulk = self._start(put)
         while bulk is not None:
@@ -269,7 +272,7 @@ class Exchange:
                         bulk, sent = self._start(put), 0
                 case "bulk":  # nothing should come: the gateway has ended it
                     bulk = self._start(put)
-                case "round" if message["round"] > number:
+                case "round" if message["round"] > number or self.start != start:
                     self.pending = message
                     return False
                 case "round" if not message["need"]:

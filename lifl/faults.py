@@ -1,14 +1,15 @@
 """Named points at which a process can be killed or stopped, for the crash tests.
 
 Owns the list of points; each is a step of the crash protocol (docs/crash-protocol.md), and the
-model in tests/model has the same list, which a test compares.  A point is armed by the
-environment and is otherwise one dictionary look-up.
+model in tests/model has the same list, which a test compares.  The coordinator's points are a list
+of their own: tests/model/test_coordinator.py searches them.  A point is armed by the environment
+and is otherwise one dictionary look-up.
 
     LIFL_FAULT=<who>:<point>:<kill|stop>:<nth>   for example  leaf:fold_written:kill:1
     LIFL_FAULT_DIR=<directory>                   the nth hit over all processes fires, once
 
-`who` is `gateway`, `agent` or the role that hits the point (`leaf`, `middle`, `top`), and may
-carry a node: `top@node-0`.
+`who` is `gateway`, `agent`, `coordinator` or the role that hits the point (`leaf`, `middle`,
+`top`), and may carry a node: `top@node-0`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,13 @@ POINTS: Final = (
     "agent_saw_death", "agent_registered", "agent_poked", "agent_routed", "agent_restarted",
 )  # fmt: skip
 
+COORDINATOR_POINTS: Final = (
+    "coordinator_plan_saved", "coordinator_plan_sent", "coordinator_round_saved",
+    "coordinator_round_sent", "coordinator_accepted", "coordinator_all_in",
+    "coordinator_close_sent", "coordinator_published", "coordinator_row_written",
+    "checkpoint_partial", "checkpoint_written", "coordinator_files_written",
+)  # fmt: skip
+
 _armed: dict[str, tuple[str, str, int]] = {}
 _node = ""
 
@@ -41,7 +49,7 @@ _node = ""
 def _arm() -> None:
     for entry in filter(None, os.environ.get("LIFL_FAULT", "").split(",")):
         who, point, action, nth = entry.split(":")
-        if point not in POINTS or action not in ("kill", "stop"):
+        if point not in (*POINTS, *COORDINATOR_POINTS) or action not in ("kill", "stop"):
             raise ValueError(f"LIFL_FAULT: {entry!r} is not <who>:<point>:<kill|stop>:<nth>")
         _armed[point] = (who, action, int(nth))
 

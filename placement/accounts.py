@@ -21,6 +21,7 @@ from lifl.placement.node import Node
 from lifl.proxy_ebpf.contract import Counters
 
 EWMA_S: Final = 10.0
+REPORTS_KEPT: Final = 3  # a coordinator that comes back asks for the last ones again
 LATE_S: Final = 0.1  # how long a round's row waits for what the top still has to say
 
 
@@ -37,6 +38,7 @@ class Account:
     queue_at: float = -math.inf
     due: Message | None = None  # a report that was asked for
     due_at: float = 0.0
+    reports: dict[int, Message] = field(default_factory=dict)  # the last few, by round
 
 
 class Accounts:
@@ -129,6 +131,9 @@ class Accounts:
     def report(self, job: NodeJob, message: Message) -> None:
         """The coordinator asks for a round's row; it is answered now or by `overdue`."""
         account = self._of(job)
+        if message["round"] in account.reports:  # the coordinator that heard it is gone
+            self.node.report(account.reports[message["round"]])
+            return
         if account.due is not None:
             self._answer(job, account)
         account.due, account.due_at = message, time.monotonic()
@@ -160,12 +165,14 @@ class Accounts:
         if work.get("fold_seconds"):
             speed = work["fold_bytes"] / work["fold_seconds"]
             self.figures.set("lifl_fold_bytes_per_second", speed, fljob=job.name)
-        self.node.report({
+        report = account.reports[number] = {
             "t": "work", "job": job.name, "round": number, "work": work,
             "handoffs": {self.node.router.name: account.handed}, "cold": cold, "warm": warm,
             "folds": merged(account.folds.get(number, [])),
             "model_at": account.models.get(number),
-        })  # fmt: skip
+        }  # fmt: skip
+        account.reports.pop(number - REPORTS_KEPT, None)
+        self.node.report(report)
         account.work, account.handed = Counter(), 0
         account.warm = len(job.roles)  # every role that goes on in the next round starts warm
         for of_round in (account.folds, account.models):

@@ -24,7 +24,7 @@ import zmq
 from lifl.errors import LiflError
 from lifl.faults import at_node, fault
 from lifl.functions.kernels import choose
-from lifl.functions.wire import LARGEST_TRUSTED, Keys, Message, dealer, decode, encode
+from lifl.functions.wire import LARGEST_TRUSTED, Keys, Line, Message, decode, encode
 from lifl.placement.accounts import Accounts
 from lifl.placement.hosted import saved_jobs
 from lifl.placement.measure import measure
@@ -53,7 +53,9 @@ class Agent:
         ])  # fmt: skip
         self.restarted = self.pool.adopt()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-        self.coordinator = dealer(self.context, self.keys, *coordinator)
+        self.line = Line(self.context, self.keys, *coordinator)
+        self.coordinator = self.line.socket
+        self.capacity: dict[str, float] = {}
         self.node = Node(
             name=node, directory=directory, router=self.router, pool=self.pool,
             kernels=self.kernels.name, budget_bytes=arena_budget_bytes, report=self._report,
@@ -83,6 +85,8 @@ class Agent:
                 members.died(process)
             if self.router.fileno() in ready:
                 self._returned()
+            if self.line.monitor in ready and self.line.came_back():
+                self._hello()
             if self.coordinator in ready:
                 while self.coordinator.poll(0):
                     self._obey(decode(self.coordinator.recv(), limit=LARGEST_TRUSTED))
@@ -93,6 +97,7 @@ class Agent:
     def _poll(self) -> set[Any]:
         poller = zmq.Poller()
         poller.register(self.coordinator, zmq.POLLIN)
+        poller.register(self.line.monitor, zmq.POLLIN)
         members = self.members
         fds = [members.listener.fileno(), self.router.fileno(), *self.endpoint.fds]
         for fd in [*fds, *members.connections, *(p.pidfd for p in self.pool.processes.values())]:
@@ -102,10 +107,11 @@ class Agent:
 
     # -- coordinator -------------------------------------------------------------------------
     def _hello(self) -> None:
+        self.capacity = self.capacity or measure(self.kernels)
         self._report({
             "t": "node", "key": self.keys.public, "proxy": self.router.name,
             "reason": self.router.reason, "kernels": self.kernels.name, "isa": self.kernels.isa,
-            "capacity": measure(self.kernels), "budget_bytes": self.node.budget_bytes,
+            "capacity": self.capacity, "budget_bytes": self.node.budget_bytes,
             "metrics": self.endpoint.url,
         })  # fmt: skip
 

@@ -4,19 +4,22 @@
                                                                             │
     rounds.jsonl, model.safetensors, summary.json ◄── published ◄───────────┘
 
-Owns one job from its first client to its files: the process, its loop, and what follows from each
-message.  Elsewhere are who is there (membership.py), what nodes are told (planning.py, and under it
-selection.py and planner.py), when a round closes (rounds.py), what stays (record.py).  Started by
-the local engine with a configuration file:
+Owns the process: sockets, loop, who says what, whole models on their way, the job's last files.
+Elsewhere are the rounds (course.py), who is there (membership.py), what stays (store.py, record.py,
+checkpoint.py).  Started by the local engine, and again when it was killed, with a configuration
+file:
 
     python -m lifl.placement.coordinator --config FILE
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
+import select
+import shutil
 import signal
 import sys
 import time
@@ -31,8 +34,9 @@ import zmq
 from lifl.api.codes import error_of
 from lifl.api.job import FLJob
 from lifl.api.load import load_job
-from lifl.errors import Busy, InvalidUpdate, LiflError
+from lifl.errors import InvalidUpdate, LiflError
 from lifl.events import emit, keep_stdout
+from lifl.faults import fault
 from lifl.functions.layout import Layout
 from lifl.functions.transfer import Download, Upload
 from lifl.functions.wire import (
@@ -40,29 +44,29 @@ from lifl.functions.wire import (
     Doorkeeper,
     Keys,
     Message,
-    bind,
     bound_endpoint,
     decode,
     encode,
     sender,
     server,
 )
+from lifl.placement.checkpoint import Checkpoints, due_every, read
+from lifl.placement.course import LAST_METRICS_S, RECONNECT_S, Course
 from lifl.placement.enrolment import Enrolment
 from lifl.placement.limits import unwritten
 from lifl.placement.membership import Known, Membership
 from lifl.placement.models import move
-from lifl.placement.planning import JOB, Planning, roles_of, selected
+from lifl.placement.planning import JOB, Planning
 from lifl.placement.processes import end_with_parent
 from lifl.placement.record import Recorder, initial_model
-from lifl.placement.rounds import Order, Round
+from lifl.placement.resume import STORE, as_text, checkpoint_folder, rewound
 from lifl.placement.scrape import Endpoint
-from lifl.placement.snapshot import Plan
+from lifl.placement.store import Change, Checkpoint, JobStore, Saved
+from lifl.placement.store_sqlite import SqliteStore
 
 log = logging.getLogger("lifl.coordinator")
 
-LAST_METRICS_S = 30.0
 DROP_S = 5.0
-RECONNECT_S = 5.0  # for clients whose gateway was replaced
 
 
 class Coordinator:
@@ -71,49 +75,74 @@ class Coordinator:
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
         self.job: FLJob = load_job(Path(config["job"]))
-        spec = self.job.spec
+        self.name = self.job.metadata.name
+        spec, run_dir = self.job.spec, Path(config["run_dir"])
         self.keys = Keys(*config["keys"])
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self.door = Doorkeeper(self.context)
         self.router = server(self.context, self.keys)
-        bind(self.router, config["listen"])
+        self.router.setsockopt(zmq.USE_FD, config["listen_fd"])  # outlives this process
+        self.router.bind(config["listen"])
         self.enrolment = Enrolment(Path(config["keyring"]), config["clients"])
         self.members = Membership(config["nodes"], self.enrolment.names, config["observers"])
         self.door.keys = set(config["nodes"].values())
-        state = initial_model(self.job, Path(config["job"]).parent)
-        self.layout = Layout.of(state)
-        self.planning = Planning(self.job, self.layout, len(self.members.names))
-        self.initial = memoryview(bytearray(self.planning.model_bytes))  # its velocity is zero
-        self.layout.pack_into(state, self.initial)
-        self.record = Recorder(self.job, Path(config["run_dir"]), spec.evaluator is not None)
+        self.early: deque[tuple[bytes, str, Message]] = deque()  # came while a model was moved
+        self.grace_s = spec.clients.grace_s
+        self.record = Recorder(self.job, run_dir, spec.evaluator is not None)
         self.endpoint = Endpoint(
             self.record.monitoring.figures, self._refresh, config["metrics_port"]
         )
         self.record.monitoring.url = self.endpoint.url
-        self.plan: Plan | None = None
-        self.roster: list[str] = []
-        self.holding: set[str] = set()  # nodes that have memory of the job
-        self.epoch = 0
-        self.round: Round | None = None
-        self.ended: set[int] = set()  # rounds whose model exists
-        self.early: deque[tuple[bytes, str, Message]] = deque()  # came while a model was moved
-        self.grace_s = spec.clients.grace_s
-        self.deadline_at = math.inf
-        self.done_at: float | None = None
+        self.store: JobStore = SqliteStore(run_dir / STORE)
+        saved = self.store.load()
+        self.record.is_continued = saved is not None and saved.start == config["start"]
+        if saved is None or not self.record.is_continued:
+            saved = self._begin(saved, run_dir)
+        self.layout = Layout.from_wire(saved.layout)
+        planning = Planning(
+            self.job, self.layout, len(self.members.names), start=config["start"]
+        )
+        self.model_bytes = planning.model_bytes
+        self.folder = checkpoint_folder(self.job, Path(config["job"]), run_dir)
+        every, pause_s = due_every(spec.checkpoint.every, self.model_bytes)
+        self.checkpoints = Checkpoints(
+            self.folder, self.layout, self.model_bytes, job=self.name, keys=self.keys,
+            every=every, pause_s=pause_s, keep=spec.checkpoint.keep,
+            last=saved.checkpoint.number if saved.checkpoint else 0,
+        )  # fmt: skip
+        self.course = Course(
+            self.job, self.members, planning, self.record, self.store, send=self._send,
+            put_model=self._put_model, offer=self.checkpoints.offer,
+            first_needs=len(config["clients"]) if config["all"] else 1,
+        )  # fmt: skip
+        self.course.go_on(saved)
+
+    def _begin(self, before: Saved | None, run_dir: Path) -> Saved:
+        """A new run, or one that starts again at its last checkpoint."""
+        if before is not None:
+            saved = rewound(before, run_dir, start=self.config["start"])
+        else:
+            saved = Saved(
+                job=as_text(self.job), names=self.members.names, start=self.config["start"],
+                layout=Layout.of(self._initial_model()).to_wire(),
+            )  # fmt: skip
+        self.store.begin(saved)
+        return saved
 
     # -- loop --------------------------------------------------------------------------------
     def run(self) -> None:
         emit("listening", endpoint=bound_endpoint(self.router))
-        if self.job.spec.insecure:
+        if self.job.spec.insecure and not self.record.is_continued:
             emit("warning", text="insecure: true: nothing is encrypted and anybody may pass for "
                  "any client; leave it out for CURVE")  # fmt: skip
+        course = self.course
         poller = zmq.Poller()
-        poller.register(self.door.socket, zmq.POLLIN)
-        poller.register(self.router, zmq.POLLIN)
-        for fd in (*self.endpoint.fds, self.enrolment.fileno()):
+        for what in (self.door.socket, self.router):
+            poller.register(what, zmq.POLLIN)
+        for fd in (self.checkpoints.fileno(), self.enrolment.fileno(), *self.endpoint.fds):
             poller.register(fd, zmq.POLLIN)
-        while not self._is_finished():
-            due = (self.deadline_at, self.done_at or math.inf, self.members.next_gone_at)
+        while not course.is_over:
+            due = (course.deadline_at, course.done_at or math.inf, self.members.next_gone_at)
             wait_s = min(due) - time.monotonic()
             timeout_ms = None if wait_s == math.inf else max(0, int(wait_s * 1000) + 1)
             ready = dict(poller.poll(timeout_ms))
@@ -123,13 +152,13 @@ class Coordinator:
                 self._keys_changed()
             while self.early or self.router.poll(0):
                 self._take(*(self.early.popleft() if self.early else self._receive()))
+            if self.checkpoints.fileno() in ready:
+                self._checkpointed()
             self._let_go()
             if ready.keys() & set(self.endpoint.fds):
                 self.endpoint.answer()
-            if time.monotonic() >= self.deadline_at:
-                self.deadline_at = math.inf
-                if self.round:
-                    self._deadline(self.round)
+            if time.monotonic() >= course.deadline_at:
+                course.deadline()
         self._finish()
 
     def _refresh(self) -> None:
@@ -153,13 +182,6 @@ class Coordinator:
         except (KeyError, TypeError, ValueError) as error:
             log.warning("a %r of %r cannot be used: %r", message.get("t"), key, error)
 
-    def _deadline(self, round_: Round) -> None:
-        self._order(round_.on_deadline())
-        if round_.phase == "open":
-            emit("warning", text=f"round {round_.number}: the deadline has passed with "
-                 f"{round_.in_count} updates, and spec.clients.minUpdates is {round_.minimum}: "
-                 "the round waits for more")  # fmt: skip
-
     def _send(self, peer: bytes | None, message: Message) -> None:
         if peer is None:
             return
@@ -173,34 +195,33 @@ class Coordinator:
         if node is None:
             log.warning("%r speaks for %r: ignored", key, message.get("node"))
             return
+        if message["t"] not in ("node", "gateway") and peer not in (node.agent, node.gateway):
+            return  # meant for the coordinator before this one; all of it is said again
         match message["t"]:
             case "node":
-                self._node(node, peer, message)
+                node.agent, node.measured = peer, message["capacity"]
+                self.record.engine(message, len(self.members.nodes))
+                self.course.agent_is_back(node)
+                self.course.try_to_plan()
             case "gateway":
-                self._enrol(node, peer, message)
-                if where := self.members.gateways:
-                    self.record.gateways(where)
-                self._try_to_plan()
+                self._gateway(node, peer, message)
             case "ready":
-                self._ready(node, message["model"])
+                node.ready, node.model = True, message["model"]
+                node.in_model = int.from_bytes(message["in_model"], "little")
+                self._send(node.gateway, self.course.planning.job_to_gateway())
+                self.course.catch_up(node)
             case "client":
                 self._client(node, message)
             case "gone":
                 self.members.leaves(message["key"], node.name, time.monotonic() + self.grace_s)
-            case "planned" if message["epoch"] == self.epoch:
-                node.planned = self.epoch
-                self._try_to_start()
-            case "accepted" if self.round and message["round"] == self.round.number:
-                clients = int.from_bytes(message["clients"], "little")
-                self.record.taken(message["bytes"], message["metrics"])
-                self._order(self.round.on_accepted(node.name, clients))
-                self.record.progress(self.round)
-            case "closed" if self.round and message["round"] == self.round.number:
-                clients = int.from_bytes(message["clients"], "little")
-                self.record.closed(node.name, message)
-                self._order(self.round.on_closed(node.name, clients))
+            case "planned":
+                self.course.is_planned(node, message["epoch"])
+            case "accepted":
+                self.course.accepted(node, message)
+            case "closed":
+                self.course.closed(node, message)
             case "published":
-                self._published(message["round"])
+                self.course.published(message["round"])
             case "metrics":
                 self.record.metrics(message["round"], message["metrics"])
             case "work":
@@ -211,13 +232,15 @@ class Coordinator:
                 raise error_of(message["code"], message["error"], retry=False, node=node.name)
 
     # -- who is there ------------------------------------------------------------------------
-    def _node(self, node: Known, peer: bytes, message: Message) -> None:
-        node.agent, node.measured = peer, message["capacity"]
-        self.record.engine(message, len(self.members.nodes))
-        if self.plan is not None:
-            node.planned = -1
-            self._send_plan(node)
-        self._try_to_plan()
+    def _gateway(self, node: Known, peer: bytes, message: Message) -> None:
+        was_last = node.gateway is None
+        self._enrol(node, peer, message)
+        if where := self.members.gateways:
+            self.record.gateways(where)
+            for other in self.members if was_last else ():  # who had to wait for its address
+                self.course.redirect(other)
+                self.course.catch_up(other)
+        self.course.try_to_plan()
 
     def _enrol(self, node: Known, peer: bytes, message: Message) -> None:
         """A gateway, maybe after a restart, hears who may call it; its clients call again."""
@@ -225,13 +248,15 @@ class Coordinator:
             gone_at = time.monotonic() + self.grace_s + RECONNECT_S
             for client in list(self.members.connected):
                 self.members.leaves(client, node.name, gone_at)
+        if node.gateway != peer:
+            node.ready = False
         node.gateway, node.endpoint = peer, message["endpoint"]
         self._tell_rights(node)
 
     def _tell_rights(self, node: Known) -> None:
         """Who may speak to a gateway; whom this does not name has no rights there."""
-        names = [self.job.metadata.name]
-        self._send(node.gateway, {"t": "enrol", "keys": self.members.rights, "jobs": names})
+        rights = {"t": "enrol", "keys": self.members.rights, "jobs": [self.name]}
+        self._send(node.gateway, rights)
 
     def _keys_changed(self) -> None:
         """Somebody was enrolled or revoked: gateways hear it before whoever did it does."""
@@ -241,146 +266,58 @@ class Coordinator:
             self._tell_rights(node)
         for key in change.revoked:
             self.members.forget(key)
-            if self.round and key in self.roster:
-                self._order(self.round.on_gone(1 << self.roster.index(key)))
+            self.course.client_is_gone(key)
         if change.enrolled or change.revoked:
             emit("keys", enrolled=[*change.enrolled.values()], revoked=[*change.revoked.values()])
         self.enrolment.answer(
-            job=self.job.metadata.name, run_dir=self.config["run_dir"],
-            gateways=self.members.gateways or {},
-        )  # fmt: skip
+            job=self.name, run_dir=self.config["run_dir"], gateways=self.members.gateways or {}
+        )
 
     def _client(self, node: Known, message: Message) -> None:
-        if message["observer"] or message["job"] != self.job.metadata.name:
+        if message["observer"] or message["job"] != self.name:
             return
         if message["key"] not in self.members.names:  # revoked meanwhile
             return
         key = message["key"]
         self.members.comes(key, node.name)
         if self.members.homes.get(key, node.name) != node.name:
-            self._redirect(node)
-        if self.round and key in self.roster:
-            self.round.on_back(1 << self.roster.index(key))
-        self._try_to_plan()
+            self.course.redirect(node)
+        self.course.client_is_back(key)
+        self.course.try_to_plan()
 
     def _let_go(self) -> None:
         """Clients that left and did not come back in time are not waited for any more."""
         for key in self.members.gone(time.monotonic()):
             emit("warning", text=f"{self.members.names[key]} has left: its connection ended "
                  f"{self.grace_s:g} s ago")  # fmt: skip
-            if self.round and key in self.roster:
-                self._order(self.round.on_gone(1 << self.roster.index(key)))
+            self.course.client_is_gone(key)
 
-    def _needed(self) -> int:
-        """Clients that must be connected before a round; for the first, all that will come."""
-        own = len(self.config["clients"])
-        everybody = own if self.config["all"] and self.plan is None else 1
-        return max(self.job.spec.clients.min, everybody)
+    # -- whole models ------------------------------------------------------------------------
+    def _initial_model(self) -> dict[str, Any]:
+        return initial_model(self.job, Path(self.config["job"]).parent)
 
-    def _ready(self, node: Known, model: int) -> None:
-        """A gateway holds the arena, maybe again after a restart: it hears everything again."""
-        node.ready = True
-        self._send(node.gateway, self.planning.job_to_gateway())
-        if self.round is not None and self.round.phase != "published":
-            if model >= self.round.number and node.name == self.round.top_node:
-                self._published(self.round.number)
-                return
-            self._send_round(node)
-            self._order(self.round.orders_for(node.name))
-        else:
-            self._try_to_start()
+    def _first_model(self, base: int) -> memoryview:
+        """What this start of the run begins with: the last checkpoint, or the initial model."""
+        if base:
+            return read(self.folder, base, self.layout, self.model_bytes)
+        model = memoryview(bytearray(self.model_bytes))  # its velocity is zero
+        self.layout.pack_into(self._initial_model(), model)
+        return model
 
-    # -- plan --------------------------------------------------------------------------------
-    def _try_to_plan(self) -> None:
-        """The next round, if none is under way and enough clients are there."""
-        if not self.members.is_whole or (self.round and self.round.number not in self.ended):
-            return
-        if len(self.ended) == self.job.spec.rounds:
-            return
-        needed, here = self._needed(), len(self.members.connected)
-        if here < needed or self.plan is None:
-            emit("waiting", clients=here, need=needed)
-        if here >= needed:
-            self._next_round()
-
-    def _next_round(self) -> None:
-        """Select, plan, and start as soon as everybody has what they need."""
-        number = self.round.number + 1 if self.round else 1
-        members, before = self.members, self.plan
-        by_name = {members.names[key]: key for key in members.connected}
-        self.roster = self.planning.draw(number, by_name)
-        self.plan = self.planning.plan(members, self.roster, previous=before, epoch=self.epoch)
-        if self.plan.oversubscribed and before is None:
-            emit("warning", text=f"{len(self.plan.oversubscribed)} clients are placed beyond the "
-                 "capacity of their nodes: they wait for a free input slot")  # fmt: skip
-        if self.plan.top_node is None:
-            raise Busy("no node can take a single update: lower the model's size or add nodes")
-        members.homes |= self.plan.homes()
-        self.holding |= set(self.plan.used)
-        minimum = self.job.spec.clients.min_updates
-        self.round = Round(
-            number, selected(self.plan, self.roster), self.plan.top_node, minimum=minimum
-        )
-        self.round.phase = "published"  # until it starts
-        if any(roles_of(before, name) != roles_of(self.plan, name) for name in members.nodes):
-            self.epoch += 1
-            for node in members:  # those whose roles stay only learn the epoch
-                self._send_plan(node)
-        self._try_to_start()
-
-    def _send_plan(self, node: Known) -> None:
-        assert self.plan is not None
-        number = self.round.number if self.round else 1
-        self._send(
-            node.agent,
-            self.planning.to_agent(self.plan, node.name, epoch=self.epoch, number=number),
-        )
-
-    # -- rounds ------------------------------------------------------------------------------
-    def _try_to_start(self) -> None:
-        """Start the round once its nodes carry out the plan and hold the arena."""
-        if self.round is None or self.plan is None or self.round.phase != "published":
-            return
-        used = [self.members[name] for name in self.plan.used]
-        if any(not node.ready or node.planned != self.epoch for node in used):
-            return
-        if self.round.number in self.record.started:
-            return
-        if self.round.number == 1:
-            self._put_initial_model()
-        self.round.phase = "open"
-        self.record.start(self.round, self.plan)
-        deadline_s = self.job.spec.deadline_s
-        self.deadline_at = time.monotonic() + deadline_s if deadline_s else math.inf
-        for node in used:
-            self._send_round(node)
-        for node in self.members:
-            self._redirect(node)
-
-    def _redirect(self, node: Known) -> None:
-        """Tell clients that called this node's gateway where they belong."""
-        away = self.members.astray(node.name)
-        if away:
-            name = self.job.metadata.name
-            self._send(node.gateway, {"t": "redirect", "job": name, "clients": away})
-
-    def _put_initial_model(self) -> None:
+    def _put_model(self, node: Known, base: int) -> None:
         """The only model that passes through here: the first, to the node of the top."""
-        assert self.plan is not None
-        assert self.plan.top_node is not None
-        put = {"t": "put", "kind": "model", "job": self.job.metadata.name, "round": 0}
-        self._move(self.members[self.plan.top_node], Upload(put, self.initial))
+        put = {"t": "put", "kind": "model", "job": self.name, "round": base}
+        self._move(node, Upload(put, self._first_model(base)))
 
     def _move(self, node: Known, work: Upload | Download) -> None:
-        name = self.job.metadata.name
-        move(self.context, self.keys, node, name, work, meanwhile=self._meanwhile)
+        move(self.context, self.keys, node, self.name, work, meanwhile=self._meanwhile)
 
     def _meanwhile(self) -> None:
         """While a model is moved a gateway may be replaced, and must be let in to go on."""
         self._answer_at_the_door()
         while self.router.poll(0):
             peer, key, message = self._receive()
-            node = self.members.speaker(message["node"], key)
+            node = self.members.speaker(message.get("node", ""), key)
             if message["t"] == "gateway" and node is not None:
                 self._enrol(node, peer, message)
             self.early.append((peer, key, message))
@@ -389,73 +326,83 @@ class Coordinator:
         if self.door.socket.poll(0):
             self.door.answer()
 
-    def _send_round(self, node: Known) -> None:
-        assert self.plan is not None
-        assert self.round is not None
-        self._send(
-            node.gateway,
-            self.planning.round_to_gateway(
-                self.plan, node, self.members, epoch=self.epoch, number=self.round.number,
-                roster=self.roster, model_at=self.record.published_by,
-                elapsed_s=self.record.elapsed_s(self.round.number),
-            ),
-        )  # fmt: skip
-
-    def _order(self, orders: list[Order]) -> None:
-        for order in orders:
-            assert self.round is not None
-            self._send(self.members[order.node].gateway, {
-                "t": order.verb, "job": self.job.metadata.name, "round": self.round.number,
-            })  # fmt: skip
-
-    def _published(self, number: int) -> None:
-        """The model of a round exists; the same news twice is harmless."""
-        if self.round is None or number != self.round.number or self.round.phase == "published":
+    def _checkpointed(self) -> None:
+        """A checkpoint is there, or could not be written, which costs no round anything."""
+        outcome = self.checkpoints.outcome()
+        if outcome is None:
             return
-        self.round.on_published()
-        self.ended.add(number)
-        self.deadline_at = math.inf
-        self.record.published(self.round)
-        assert self.plan is not None
-        for name in self.plan.used:
-            self._send(self.members[name].agent, {"t": "report", "job": JOB, "round": number})
-        if number < self.job.spec.rounds:
-            self._try_to_plan()
-        else:
-            self.done_at = time.monotonic() + LAST_METRICS_S
+        number = outcome.number
+        if outcome.result == "written":
+            place = self.checkpoints.place(number)
+            self.store.save(Change(checkpoint=Checkpoint(number=number, place=place)))
+        elif outcome.result == "failed" and self.checkpoints.counts["failed"] == 1:
+            emit("warning", text=f"the checkpoint of round {number} cannot be written to "
+                 f"{self.folder.where}: {outcome.text}; make room there or name another "
+                 "spec.checkpoint.path; the rounds go on")  # fmt: skip
 
     # -- the end -----------------------------------------------------------------------------
-    def _is_finished(self) -> bool:
-        return self.done_at is not None and (
-            self.record.is_complete or time.monotonic() >= self.done_at
-        )
-
     def _finish(self) -> None:
         """Everything is aggregated: write the files, let clients and nodes go."""
-        assert self.round is not None
-        buffer = memoryview(bytearray(self.layout.update_bytes))
-        name, number = self.job.metadata.name, self.round.number
-        self._move(self.members[self.round.top_node], Download(name, number, buffer))
-        self.record.finish(self.layout, buffer, len(self.members.nodes))
+        course = self.course
+        assert course.round is not None
+        number = course.round.number
+        if course.plan is None:  # its last round was a checkpoint when everything was killed
+            model = self._first_model(number)
+        else:
+            top = self.members[course.round.top_node]
+            model = memoryview(bytearray(self.layout.update_bytes))
+            self._move(top, Download(self.name, number, model))
+            self._last_checkpoint(number, top)
+        summary = self.record.finish(
+            self.layout, model, len(self.members.nodes), checkpoints=self.checkpoints.counts,
+            starts=self.config["start"],
+        )  # fmt: skip
+        fault("coordinator_files_written", "coordinator")
+        self.store.save(Change(rows=self.record.take_unsaved(), complete=True))
+        self._tidy_checkpoints()
+        emit("done", **summary)
         for node in self.members:
-            self._send(node.gateway, {"t": "end", "job": name, "round": number})
+            self._send(node.gateway, {"t": "end", "job": self.name, "round": number})
             self._send(node.agent, {"t": "drop", "job": JOB})
-        self._wait_until_dropped()
+        self._wait_until_dropped(course.holding)
         self.enrolment.close()
         self.router.close(linger=200)
         self.door.socket.close()
         self.context.term()
+        self.store.close()
 
-    def _wait_until_dropped(self) -> None:
+    def _last_checkpoint(self, number: int, node: Known) -> None:
+        """Where the job names a place of its own the last model goes there, too."""
+        if self.job.spec.checkpoint.path is None:
+            return
+        until = time.monotonic() + LAST_METRICS_S
+        self.checkpoints.every, self.checkpoints.pause_s = 1, 0.0
+        while self.checkpoints.last < number and time.monotonic() < until:
+            self.checkpoints.offer(number, node)
+            select.select([self.checkpoints], [], [], 1.0)
+            self._checkpointed()
+            if self.checkpoints.counts["failed"]:
+                break
+
+    def _tidy_checkpoints(self) -> None:
+        """In the run's directory they have served: model.safetensors is there."""
+        self.checkpoints.close()
+        with contextlib.suppress(OSError):
+            if self.job.spec.checkpoint.path is None:
+                shutil.rmtree(self.folder.where)
+            else:
+                self.checkpoints.prune()
+
+    def _wait_until_dropped(self, holding: set[str]) -> None:
         """Nodes give the job's memory back before its coordinator is gone."""
         until = time.monotonic() + DROP_S
-        while self.holding and time.monotonic() < until:
+        while holding and time.monotonic() < until:
             self._answer_at_the_door()
             if self.router.poll(50):
                 _, frame = self.router.recv_multipart()
                 message = decode(frame)
                 if message["t"] == "dropped":
-                    self.holding.discard(message["node"])
+                    holding.discard(message["node"])
 
 
 @click.command()

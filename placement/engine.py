@@ -4,7 +4,8 @@
                              │  └──► trainers
                              └─────► agent of each node ─► gateway, aggregators
 
-Owns the processes of a run: starts them in order, starts an agent again that died, and ends
+Owns the processes of a run: starts them in order, starts an agent or the coordinator again that
+was killed, and ends
 everything when the job is done, when `lifl run` is gone (its end of the lifeline closes, however
 it died) or when something cannot be mended.  Started by local.py:
 
@@ -19,8 +20,10 @@ import os
 import selectors
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,11 +32,12 @@ import click
 
 from lifl.events import emit, keep_stdout
 from lifl.functions.wire import Keys
+from lifl.placement import resume
 from lifl.placement.limits import oom_kills
 from lifl.placement.processes import adopt_orphans, end_descendants, private_bpffs, unmount
 
 LAST_WORDS_S: Final = 3.0  # for trainers that are busy when the job is done
-RESTARTS: Final = 10  # of one agent in a run; more is not a crash but a defect
+RESTARTS: Final = 10  # of one process in a run; more is not a crash but a defect
 _ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -51,7 +55,6 @@ class Child:
 
     what: str
     pid: int
-    restarts: int = 0
 
 
 class Engine:
@@ -61,8 +64,11 @@ class Engine:
         self.config = config
         self.directory = Path(config["directory"])
         self.children: dict[int, Child] = {}
+        self.restarts: Counter[str] = Counter()
         self.selector = selectors.DefaultSelector()
-        self.coordinator_at = ""
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.coordinator_at = "tcp://{}:{}".format(*self.listener.getsockname())
+        self.said_by_coordinator = -1
         self.gateways: dict[str, list[str]] = {}
         self.pins = ""
         self.done = False
@@ -111,30 +117,37 @@ class Engine:
         self.children[child.pid] = Child(what, child.pid)
         return child
 
-    def _listen_to(self, child: subprocess.Popen[bytes]) -> None:
+    def _listen_to(self, child: subprocess.Popen[bytes]) -> int:
         """Read the events of a child."""
         assert child.stdout is not None
         fd = os.dup(child.stdout.fileno())
         child.stdout.close()
         self.unread[fd] = b""
         self.selector.register(fd, selectors.EVENT_READ, "events")
+        return fd
 
     def _start_coordinator(self) -> None:
+        """The first, or one that takes up what the last one left: same keys, same endpoint.
+
+        The listening socket is the engine's, so that nobody else gets its port and those who call
+        meanwhile wait in its backlog.
+        """
         path = self._write("coordinator", {
             "job": self.config["job"], "run_dir": self.config["run_dir"],
             "nodes": {name: keys[0] for name, keys in self.config["nodes"].items()},
-            "keys": self.config["coordinator"], "listen": "tcp://127.0.0.1:*",
+            "keys": self.config["coordinator"], "listen": self.coordinator_at,
+            "listen_fd": self.listener.fileno(), "start": self.config["start"],
             "clients": self.config["clients"], "keyring": self.config["keyring"],
             "observers": [self.config["observer"][0]], "all": self.config["all"],
             "metrics_port": self.config["metrics_port"],
         })  # fmt: skip
         child = self._spawn(
             "coordinator", "lifl.placement.coordinator", "--config", str(path),
-            stdout=subprocess.PIPE,
+            stdout=subprocess.PIPE, pass_fds=[self.listener.fileno()],
         )  # fmt: skip
-        self._listen_to(child)
+        self.said_by_coordinator = self._listen_to(child)
 
-    def _start_agent(self, name: str, restarts: int = 0) -> None:
+    def _start_agent(self, name: str) -> None:
         directory = self.directory / name
         directory.mkdir(mode=0o700, exist_ok=True)
         keys = directory / "keys"
@@ -148,10 +161,23 @@ class Engine:
             "--liveness-s", str(self.config["liveness_s"]),
             "--metrics-port", str(self._metrics_port(name)),
         ]  # fmt: skip
+        if listen := self._listened_at(name):
+            arguments += ["--listen", listen]
         if self.pins:
             arguments += ["--pins", f"{self.pins}/{name}"]
-        child = self._spawn(name, "lifl.placement.agent", *arguments)
-        self.children[child.pid].restarts = restarts
+        self._spawn(name, "lifl.placement.agent", *arguments)
+
+    def _listened_at(self, name: str) -> str | None:
+        """Where the node's gateway was in the run that goes on, if that is free.
+
+        Clients from outside still call there.
+        """
+        endpoint = self.config["gateways"].get(name, [""])[0]
+        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+        if host:
+            with contextlib.suppress(OSError), socket.create_server((host, int(port))):
+                return str(endpoint)
+        return None
 
     def _metrics_port(self, name: str) -> int:
         """The coordinator has the first one, nodes those after it in their order."""
@@ -193,11 +219,18 @@ class Engine:
             return
         if code == -signal.SIGKILL:
             self._see_memory(child.what)
+        self.restarts[child.what] += 1
+        is_crash = code <= 0 and self.restarts[child.what] <= RESTARTS
         if child.what in self.config["nodes"]:
-            if child.restarts >= RESTARTS or code > 0:
+            if not is_crash:
                 raise Over(f"the agent of {child.what} ended with status {code}")
             emit("restart", what=f"agent of {child.what}")
-            self._start_agent(child.what, child.restarts + 1)
+            self._start_agent(child.what)
+        elif child.what == "coordinator" and is_crash and code < 0:
+            while self.said_by_coordinator in self.unread:  # half a line at its end is dropped
+                self._read_events(self.said_by_coordinator)
+            emit("restart", what="coordinator")
+            self._start_coordinator()
         elif child.what == "coordinator":
             raise Over(f"the coordinator ended with status {code}" if code else "")
         elif code:
@@ -217,10 +250,13 @@ class Engine:
 
     # -- events ------------------------------------------------------------------------------
     def _read_events(self, fd: int) -> None:
+        if fd not in self.unread:
+            return
         data = os.read(fd, 1 << 16)
         if not data:
             self.selector.unregister(fd)
             os.close(fd)
+            del self.unread[fd]
             return
         *lines, self.unread[fd] = (self.unread[fd] + data).split(b"\n")
         for line in lines:
@@ -229,13 +265,14 @@ class Engine:
     def _on_event(self, event: dict[str, Any]) -> None:
         match event["event"]:
             case "listening":
-                self.coordinator_at = event["endpoint"]
                 for name in self.config["nodes"]:
-                    self._start_agent(name)
+                    if not any(child.what == name for child in self.children.values()):
+                        self._start_agent(name)
                 return
             case "gateways":
                 if not self.gateways:
-                    self.gateways = event["gateways"]
+                    self.gateways = self.config["gateways"] = event["gateways"]
+                    resume.keep({k: v for k, v in self.config.items() if k != "directory"})
                     self._write_client_files()
                     self._start_trainers()
                 return

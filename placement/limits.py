@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lifl.errors import Busy, TransientError
+from lifl.errors import Busy, NoSpace
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
@@ -48,14 +48,13 @@ def check_memory(needed_bytes: int, *, node: str, budget_bytes: int, taken_bytes
         )
 
 
-def unwritten(error: OSError) -> TransientError | None:
+def unwritten(error: OSError) -> NoSpace | None:
     """The error for a file that there is no space for; None if it is about something else."""
     if error.errno not in _NO_SPACE:
         return None
-    return TransientError(
+    return NoSpace(
         f"a result cannot be written to {error.filename or 'the run directory'} "
-        f"({error.strerror}): make room, or name another folder with --out",
-        code="disk-full",
+        f"({error.strerror}): make room, or name another folder with --out"
     )
 
 

@@ -25,8 +25,10 @@ from typing import Any
 from lifl.api.job import FLJob
 from lifl.errors import InvalidJob
 from lifl.functions.wire import Keys
+from lifl.placement import resume
 from lifl.placement.keyring import Keyring
 from lifl.placement.processes import adopt_orphans, end_descendants
+from lifl.placement.record import full_disk_says
 
 PREFIX = "lifl-"  # of directories of runs; `lifl doctor` looks for those that were left
 
@@ -45,10 +47,12 @@ def run(
     liveness_s: float = 10.0,
     metrics_port: int = 0,
     keys_dir: Path | None = None,
+    resumed: dict[str, Any] | None = None,
 ) -> int:
     """Run a job to its end; every event goes to `handle`.
 
     Args:
+        resumed: what `resume.find` says of a run that goes on; `nodes` and `out` are its own.
         nodes: agents to start, `spec.nodes` unless given.
         out: where run directories go, `runs` unless given.
         proxy, kernels: override the job's.
@@ -59,18 +63,26 @@ def run(
     Returns:
         0 when the job completed, 1 when it failed, 130 after Ctrl-C.
     """
-    run_dir = make_run_dir(out or Path("runs"), job.metadata.name)
+    if resumed is None:
+        run_dir = make_run_dir(out or Path("runs"), job.metadata.name)
+        fields = _configure(job, job_path, run_dir, nodes or job.spec.nodes, keys_dir)
+    else:
+        fields = resumed
+    fields["proxy"] = proxy or fields["proxy"]
+    fields["kernels"] = kernels or fields["kernels"]
+    fields |= {"liveness_s": liveness_s, "metrics_port": metrics_port}
+    with full_disk_says(Path(fields["run_dir"]) / resume.RUN):
+        resume.keep(fields)
     directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=short_lived()))
     lock = _lock(directory)
     try:
-        config = _configure(
-            job, job_path, run_dir, directory, nodes or job.spec.nodes, proxy, kernels, liveness_s,
-            metrics_port, keys_dir,
-        )  # fmt: skip
+        config = directory / "engine.json"
+        config.touch(mode=0o600)
+        config.write_text(json.dumps(fields | {"directory": str(directory)}))
         return _supervise(config, directory, handle)
     finally:
         end_descendants()
-        Keyring(keys_dir or run_dir / "keys").sweep()
+        Keyring(Path(fields["keyring"])).sweep()
         shutil.rmtree(directory, ignore_errors=True)
         os.close(lock)
 
@@ -115,10 +127,9 @@ def short_lived() -> str | None:
 
 
 def _configure(
-    job: FLJob, job_path: Path, run_dir: Path, directory: Path, nodes: int, proxy: str | None,
-    kernels: str | None, liveness_s: float, metrics_port: int, keys_dir: Path | None,
-) -> Path:  # fmt: skip
-    """Make the keys of this run and write down everything that the engine must know."""
+    job: FLJob, job_path: Path, run_dir: Path, nodes: int, keys_dir: Path | None
+) -> dict[str, Any]:
+    """Make the keys of this run; everything that the engine must know."""
 
     spec = job.spec
 
@@ -135,11 +146,10 @@ def _configure(
         ring.enroll({name: key for key, name in names.items()}, own=True)
     folder = run_dir / "clients"
     folder.mkdir(mode=0o700)
-    config = {
+    return {
         "name": job.metadata.name,
         "job": str(job_path.resolve()),
         "run_dir": str(run_dir),
-        "directory": str(directory),
         "coordinator": pair("coordinator"),
         "nodes": {name: pair(name) for name in (f"node-{index}" for index in range(nodes))},
         "client_keys": clients,
@@ -149,17 +159,13 @@ def _configure(
         "observer": pair("observer"),
         "all": spec.trainer is not None,
         "trainer": spec.trainer is not None,
-        "proxy": proxy or spec.aggregation.proxy,
-        "kernels": kernels or spec.aggregation.kernels,
+        "proxy": spec.aggregation.proxy,
+        "kernels": spec.aggregation.kernels,
         "pins": os.geteuid() == 0,
         "arena_bytes": spec.memory.arena_bytes or 0,
-        "liveness_s": liveness_s,
-        "metrics_port": metrics_port,
+        "start": 1,
+        "gateways": {},
     }
-    path = directory / "engine.json"
-    path.touch(mode=0o600)
-    path.write_text(json.dumps(config))
-    return path
 
 
 def _supervise(config: Path, directory: Path, handle: Handle) -> int:

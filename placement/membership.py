@@ -23,6 +23,8 @@ class Known:
     measured: dict[str, float] = field(default_factory=dict)
     planned: int = -1  # epoch of the plan that it carries out
     ready: bool = False  # its gateway holds the job's arena
+    model: int = -1  # ... and in it the model of this round
+    in_model: int = 0  # with the updates of these clients
 
 
 class Membership:
@@ -107,10 +109,13 @@ class Membership:
         return {node.name: [node.endpoint, node.key] for node in self}
 
     def astray(self, name: str) -> list[list[str]]:
-        """[client key, endpoint, server key] of clients that called here and belong elsewhere."""
+        """[client key, endpoint, server key] of clients that called here and belong elsewhere.
+
+        Without those whose gateway has not reported yet.
+        """
         homes, nodes = self.homes, self.nodes
         return [
             [key, nodes[homes[key]].endpoint, nodes[homes[key]].key]
             for key, where in self.connected.items()
-            if where == name and homes.get(key, where) != where
+            if where == name and homes.get(key, where) != where and nodes[homes[key]].endpoint
         ]

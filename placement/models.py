@@ -1,7 +1,7 @@
 """Moving a whole model between this process and a gateway, as any other peer does.
 
 Owns one transfer from its start to its end; what is moved and when is the caller's:
-placement/coordinator.py.
+placement/coordinator.py and, in a thread, placement/checkpoint.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def move(
     """Wait until `work` is through.
 
     Args:
-        meanwhile: called again and again, for what cannot wait.
+        meanwhile: called again and again, for what cannot wait; may raise.
 
     Raises:
         Unreachable: the gateway does not answer, or refuses.

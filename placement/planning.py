@@ -29,10 +29,11 @@ class Planning:
         layout: of its model.
         clients: how many are enrolled: memory is made for all of them on one node, and for some
             that are enrolled later.
+        start: how often the run was started; tells clients that rounds may be repeated.
     """
 
-    def __init__(self, job: FLJob, layout: Layout, clients: int) -> None:
-        self.job, self.layout = job, layout
+    def __init__(self, job: FLJob, layout: Layout, clients: int, *, start: int) -> None:
+        self.job, self.layout, self.start = job, layout, start
         spec = job.spec
         self.model_bytes = (
             layout.velocity_at + layout.sum_bytes
@@ -121,7 +122,7 @@ class Planning:
                 [int(s.code), s.count, s.update_offset, s.sum_offset]
                 for s in self.layout.sections
             ],
-            "lane": getattr(self.job.spec.clients, "lane", "zmq"),
+            "lane": self.job.spec.clients.lane,
             "update_bytes": self.layout.update_bytes, "sum_bytes": self.layout.sum_bytes,
             "velocity_at": self.layout.velocity_at,
             "optimiser": {
@@ -138,6 +139,7 @@ class Planning:
             "non_finite": spec.aggregation.non_finite,
             "stall_s": spec.memory.stall_s,
             "min_upload_rate": spec.memory.min_upload_rate,
+            "start": self.start,
             "args": dict(spec.trainer.args) if spec.trainer else {},
             "lane": spec.clients.lane,
         }

@@ -5,10 +5,12 @@ Owns the run directory.  Decides nothing.  Called by the coordinator.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,16 @@ import safetensors.numpy
 
 from lifl.api.entrypoints import entrypoint
 from lifl.api.job import FLJob
-from lifl.errors import InvalidJob
+from lifl.errors import InvalidJob, NoSpace
 from lifl.events import emit
+from lifl.faults import fault
 from lifl.functions.layout import Layout
 from lifl.functions.wire import Message
 from lifl.placement.monitoring import Monitoring
 from lifl.placement.phases import Timeline, split
 from lifl.placement.rounds import Round
 from lifl.placement.snapshot import Plan
+from lifl.placement.store import Saved
 
 
 class Recorder:
@@ -39,13 +43,28 @@ class Recorder:
         self.open_rows: dict[int, set[str]] = {}  # rounds whose nodes have still to report
         self.written = 0
         self.published_by: str | None = None
-        self.bytes = 0
-        self.reported: list[tuple[float, dict[str, float]]] = []
+        self.taken_bytes: dict[str, int] = {}  # by node, of the round under way
+        self.reported: dict[str, list[tuple[float, dict[str, float]]]] = {}
+        self.unsaved: set[int] = set()  # rows that the job's store does not know as they are
         self.used: tuple[str, ...] = ()
         self.timelines: dict[int, Timeline] = {}
         self.monitoring = Monitoring(job, run_dir)
         self.backends: dict[str, str] = {}
         self.began_at = time.monotonic()
+        self.is_continued = False  # a coordinator of this run has said some of it already
+
+    def go_on(self, saved: Saved) -> None:
+        """Take up the rows of the coordinator before this one.
+
+        What is in rounds.jsonl is done; of rounds beyond that, nodes are asked again.
+        """
+        self.rows = whole_lines(self.run_dir / "rounds.jsonl")
+        self.written = len(self.rows)
+        self.published_by = saved.model_at
+        for number, row in saved.rows.items():
+            if number > self.written:
+                self.rows[number] = dict(row) | _no_work()
+                self.open_rows[number] = set(row["tree"])
 
     # -- events ------------------------------------------------------------------------------
     def gateways(self, where: dict[str, list[str]]) -> None:
@@ -56,13 +75,15 @@ class Recorder:
         self.monitoring.node(message["node"], message["metrics"], nodes)
         backends = {name: message[name] for name in ("proxy", "kernels", "isa", "reason")}
         if backends != self.backends:
+            said = self.is_continued and not self.backends  # by the coordinator before
             self.backends = backends
-            emit("engine", nodes=nodes, run_dir=str(self.run_dir),
-                 insecure=self.job.spec.insecure, **backends)  # fmt: skip
+            if not said:
+                emit("engine", nodes=nodes, run_dir=str(self.run_dir),
+                     insecure=self.job.spec.insecure, **backends)  # fmt: skip
 
     def progress(self, round_: Round) -> None:
         emit("progress", round=round_.number, accepted=round_.in_count,
-                   of=round_.of_count, bytes=self.bytes)  # fmt: skip
+                   of=round_.of_count, bytes=sum(self.taken_bytes.values()))  # fmt: skip
         self.monitoring.progress(round_)
 
     def restarted(self, node: str, what: str) -> None:
@@ -70,12 +91,12 @@ class Recorder:
         self.monitoring.restarted(node, what)
 
     # -- rounds ------------------------------------------------------------------------------
-    def start(self, round_: Round, plan: Plan) -> None:
-        self.started[round_.number] = time.monotonic()
+    def start(self, round_: Round, plan: Plan, *, age_s: float = 0.0) -> None:
+        self.started[round_.number] = time.monotonic() - age_s
         self.timelines[round_.number] = Timeline()
         self.monitoring.started(round_)
         self.used = plan.used
-        self.bytes, self.reported = 0, []
+        self.taken_bytes, self.reported = {}, {}
         tree = {
             name: [
                 {
@@ -99,9 +120,12 @@ class Recorder:
         if timeline is not None:
             timeline.ingested(node, message["began_at"], message["ingest"])
 
-    def taken(self, count: int, metrics: list[tuple[float, dict[str, float]]]) -> None:
-        self.bytes += count
-        self.reported += metrics
+    def taken(self, node: str, message: Message) -> None:
+        """A node has taken more, or says all that it has taken again."""
+        if message["again"]:
+            self.taken_bytes[node], self.reported[node] = 0, []
+        self.taken_bytes[node] = self.taken_bytes.get(node, 0) + message["bytes"]
+        self.reported.setdefault(node, []).extend(message["metrics"])
 
     def published(self, round_: Round) -> None:
         row = self.rows[round_.number]
@@ -109,14 +133,11 @@ class Recorder:
             "seconds": round(time.monotonic() - self.started[round_.number], 6),
             "clients": round_.in_count,
             "accuracy": None,
-            "bytes": self.bytes,
-            "handoffs": {"ebpf": 0, "unix": 0},
-            "cold_starts": 0,
-            "warm_starts": 0,
-            "fold_seconds": 0.0,
-            "fold_bytes": 0,
-            "metrics": _weighted(self.reported),
+            "bytes": sum(self.taken_bytes.values()),
+            **_no_work(),
+            "metrics": _weighted([row for rows in self.reported.values() for row in rows]),
         }
+        self.unsaved.add(round_.number)
         self.published_by = round_.top_node
         self.open_rows[round_.number] = set(self.used)
         emit("published", round=round_.number, seconds=row["seconds"])
@@ -133,9 +154,10 @@ class Recorder:
         row["warm_starts"] += message["warm"]
         row["fold_seconds"] += message["work"].get("fold_seconds", 0.0)
         row["fold_bytes"] += int(message["work"].get("fold_bytes", 0))
-        timeline = self.timelines[message["round"]]
+        timeline = self.timelines.setdefault(message["round"], Timeline())
         timeline.folded(node, message["folds"], message["model_at"])
         self.open_rows[message["round"]].discard(node)
+        self.unsaved.add(message["round"])
         if not self.open_rows[message["round"]]:
             phases = split(timeline, row["seconds"])
             row["phases"] = {phase: round(share, 6) for phase, share in phases.items()}
@@ -144,10 +166,23 @@ class Recorder:
             emit("round_done", **row)
         self._write()
 
+    def unreported_by(self, node: str) -> list[int]:
+        """Rounds of which a node has still to report its part."""
+        return [number for number, nodes in self.open_rows.items() if node in nodes]
+
+    def take_unsaved(self) -> dict[int, dict[str, Any]]:
+        """Rows that changed since the last call."""
+        rows = {number: self.rows[number] for number in self.unsaved}
+        self.unsaved.clear()
+        return rows
+
     def metrics(self, number: int, metrics: dict[str, float]) -> None:
         """An observer evaluated the model of a round."""
         row = self.rows.get(number)
+        if row is not None and row.get("evaluation") == metrics:
+            return  # said again, to a coordinator that came back
         if row is not None:
+            self.unsaved.add(number)
             row["accuracy"] = metrics.get("accuracy")
             row["evaluation"] = metrics
         emit("metrics", round=number, figures=metrics)
@@ -161,7 +196,8 @@ class Recorder:
 
     def _write(self, force: bool = False) -> None:
         """Append rows in the order of rounds, each when nothing of it is missing."""
-        with (self.run_dir / "rounds.jsonl").open("a") as file:
+        path = self.run_dir / "rounds.jsonl"
+        with full_disk_says(path), path.open("a") as file:
             while (row := self.rows.get(self.written + 1)) is not None:
                 number = self.written + 1
                 missing = number not in self.open_rows or self.open_rows[number]
@@ -170,12 +206,19 @@ class Recorder:
                 if (missing or unevaluated) and not (force and "seconds" in row):
                     break
                 file.write(json.dumps(row) + "\n")
+                file.flush()
                 self.written = number
+                fault("coordinator_row_written", "coordinator")
 
     # -- the end -----------------------------------------------------------------------------
-    def finish(self, layout: Layout, model: memoryview, nodes: int) -> None:
+    def finish(
+        self, layout: Layout, model: memoryview, nodes: int, **more: Any
+    ) -> dict[str, Any]:
+        """Write the last files; returns the summary."""
         self._write(force=True)
-        save_model(layout, model, self.run_dir / "model.safetensors")
+        path = self.run_dir / "model.safetensors"
+        with full_disk_says(path):
+            save_model(layout, model, path)
         rows = [row for row in self.rows.values() if "seconds" in row]
         accuracies = [r["accuracy"] for r in rows if r["accuracy"] is not None]
         handoffs = {
@@ -195,10 +238,27 @@ class Recorder:
             "kernels": self.backends.get("kernels"),
             "cold_starts": sum(r["cold_starts"] for r in rows),
             "warm_starts": sum(r["warm_starts"] for r in rows),
+            **more,
         }
         self.monitoring.finish()
-        _write_whole(self.run_dir / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
-        emit("done", **summary)
+        data = json.dumps(summary, indent=2).encode() + b"\n"
+        path = self.run_dir / "summary.json"
+        with full_disk_says(path):
+            write_whole(path, data)
+        return summary
+
+
+def whole_lines(path: Path) -> dict[int, dict[str, Any]]:
+    """The rows of a rounds.jsonl by round; half a line at its end is cut off."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    whole = data.rpartition(b"\n")[0]
+    if len(whole) + 1 < len(data):
+        os.truncate(path, len(whole) + 1 if whole else 0)
+    rows = (json.loads(line) for line in whole.splitlines())
+    return {row["round"]: row for row in rows}
 
 
 def initial_model(job: FLJob, directory: Path) -> dict[str, Any]:
@@ -236,10 +296,30 @@ _DTYPES = {
 
 def save_model(layout: Layout, model: memoryview, path: Path) -> None:
     """Write a state_dict as safetensors, whole or not at all."""
-    _write_whole(path, safetensors.numpy.save(layout.views(model)))
+    write_whole(path, safetensors.numpy.save(layout.views(model)))
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+@contextlib.contextmanager
+def full_disk_says(path: Path) -> Iterator[None]:
+    """What cannot be written into a run's directory as an error that names the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise NoSpace(
+            f"{path} cannot be written: {error.strerror}; the run stops here: make room and go on "
+            f"with lifl run --resume {path.parent}"
+        ) from error
+
+
+def _no_work() -> dict[str, Any]:
+    """What nodes report of a round, before they have."""
+    return {
+        "handoffs": {"ebpf": 0, "unix": 0}, "cold_starts": 0, "warm_starts": 0,
+        "fold_seconds": 0.0, "fold_bytes": 0,
+    }  # fmt: skip
+
+
+def write_whole(path: Path, data: bytes) -> None:
     temporary = path.with_name(path.name + ".new")
     try:
         with temporary.open("wb") as file:

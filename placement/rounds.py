@@ -3,7 +3,7 @@
 Owns one round's progress: who was accepted where, what is closed, what is missing.  No I/O, no
 clock: events in, orders out.  Called by placement/coordinator.py.
 
-    start ─► accepted … ─► all in, or deadline ─► close other nodes, cut the top's
+    planned ─► start ─► accepted … ─► all in, or deadline ─► close other nodes, cut the top's
           ─► their closed sets arrived at the top ─► close the top's node ─► published
 """
 
@@ -40,7 +40,7 @@ class Round:
     minimum: int = 1
     accepted: dict[str, int] = field(default_factory=dict)  # at each gateway, as it last said
     closed: dict[str, int] = field(default_factory=dict)  # final sets of the other nodes
-    phase: Literal["open", "closing", "closed", "published"] = "open"
+    phase: Literal["planned", "open", "closing", "closed", "published"] = "open"
     overdue: bool = False
     gone: int = 0  # clients that left: not waited for, though their update may still count
 
@@ -86,7 +86,7 @@ class Round:
 
     def orders_for(self, node: str) -> list[Order]:
         """What a gateway that came back must hear again."""
-        if self.phase == "open" or self.phase == "published":
+        if self.phase in ("planned", "open", "published"):
             return []
         if node != self.top_node:
             return [Order(node, "close")]

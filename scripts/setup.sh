@@ -119,7 +119,7 @@ rm -f -- "$stamp"
 say "installing LIFL and what it needs into .venv, and compiling its extensions"
 rm -f -- shm/_words.*.so functions/kernels/_fold.*.so # setuptools does not look at headers
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-    --root-user-action=ignore -e '.[dev,examples,report]' ||
+    --root-user-action=ignore -e '.[dev,examples,report,checkpoint]' ||
     die "pip failed; its last lines say why"
 
 # ---- eBPF -------------------------------------------------------------------------------

@@ -269,6 +269,25 @@ class Memory(_Part):
     )
 
 
+class Checkpoint(_Part):
+    """The global model on disk, so that a run can go on after everything was killed."""
+
+    path: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="Folder, in which each run gets one of its own: a path, relative to the job "
+        'file\'s folder, or a URL for fsspec, for example "s3://bucket/folder".  Without it '
+        "checkpoints lie in the run's directory, until the run is complete.",
+    )
+    every: int | None = Field(
+        default=None,
+        ge=1,
+        description="Rounds from one checkpoint to the next.  Unless given every round, but not "
+        "more than one a second, and for models above 64 MiB one round more for each further "
+        "64 MiB.",
+    )
+    keep: int = Field(default=2, ge=1, description="How many of the newest stay.")
+
+
 class Placement(_Part):
     """Which node serves which client."""
 
@@ -315,6 +334,9 @@ class Spec(_Part):
     aggregation: Aggregation = Field(default_factory=Aggregation, description="Algorithm and tree.")
     memory: Memory = Field(default_factory=Memory, description="Shared memory per node.")
     placement: Placement = Field(default_factory=Placement, description="Clients to nodes.")
+    checkpoint: Checkpoint = Field(
+        default_factory=Checkpoint, description="Models on disk while the job runs."
+    )
 
     @model_validator(mode="after")
     def _clients_add_up(self) -> Self:

@@ -18,6 +18,9 @@ from lifl.cli.keys import keys
 from lifl.cli.plainly import plainly as _plainly
 
 JOB = click.argument("job_file", metavar="JOB.yaml", type=click.Path(path_type=Path))
+JOB_OR_RUN = click.argument(
+    "job_file", metavar="JOB.yaml", type=click.Path(path_type=Path), required=False
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,7 +32,14 @@ main.add_command(keys)
 
 
 @main.command()
-@JOB
+@JOB_OR_RUN
+@click.option(
+    "--resume",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Go on with a run that was killed, from its last checkpoint: its directory, for example "
+    "runs/latest, instead of a job file.",
+)
 @click.option(
     "--nodes", type=click.IntRange(1, 64), help="Nodes to start, instead of the job's spec.nodes."
 )
@@ -80,7 +90,8 @@ main.add_command(keys)
 )
 @_plainly
 def run(
-    job_file: Path,
+    job_file: Path | None,
+    resume: Path | None,
     nodes: int | None,
     out: Path,
     plain: bool,
@@ -97,9 +108,23 @@ def run(
     asks for.  The model, a row for every round, a summary and a report (see `lifl report`) are
     left in the run's directory, to which DIR/latest points.
     """
-    from lifl.api.load import load_job
+    if (job_file is None) == (resume is None):
+        raise click.UsageError("name either a job file, JOB.yaml, or a run with --resume RUN")
+    resumed = None
+    if resume is not None:
+        if nodes is not None:
+            raise click.UsageError("--nodes does not go with --resume: a run keeps its nodes")
+        if keys_dir is not None:
+            raise click.UsageError("--keys does not go with --resume: a run keeps its keys")
+        from lifl.placement.resume import find
 
-    job = load_job(job_file)
+        job, resumed = find(resume)
+        job_file = Path(resumed["job"])
+    else:
+        from lifl.api.load import load_job
+
+        assert job_file is not None
+        job = load_job(job_file)
 
     from lifl.cli.report.write import after_run
     from lifl.cli.view import View
@@ -127,6 +152,7 @@ def run(
         code = local.run(
             job, job_file, handle=following(handle), nodes=nodes, out=out, proxy=proxy,
             kernels=kernels, liveness_s=liveness_s, metrics_port=metrics_port, keys_dir=keys_dir,
+            resumed=resumed,
         )  # fmt: skip
         failure = view.story.error if view else None
     finally:

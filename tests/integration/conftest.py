@@ -85,15 +85,15 @@ class Runner:
         return path
 
     def start(
-        self, path: Path, *arguments: str, env: dict[str, str] | None = None,
+        self, path: Path | None, *arguments: str, env: dict[str, str] | None = None,
         within: Sequence[str] = (),
     ) -> subprocess.Popen[str]:  # fmt: skip
-        """`within`: a command that ends with running its arguments."""
+        """`within`: a command that ends with running its arguments; no path: a run goes on."""
         (self.folder / "models").mkdir(exist_ok=True)
         (self.folder / "faults").mkdir(exist_ok=True)
         return subprocess.Popen(
-            [*within, sys.executable, "-m", "lifl", "run", str(path), "--json",
-             "--out", str(self.folder / "runs"), *arguments],
+            [*within, sys.executable, "-m", "lifl", "run", *([str(path)] if path else []), "--json",
+             *(["--out", str(self.folder / "runs")] if path else []), *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=os.environ
             | {MARKER: self.mark, "XDG_RUNTIME_DIR": str(self.runtime_dir),

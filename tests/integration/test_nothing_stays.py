@@ -54,9 +54,7 @@ def test_interrupted_twice(runner: Runner) -> None:
     assert process.returncode != 0
 
 
-@pytest.mark.parametrize(
-    "module", ["lifl.placement.engine", "lifl.placement.coordinator", "lifl.trainer"]
-)
+@pytest.mark.parametrize("module", ["lifl.placement.engine", "lifl.trainer"])
 def test_a_process_that_the_run_needs_is_killed(runner: Runner, module: str) -> None:
     process = start(runner)
     os.kill(min(runner.processes(module)), signal.SIGKILL)
@@ -65,8 +63,10 @@ def test_a_process_that_the_run_needs_is_killed(runner: Runner, module: str) -> 
 
 
 @pytest.mark.parametrize(
-    "module", ["lifl.placement.agent", "lifl.functions.gateway", "lifl.functions.aggregator"]
-)
+    "module",
+    ["lifl.placement.agent", "lifl.functions.gateway", "lifl.functions.aggregator",
+     "lifl.placement.coordinator"],
+)  # fmt: skip
 def test_a_process_that_is_started_again_is_killed(runner: Runner, module: str) -> None:
     process = start(runner)
     os.kill(runner.processes(module)[0], signal.SIGKILL)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import ml_dtypes
@@ -60,6 +61,7 @@ def train(client: lifl.Client) -> None:
                         print("refused", flush=True)  # to standard output, where events go
         if client.index == 0 and round_.number > 1:  # what the round before came to
             keep(round_.number - 1, round_.model)
+        time.sleep(float(os.environ.get("TOY_SLOW", "0")))  # training takes a while
         model, weight = update(client.index, round_.number)
         round_.send(model, weight=weight, metrics={"index": client.index})
 

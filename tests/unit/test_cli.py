@@ -65,7 +65,10 @@ def test_help_names_everything(arguments: list[str], words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["run"], "Missing argument 'JOB.yaml'"),
+        (["run"], "name either a job file, JOB.yaml, or a run with --resume RUN"),
+        (["run", "x.yaml", "--resume", "runs/x"], "name either a job file"),
+        (["run", "--resume", "runs/x", "--nodes", "2"], "a run keeps its nodes"),
+        (["run", "--resume", "none"], "is not the directory of a run"),
         (["run", "x.yaml", "--node", "2"], "No such option"),
         (["run", "x.yaml", "--nodes", "0"], "0 is not in the range 1<=x<=64"),
         (["run", "x.yaml", "--nodes", "many"], "'many' is not a valid integer"),
@@ -125,6 +128,7 @@ def test_run_hands_on_the_flags(engine: dict[str, Any], tmp_path: Path) -> None:
     assert engine["options"] == {
         "nodes": 3, "out": tmp_path, "proxy": "unix", "kernels": "reference",
         "liveness_s": 2.0, "metrics_port": 9400, "keys_dir": None,
+        "resumed": None,
     }  # fmt: skip
     assert "job digits: 3 nodes, proxy unix, kernels reference" in result.output
 
@@ -134,6 +138,7 @@ def test_without_flags_the_job_decides(engine: dict[str, Any]) -> None:
     assert engine["options"] == {
         "nodes": None, "out": Path("runs"), "proxy": None, "kernels": None,
         "liveness_s": 10.0, "metrics_port": 0, "keys_dir": None,
+        "resumed": None,
     }  # fmt: skip
 
 

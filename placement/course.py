@@ -1,0 +1,324 @@
+"""The course of a job: one round after the other, each written down before anybody hears of it.
+
+    plan ─► saved ─► agents ─► planned, ready ─► saved ─► gateways ─► accepted … ─► published
+
+Owns which round is under way and what its nodes are told when, also those that come back, and what
+a coordinator that comes back goes on with.  When a round closes is rounds.py's matter, what is in
+a message planning.py's, the sockets are the coordinator's, which calls this.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Final
+
+from lifl.api.job import FLJob
+from lifl.errors import Busy
+from lifl.events import emit
+from lifl.faults import fault
+from lifl.functions.wire import Message
+from lifl.placement.membership import Known, Membership
+from lifl.placement.planning import JOB, Planning, roles_of, selected
+from lifl.placement.record import Recorder
+from lifl.placement.rounds import Order, Round
+from lifl.placement.snapshot import Plan
+from lifl.placement.store import Change, JobStore, Saved, UnderWay
+
+LAST_METRICS_S: Final = 30.0
+RECONNECT_S: Final = 5.0  # for clients whose gateway was replaced, or whose coordinator was
+
+
+class Course:
+    """Where a job is.
+
+    Args:
+        send: a message to a connection of a node, if there is one.
+        put_model: takes the model that this start of the run begins with to a node.
+        offer: hears which node has the model of a round that is over.
+        first_needs: clients that the first round waits for, beside spec.clients.min.
+
+    Attributes:
+        base: the round whose model this start of the run begins with; 0: the initial model.
+        holding: nodes that may have memory of the job.
+        deadline_at, done_at: monotonic times of the round's deadline and of the last patience.
+    """
+
+    def __init__(
+        self, job: FLJob, members: Membership, planning: Planning, record: Recorder,
+        store: JobStore, *, send: Callable[[bytes | None, Message], None],
+        put_model: Callable[[Known, int], None], offer: Callable[[int, Known], None],
+        first_needs: int,
+    ) -> None:  # fmt: skip
+        self.job, self.members, self.planning = job, members, planning
+        self.record, self.store = record, store
+        self.send, self.put_model, self.offer = send, put_model, offer
+        self.first_needs = first_needs
+        self.plan: Plan | None = None
+        self.roster: list[str] = []
+        self.holding: set[str] = set()
+        self.epoch = self.base = 0
+        self.round: Round | None = None
+        self.deadline_at = math.inf
+        self.done_at: float | None = None
+
+    def go_on(self, saved: Saved) -> None:
+        """Take up what the coordinator before this one had written down."""
+        self.base = saved.base
+        if saved.rows:
+            self.record.go_on(saved)
+        under_way = saved.round
+        if under_way is None:
+            if saved.published:
+                self.round = Round(saved.published, {}, "", phase="published")
+                self._end_if_last()
+            return
+        self.plan, self.epoch = under_way.plan, under_way.epoch
+        self.roster, self.members.homes = list(under_way.roster), dict(under_way.homes)
+        self.holding = {*self.plan.used, *self.members.homes.values()}
+        gone_at = time.monotonic() + self.job.spec.clients.grace_s + RECONNECT_S
+        for key in self.roster:  # who is not reported again by then has left meanwhile
+            self.members.comes(key, self.members.homes[key])
+            self.members.leaves(key, self.members.homes[key], gone_at)
+        self._set_round(under_way.number)
+        assert self.round is not None
+        if under_way.number <= saved.published:
+            self.round.on_published()
+            self._end_if_last()
+        elif under_way.started_at_s is not None:
+            self._open(time.time() - under_way.started_at_s)
+
+    # -- plan --------------------------------------------------------------------------------
+    def _needed(self) -> int:
+        """Clients that must be connected before a round; for the first, all that will come."""
+        return max(self.job.spec.clients.min, self.first_needs if self.plan is None else 1)
+
+    def try_to_plan(self) -> None:
+        """The next round, if none is under way and enough clients are there."""
+        if not self.members.is_whole or self.done_at is not None:
+            return
+        if self.round is not None and self.round.phase != "published":
+            return
+        needed, here = self._needed(), len(self.members.connected)
+        if here < needed or self.plan is None:
+            emit("waiting", clients=here, need=needed)
+        if here >= needed:
+            self._next_round()
+
+    def _next_round(self) -> None:
+        """Select, plan, and start as soon as everybody has what they need."""
+        number = (self.round.number if self.round else self.base) + 1
+        members, before = self.members, self.plan
+        by_name = {members.names[key]: key for key in members.connected}
+        self.roster = self.planning.draw(number, by_name)
+        self.plan = self.planning.plan(members, self.roster, previous=before, epoch=self.epoch)
+        if self.plan.oversubscribed and before is None:
+            emit("warning", text=f"{len(self.plan.oversubscribed)} clients are placed beyond the "
+                 "capacity of their nodes: they wait for a free input slot")  # fmt: skip
+        if self.plan.top_node is None:
+            raise Busy("no node can take a single update: lower the model's size or add nodes")
+        members.homes |= self.plan.homes()
+        self.holding |= set(self.plan.used)
+        self._set_round(number)
+        if any(roles_of(before, name) != roles_of(self.plan, name) for name in members.nodes):
+            self.epoch += 1
+            self._save()
+            fault("coordinator_plan_saved", "coordinator")
+            for node in members:  # those whose roles stay only learn the epoch
+                self._send_plan(node)
+            fault("coordinator_plan_sent", "coordinator")
+        self.try_to_start()
+
+    def _set_round(self, number: int) -> None:
+        assert self.plan is not None
+        assert self.plan.top_node is not None
+        minimum = self.job.spec.clients.min_updates
+        self.round = Round(
+            number, selected(self.plan, self.roster), self.plan.top_node, minimum=minimum,
+            phase="planned",
+        )  # fmt: skip
+
+    def _send_plan(self, node: Known) -> None:
+        assert self.plan is not None
+        number = self.round.number if self.round else 1
+        self.send(
+            node.agent,
+            self.planning.to_agent(self.plan, node.name, epoch=self.epoch, number=number),
+        )
+
+    # -- nodes that come, or come back -------------------------------------------------------
+    def agent_is_back(self, node: Known) -> None:
+        """It hears the plan again, and what is still missing of earlier rounds."""
+        if self.plan is not None:
+            node.planned = -1
+            self._send_plan(node)
+            for number in self.record.unreported_by(node.name):
+                self._ask_for_report(node, number)
+
+    def is_planned(self, node: Known, epoch: int) -> None:
+        if epoch == self.epoch:
+            node.planned = epoch
+            self.try_to_start()
+
+    def catch_up(self, node: Known) -> None:
+        """A gateway holds the arena, maybe again after a restart: it hears everything again."""
+        if not node.ready or self.members.gateways is None:
+            return
+        if self.round is None or self.round.phase in ("planned", "published"):
+            self.try_to_start()
+        elif self.members[self.round.top_node].model >= self.round.number:
+            self.published(self.round.number)
+        else:
+            self._send_round(node)
+            self.order(self.round.orders_for(node.name))
+
+    def redirect(self, node: Known) -> None:
+        """Tell clients that called this node's gateway where they belong."""
+        away = self.members.astray(node.name)
+        if away:
+            name = self.job.metadata.name
+            self.send(node.gateway, {"t": "redirect", "job": name, "clients": away})
+
+    # -- rounds ------------------------------------------------------------------------------
+    def try_to_start(self) -> None:
+        """Start the round once its nodes carry out the plan and hold the arena."""
+        if self.round is None or self.plan is None or self.round.phase != "planned":
+            return
+        used = [self.members[name] for name in self.plan.used]
+        if any(not node.ready or node.planned != self.epoch for node in used):
+            return
+        if self.round.number == self.base + 1:
+            self.put_model(self.members[self.round.top_node], self.base)
+        self._save(started_at_s=time.time())
+        fault("coordinator_round_saved", "coordinator")
+        self._open()
+        for node in used:
+            self._send_round(node)
+        fault("coordinator_round_sent", "coordinator")
+        for node in self.members:
+            self.redirect(node)
+
+    def _open(self, age_s: float = 0.0) -> None:
+        """The round takes updates; it has done so for `age_s` already."""
+        assert self.round is not None
+        assert self.plan is not None
+        self.round.phase = "open"
+        self.record.start(self.round, self.plan, age_s=age_s)
+        deadline_s = self.job.spec.deadline_s
+        self.deadline_at = time.monotonic() + deadline_s - age_s if deadline_s else math.inf
+
+    def _save(self, started_at_s: float | None = None) -> None:
+        """Write down the round that is about to be announced, and what is new since the last."""
+        assert self.round is not None
+        assert self.plan is not None
+        self.store.save(
+            Change(
+                round=UnderWay(
+                    number=self.round.number, epoch=self.epoch, roster=tuple(self.roster),
+                    plan=self.plan, homes=self.members.homes, started_at_s=started_at_s,
+                ),
+                rows=self.record.take_unsaved(), model_at=self.record.published_by,
+            )
+        )  # fmt: skip
+
+    def _send_round(self, node: Known) -> None:
+        assert self.plan is not None
+        assert self.round is not None
+        self.send(
+            node.gateway,
+            self.planning.round_to_gateway(
+                self.plan, node, self.members, epoch=self.epoch, number=self.round.number,
+                roster=self.roster, model_at=self.record.published_by,
+                elapsed_s=self.record.elapsed_s(self.round.number),
+            ),
+        )  # fmt: skip
+
+    def accepted(self, node: Known, message: Message) -> None:
+        """A gateway says what it has accepted; of another round it is nothing new."""
+        if self.round is None or message["round"] != self.round.number:
+            return
+        self.record.taken(node.name, message)
+        orders = self.round.on_accepted(node.name, int.from_bytes(message["clients"], "little"))
+        fault("coordinator_accepted", "coordinator")
+        self.order(orders)
+        self.record.progress(self.round)
+
+    def closed(self, node: Known, message: Message) -> None:
+        if self.round is not None and message["round"] == self.round.number:
+            clients = int.from_bytes(message["clients"], "little")
+            self.record.closed(node.name, message)
+            self.order(self.round.on_closed(node.name, clients))
+
+    def deadline(self) -> None:
+        self.deadline_at = math.inf
+        if self.round is None:
+            return
+        self.order(self.round.on_deadline())
+        if self.round.phase == "open":
+            emit("warning", text=f"round {self.round.number}: the deadline has passed with "
+                 f"{self.round.in_count} updates, and spec.clients.minUpdates is "
+                 f"{self.round.minimum}: the round waits for more")  # fmt: skip
+
+    def client_is_gone(self, key: str) -> None:
+        if self.round and key in self.roster:
+            self.order(self.round.on_gone(1 << self.roster.index(key)))
+
+    def client_is_back(self, key: str) -> None:
+        if self.round and key in self.roster:
+            self.round.on_back(1 << self.roster.index(key))
+
+    def order(self, orders: list[Order]) -> None:
+        if orders:
+            fault("coordinator_all_in", "coordinator")
+        for order in orders:
+            assert self.round is not None
+            self.send(self.members[order.node].gateway, {
+                "t": order.verb, "job": self.job.metadata.name, "round": self.round.number,
+            })  # fmt: skip
+        if orders:
+            fault("coordinator_close_sent", "coordinator")
+
+    def published(self, number: int) -> None:
+        """The model of a round exists; the same news twice is harmless."""
+        if self.round is None or number != self.round.number:
+            return
+        if self.round.phase in ("planned", "published"):
+            return
+        assert self.plan is not None
+        holder = self.members[self.round.top_node]
+        if holder.model < number:  # it says so itself; what is in it was told with `accepted`
+            holder.model, holder.in_model = number, 0
+        if not all(self.members[name].ready for name in self.plan.used):
+            return  # to a coordinator that came back, some have not said yet what they took
+        self.round.on_accepted(holder.name, holder.in_model)
+        fault("coordinator_published", "coordinator")
+        self.round.on_published()
+        self.deadline_at = math.inf
+        self.record.published(self.round)
+        for name in self.plan.used:
+            self._ask_for_report(self.members[name], number)
+        self._end_if_last()
+        self.try_to_plan()
+        if self.record.unsaved:  # no next round has taken it along
+            self.store.save(
+                Change(rows=self.record.take_unsaved(), model_at=self.record.published_by)
+            )
+        if self.done_at is None:
+            self.offer(number, holder)
+
+    def _ask_for_report(self, node: Known, number: int) -> None:
+        self.send(node.agent, {"t": "report", "job": JOB, "round": number})
+
+    # -- the end -----------------------------------------------------------------------------
+    def _end_if_last(self) -> None:
+        assert self.round is not None
+        if self.round.number >= self.job.spec.rounds:
+            self.done_at = time.monotonic() + (LAST_METRICS_S if self.plan else 0)
+
+    @property
+    def is_over(self) -> bool:
+        """Every round is published, and nothing is worth waiting for."""
+        return self.done_at is not None and self.members.is_whole and (
+            self.record.is_complete or time.monotonic() >= self.done_at
+        )  # fmt: skip

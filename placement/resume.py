@@ -1,0 +1,107 @@
+"""Going on with a run after all of its processes are gone.
+
+Owns what a run's directory must hold for that, and what is thrown away: everything after the last
+checkpoint.  A coordinator that alone was killed needs none of it, since the rest of the run still
+has the round.  Called by local.py, before anything is started, and by the coordinator.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from lifl.api.job import FLJob
+from lifl.api.load import load_job
+from lifl.errors import InvalidJob
+from lifl.placement.folder import Folder, Local, folder
+from lifl.placement.record import whole_lines, write_whole
+from lifl.placement.store import Saved
+from lifl.placement.store_sqlite import SqliteStore
+
+STORE: Final = "job.sqlite"
+RUN: Final = "run.json"  # what the engine was started with: nodes, keys, back ends; mode 0600
+
+
+def find(run: Path) -> tuple[FLJob, dict[str, Any]]:
+    """The job of a run that can go on, and what its engine is to be started with.
+
+    Raises:
+        InvalidJob: no run's directory, a complete run, or another job than it began with.
+        Busy: the run has not ended.
+    """
+    run = run.resolve()
+    try:
+        config: dict[str, Any] = json.loads((run / RUN).read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidJob(
+            f"{run} is not the directory of a run: it has no readable {RUN}; name one such as "
+            "runs/latest"
+        ) from error
+    job = load_job(config["job"])
+    store = SqliteStore(run / STORE)
+    try:
+        saved = store.load()
+    finally:
+        store.close()
+    if saved is not None and saved.complete:
+        raise InvalidJob(
+            f"{run} is complete: its model is {run / 'model.safetensors'}; start a new run with "
+            f"lifl run {config['job']}"
+        )
+    if saved is not None and (now := as_text(job)) != saved.job:
+        changes = "; ".join(_differences(json.loads(saved.job), json.loads(now)))
+        raise InvalidJob(
+            f"{config['job']} has changed since the run began ({changes}): put it back, or start "
+            "a new run without --resume"
+        )
+    clients = [str(run / "clients" / Path(name).name) for name in config["client_files"]]
+    own_keys = Path(config["keyring"]).parent == Path(config["run_dir"])
+    return job, config | ({"keyring": str(run / "keys")} if own_keys else {}) | {
+        "run_dir": str(run), "client_files": clients, "start": config["start"] + 1,
+    }  # fmt: skip
+
+
+def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in sorted({*before, *now}):
+            yield from _differences(before.get(name), now.get(name), f"{path}.{name}".lstrip("."))
+    elif before != now:
+        yield f"{path} was {json.dumps(before)} and is {json.dumps(now)}"
+
+
+def keep(config: dict[str, Any]) -> None:
+    """Write down what the engine is started with, for the next start."""
+    path = Path(config["run_dir"]) / RUN
+    temporary = path.with_suffix(".new")
+    temporary.touch(mode=0o600)
+    temporary.write_text(json.dumps(config))
+    temporary.rename(path)
+
+
+def as_text(job: FLJob) -> str:
+    """The job, to be compared with what its file says later."""
+    return job.model_dump_json(by_alias=True, exclude={"status"})
+
+
+def checkpoint_folder(job: FLJob, job_file: Path, run_dir: Path) -> Folder:
+    """Where the checkpoints of this run are."""
+    path = job.spec.checkpoint.path
+    if path is None:
+        return Local(run_dir / "checkpoints")
+    return folder(path, run_dir.name, beside=job_file.parent)
+
+
+def rewound(saved: Saved, run_dir: Path, *, start: int) -> Saved:
+    """The store of a run that goes on from its last checkpoint; rounds.jsonl is cut to match."""
+    number = saved.checkpoint.number if saved.checkpoint else 0
+    lines = {n: row for n, row in whole_lines(run_dir / "rounds.jsonl").items() if n <= number}
+    write_whole(
+        run_dir / "rounds.jsonl", "".join(json.dumps(row) + "\n" for row in lines.values()).encode()
+    )
+    return Saved(
+        job=saved.job, names=saved.names, layout=saved.layout, start=start, base=number,
+        rows={n: row for n, row in saved.rows.items() if n <= number},
+        checkpoint=saved.checkpoint,
+    )  # fmt: skip

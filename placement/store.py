@@ -1,0 +1,145 @@
+"""What a coordinator writes down so that the next one can go on: the JobStore contract.
+
+Owns the values that are kept and what a store promises; tests/contract/test_store.py holds every
+implementation to it.  Owns no file: store_sqlite.py does, on one machine.  Called by the
+coordinator, which writes before it tells anybody, and by `lifl run --resume`.
+
+A store promises three things.  A `save` is there whole or not at all, also when the process is
+killed in the middle.  What was saved is read by whoever opens the store next.  One process at a
+time has it open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from lifl.placement.snapshot import NodePlan, Plan
+from lifl.placement.tree import Role
+
+Row = Mapping[str, Any]  # a line of rounds.jsonl, as far as it is known
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnderWay:
+    """A round that nodes may have heard of.
+
+    Attributes:
+        roster: client keys; a client's place is its bit in every set.
+        homes: node of every client that ever had one, also of those that sit out.
+        started_at_s: Unix time at which gateways were told; None: agents at most have the plan.
+    """
+
+    number: int
+    epoch: int
+    roster: tuple[str, ...]
+    plan: Plan
+    homes: Mapping[str, str]
+    started_at_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The model of a round, as it lies on disk or behind a URL."""
+
+    number: int
+    place: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """All that is known of a job.
+
+    Attributes:
+        job: the job as JSON, to see whether its file has changed.
+        names: enrolled clients, key to name.
+        layout: names, kinds and shapes of the model's tensors, as they travel.
+        start: how often the run was started; a coordinator that comes back does not count.
+        base: the round whose model this start began with; 0: the initial model.
+        rows: published rounds.
+        model_at: node that published the last of them.
+        complete: its files are written.
+    """
+
+    job: str
+    names: Mapping[str, str] = field(default_factory=dict)
+    layout: list[Any] = field(default_factory=list)
+    start: int = 1
+    base: int = 0
+    round: UnderWay | None = None
+    rows: Mapping[int, Row] = field(default_factory=dict)
+    model_at: str | None = None
+    checkpoint: Checkpoint | None = None
+    complete: bool = False
+
+    @property
+    def published(self) -> int:
+        """Number of the last published round; 0 before the first."""
+        return max(self.rows, default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What is new; None and empty leave what there was."""
+
+    round: UnderWay | None = None
+    rows: Mapping[int, Row] = field(default_factory=dict)
+    model_at: str | None = None
+    checkpoint: Checkpoint | None = None
+    complete: bool = False
+
+
+class JobStore(Protocol):
+    """One job's store."""
+
+    def load(self) -> Saved | None:
+        """What was saved; None for a store that nobody has begun."""
+
+    def begin(self, saved: Saved) -> None:
+        """Replace everything: a new job, or one that goes back to its last checkpoint."""
+
+    def save(self, change: Change) -> None:
+        """Keep what is new, all of it or nothing.
+
+        Raises:
+            NoSpace: there is no room for it; the store is as it was.
+        """
+
+    def close(self) -> None:
+        """Let the next process have it."""
+
+
+def plan_to_wire(plan: Plan) -> list[Any]:
+    """A plan as lists, without what only its maker needs (its cost, starts and stops)."""
+    return [
+        plan.epoch,
+        plan.top_node,
+        [
+            [
+                node.name,
+                node.forward_to,
+                node.clients,
+                [[r.endpoint, r.kind, r.parent, r.expected, r.clients, r.level]
+                 for r in node.roles],
+            ]
+            for node in plan.nodes.values()
+        ],
+        plan.unplaced,
+    ]  # fmt: skip
+
+
+def plan_from_wire(wire: list[Any]) -> Plan:
+    epoch, top_node, rows, unplaced = wire
+    nodes = {}
+    for name, forward_to, clients, roles in rows:
+        tree = tuple(
+            Role(endpoint=e, kind=k, parent=p, expected=x, clients=tuple(c), level=n)
+            for e, k, p, x, c, n in roles
+        )
+        leaf_of = {key: role.endpoint for role in tree for key in role.clients}
+        nodes[name] = NodePlan(
+            name=name, roles=tree, clients=tuple(clients), forward_to=forward_to,
+            lanes={key: leaf_of[key] for key in clients},
+        )  # fmt: skip
+    return Plan(epoch=epoch, top_node=top_node, nodes=nodes, unplaced=tuple(unplaced))
