@@ -1,7 +1,7 @@
 # `make help` says what there is.  Every target does the set-up that it needs, once.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint test-gpu test-cluster bench clean
+.PHONY: help setup demo test lint test-torch test-gpu test-cluster bench clean
 
 PYTHON_ENV := .venv/bin/python
 REQUIRE_BPF := $(if $(filter 0,$(shell id -u)),LIFL_REQUIRE_BPF=1)
@@ -24,6 +24,11 @@ lint: setup ## ruff, mypy --strict, import-linter
 	$(PYTHON_ENV) -m mypy -p lifl
 	.venv/bin/lint-imports
 
+test-torch: setup ## torch in an environment of its own (.venv-torch), and the tests that need it
+	@[ -x .venv-torch/bin/python ] || $(PYTHON_ENV) -m venv .venv-torch
+	@.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,examples,torch]'
+	$(REQUIRE_BPF) .venv-torch/bin/python -m pytest -m torch
+
 test-gpu: setup ## tests that need a GPU
 	@$(PYTHON_ENV) -m pytest -m gpu || { echo "test-gpu: failed, or there are no such tests yet" >&2; exit 1; }
 
@@ -34,6 +39,6 @@ bench: setup ## measure, each figure beside its reference
 	@for bench in benchmarks/bench_*.py; do $(PYTHON_ENV) "$$bench" || exit 1; done
 
 clean: ## remove what was built, .venv included; runs/ stays
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-torch build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -f shm/*.so functions/kernels/*.so proxy_ebpf/*.o

@@ -23,9 +23,19 @@ import zmq.utils.monitor
 from lifl.errors import Busy, InvalidUpdate, Late, LiflError, PermanentError, Refused, Unreachable
 from lifl.faults import fault
 from lifl.functions.bulk import Bulk, Connection, Sending
-from lifl.functions.jobs import Asking, Job, Uploading, rejection
+from lifl.functions.jobs import Asking, Job, Uploading, measured, rejection, weight_of
 from lifl.functions.sealing import CHUNK, Mode
-from lifl.functions.wire import DOWN_CHUNK, INLINE, UP_WINDOW, Keys, Message, decode, encode, sender
+from lifl.functions.wire import (
+    DOWN_CHUNK,
+    INLINE,
+    UP_WINDOW,
+    Keys,
+    Message,
+    decode,
+    encode,
+    sender,
+    virtual_key,
+)
 from lifl.shm.slots import Payload
 
 log = logging.getLogger("lifl.gateway")
@@ -33,13 +43,34 @@ log = logging.getLogger("lifl.gateway")
 BATCH = 64
 LOOK_AGAIN_S = 1.0
 LOOK_S = 0.1  # many connections end at once when a machine of clients does
+HANDED_OUT = 10_000  # virtual clients in one message
+
+
+class Caller(bytes):
+    """A worker's connection while it speaks for one of its virtual clients.
+
+    Whoever has not the worker's key cannot speak for its clients (wire.virtual_key).  Each answer
+    says the number, so that the worker knows whom it is for.
+    """
+
+    number: int
+
+    @classmethod
+    def of(cls, peer: bytes, number: object) -> Caller:
+        if not isinstance(number, int) or number < 0:
+            raise InvalidUpdate(
+                f"'as' is {number!r}: it must be the number of a virtual client", code="malformed"
+            )
+        caller = cls(peer)
+        caller.number = number
+        return caller
 
 
 class Clients:
     """The side of a gateway that faces outwards.
 
     Args:
-        rights: public key -> client, observer, node or coordinator.
+        rights: public key -> client, worker, observer, node or coordinator.
         jobs: the gateway's jobs by name.
         host, keys: where the bulk port listens, and what its tickets are bound to.
         report: tells the coordinator something.
@@ -75,6 +106,8 @@ class Clients:
         """False when the connection has ended: whoever it was will ask again."""
         if message["t"] == "reject":
             self.rejected[message["code"]] = self.rejected.get(message["code"], 0) + 1
+        if isinstance(peer, Caller):
+            message = message | {"as": peer.number}
         frames: list[Any] = [peer, encode(message)]
         if payload is not None:
             frames.append(payload)
@@ -131,6 +164,9 @@ class Clients:
         if job is None and name in self.over:
             self.send(peer, {"t": "done", "job": name})
             return
+        if "as" in message and right == "worker":
+            peer = caller = Caller.of(peer, message["as"])
+            key, right = virtual_key(key, caller.number), "client"
         if message["t"] == "hello":
             self._hello(peer, key, right, name, message)
             return
@@ -152,6 +188,8 @@ class Clients:
                 self._get(job, peer, message)
             case "ticket":
                 self._ticket(job, key, right, peer, message)
+            case "report":
+                self._report(job, peer, key, message)
             case "metrics" if right == "observer":
                 self.report({"t": "metrics", "job": name, "round": message["round"],
                               "metrics": message["metrics"]})  # fmt: skip
@@ -159,7 +197,7 @@ class Clients:
                 raise Refused(f"a {right} may not send a {other!r}", code="not-allowed")
 
     def _hello(self, peer: bytes, key: str, right: str, name: str, message: Message) -> None:
-        if right not in ("client", "observer"):
+        if right not in ("client", "worker", "observer"):
             raise Refused(f"a {right} does not take part in rounds", code="not-allowed")
         job = self.jobs.get(name)
         if job is None:
@@ -254,7 +292,8 @@ class Clients:
             )  # fmt: skip
 
     def _belongs(self, job: Job, key: str) -> dict[str, bytes]:
-        return job.observers if self.rights.get(key) == "observer" else job.clients
+        right = self.rights.get(key)
+        return {"observer": job.observers, "worker": job.workers}.get(right or "", job.clients)
 
     def welcome(self, job: Job, key: str, peer: bytes) -> None:
         assert job.layout is not None
@@ -265,6 +304,8 @@ class Clients:
             self.send(peer, {"t": "done", "job": job.name, "round": job.round})
         elif key in job.clients:
             self.announce(job, key, peer)
+        elif key in job.workers:
+            self.hand_out(job, key, peer)
         elif (model := job.intake.model()) is not None:
             self.send(peer, {"t": "published", "job": job.name, "round": model[1].round})
 
@@ -273,12 +314,12 @@ class Clients:
         bit = job.bit(key)
         if bit is None or not job.has_model:
             return
-        need = not job.intake.arena.accepted(job.round) >> bit & 1
-        self.send(
-            peer,
-            {"t": "round", "job": job.name, "round": job.round, "need": need},
-            self._small_model(job) if need else None,
-        )
+        need = not job.answered >> bit & 1
+        news = {
+            "t": "round", "job": job.name, "round": job.round, "need": need,
+            "settings": job.round_settings,
+        }  # fmt: skip
+        self.send(peer, news, self._small_model(job) if need else None)
 
     def _small_model(self, job: Job) -> memoryview | None:
         """A model that fits into a message goes down with the round that starts from it."""
@@ -286,6 +327,32 @@ class Clients:
         if found is None or job.layout is None or job.layout.update_bytes > INLINE:
             return None
         return job.intake.arena.payload(found[0], job.layout.update_bytes)
+
+    def hand_out(self, job: Job, key: str, peer: bytes) -> None:
+        """Tell a worker which of its virtual clients this round has drawn and still needs."""
+        numbers = job.shares.get(key, {})
+        if not job.has_model or not numbers:
+            return
+        answered = job.answered
+        due = [number for number, bit in numbers.items() if not answered >> bit & 1]
+        for at in range(0, len(due), HANDED_OUT):
+            self.send(peer, {
+                "t": "work", "job": job.name, "round": job.round,
+                "clients": due[at : at + HANDED_OUT], "settings": job.round_settings,
+            })  # fmt: skip
+
+    def _report(self, job: Job, peer: bytes, key: str, message: Message) -> None:
+        """Figures instead of an update: the round does not wait for this client."""
+        weight, metrics = weight_of(message), measured(message)
+        bit = job.bit_of(key, message)
+        answer = {"t": "ack", "job": job.name, "round": job.round}
+        if not job.answered >> bit & 1:
+            if job.cut:
+                raise Late(f"round {job.round} is closed", code="late", job=job.name)
+            job.excused |= 1 << bit
+            job.metrics.append((weight, metrics))
+            job.dirty = True
+        self.send(peer, answer)
 
     def _get(self, job: Job, peer: bytes, message: Message) -> None:
         found = job.intake.model()
@@ -479,9 +546,8 @@ class Clients:
             upload.grant, payload=asking.payload, weight=asking.weight, epoch=asking.epoch
         )
         job.bytes_in += asking.length
-        metrics = asking.message.get("metrics")
-        if verdict == "accepted" and isinstance(metrics, dict):
-            job.metrics.append((asking.weight, metrics))
+        if verdict == "accepted":
+            job.metrics.append((asking.weight, measured(asking.message)))
         self._answer(job, asking, verdict)
 
     def _answer(self, job: Job, asking: Asking, verdict: str) -> None:

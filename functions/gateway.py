@@ -196,7 +196,9 @@ class Gateway:
             case "job":
                 job.layout = Layout.from_wire(message["layout"])
                 job.settings = message["settings"]
-                for key, peer in [*job.clients.items(), *job.observers.items()]:
+                for key, peer in [
+                    *job.clients.items(), *job.workers.items(), *job.observers.items()
+                ]:  # fmt: skip
                     self.clients.welcome(job, key, peer)
             case "round":
                 job.start_round(message)
@@ -209,7 +211,9 @@ class Gateway:
                 job.ended = True
                 self.clients.over.add(job.name)
                 done = {"t": "done", "job": job.name, "round": message["round"]}
-                for peer in [*job.clients.values(), *job.observers.values()]:
+                for peer in [
+                    *job.clients.values(), *job.workers.values(), *job.observers.values()
+                ]:  # fmt: skip
                     self.clients.send(peer, done)
 
     def _start_round(self, job: Job) -> None:
@@ -221,6 +225,8 @@ class Gateway:
         job.dirty = True  # what a gateway before this one accepted is told, too
         for key, peer in job.clients.items():
             self.clients.announce(job, key, peer)
+        for key, peer in job.workers.items():
+            self.clients.hand_out(job, key, peer)
         self._serve(job)
 
     def _close_round(self, job: Job) -> None:
@@ -319,6 +325,7 @@ class Gateway:
             "clients": _bits(job.intake.arena.accepted(job.round)),
             "bytes": job.bytes_in - bytes_told, "metrics": job.metrics[metrics_told:],
             "again": again,
+            "excused": _bits(job.excused),
         })  # fmt: skip
 
 

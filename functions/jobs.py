@@ -6,6 +6,7 @@ gateway.py carries out what is returned.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from lifl.functions.wire import (
     MOST_WEIGHT,
     Message,
     is_weight,
+    worker_and_number,
 )
 from lifl.shm.slots import Payload
 
@@ -99,6 +101,7 @@ class Job:
     settings: dict[str, Any] = field(default_factory=dict)
     round: int = 0  # announced by the coordinator; 0 before
     epoch: int = 0
+    round_settings: dict[str, Any] = field(default_factory=dict)  # what clients are told
     roster: list[str] = field(default_factory=list)
     index: dict[str, int] = field(default_factory=dict)
     lanes: dict[int, int] = field(default_factory=dict)
@@ -117,6 +120,9 @@ class Job:
     evaluation: Message = field(default_factory=dict)  # the last that an observer reported
     clients: dict[str, bytes] = field(default_factory=dict)
     observers: dict[str, bytes] = field(default_factory=dict)
+    workers: dict[str, bytes] = field(default_factory=dict)
+    shares: dict[str, dict[int, int]] = field(default_factory=dict)  # worker -> number -> bit
+    excused: int = 0  # clients of this round that take part without an update
     uploads: dict[str, Uploading] = field(default_factory=dict)
     waiting: deque[Asking] = field(default_factory=deque)
     forwarding: set[tuple[int, int]] = field(default_factory=set)
@@ -124,8 +130,10 @@ class Job:
     def start_round(self, message: Message) -> None:
         """Take over what the coordinator says of a round; the same message twice is harmless."""
         if message["round"] != self.round:
-            self.bytes_in, self.metrics, self.told = 0, [], (0, 0)
+            self.bytes_in, self.metrics, self.told, self.excused = 0, [], (0, 0), 0
+        self.excused |= int.from_bytes(message["excused"], "little")
         self.round, self.epoch = message["round"], message["epoch"]
+        self.round_settings = message["settings"]
         self.roster = message["roster"]
         self.index = {key: bit for bit, key in enumerate(self.roster)}
         self.lanes = {int(bit): role for bit, role in message["lanes"].items()}
@@ -136,6 +144,10 @@ class Job:
         self.cut = False
         self.forwarding.clear()
         self.intake.tally.start_round(self.round, message["elapsed_s"])
+        self.shares = {}
+        for bit in self.lanes:
+            if (virtual := worker_and_number(self.roster[bit])) is not None:
+                self.shares.setdefault(virtual[0], {})[virtual[1]] = bit
 
     def uploading(self, asking: Asking, grant: Grant, now_s: float) -> Uploading:
         """An upload that begins; its floats are looked at unless the job takes them as they are."""
@@ -166,10 +178,41 @@ class Job:
         """The model that this round starts from is here."""
         return self.round > 0 and self.intake.round == self.round and bool(self.intake.model())
 
+    @property
+    def answered(self) -> int:
+        """Clients of this round from which nothing more is needed."""
+        return self.intake.arena.accepted(self.round) | self.excused
+
     def bit(self, key: str) -> int | None:
         """Of a client that was selected and belongs to this node."""
         bit = self.index.get(key)
         return bit if bit in self.lanes else None
+
+    def bit_of(self, key: str, message: Message) -> int:
+        """Of a client that has something for the round under way.
+
+        Raises:
+            InvalidUpdate, Late, Refused: permanent; Busy: the round has not reached this node.
+        """
+        round_ = message.get("round")
+        if not isinstance(round_, int):
+            raise InvalidUpdate(f"round is {round_!r}: it must be an integer", code="malformed")
+        if round_ < self.round or (round_ == self.round and self.intake.round > round_):
+            raise Late(
+                f"round {round_} is over: go on with the next one",
+                code="past-round", job=self.name, round=round_,
+            )  # fmt: skip
+        if round_ > self.round or not self.has_model:
+            raise Busy(
+                f"round {round_} has not started here", code="not-started", job=self.name
+            )
+        bit = self.bit(key)
+        if bit is None:
+            raise Refused(
+                f"not selected for round {self.round} at this node", code="not-selected",
+                job=self.name,
+            )  # fmt: skip
+        return bit
 
     def check(self, peer: bytes, key: str, right: str, message: Message) -> Asking:
         """Everything about a put that can be known before its payload.
@@ -183,12 +226,8 @@ class Job:
             raise InvalidUpdate(
                 f"round {round_!r} and length {length!r} must be integers", code="malformed"
             )
-        if kind == "update" and not is_weight(weight):
-            raise InvalidUpdate(
-                f"weight is {weight!r}: it must be a number from {LEAST_WEIGHT:.1e} to "
-                f"{MOST_WEIGHT:.1e}, usually that of the client's examples",
-                code="bad-weight",
-            )
+        if kind == "update":
+            weight = weight_of(message)
         _check_metrics(message.get("metrics"))
         if round_ < self.round or (round_ == self.round and self.intake.round > round_):
             raise Late(
@@ -200,7 +239,7 @@ class Job:
                 f"round {round_} has not started here", code="not-started", job=self.name
             )
         if kind == "update":
-            return self._client(peer, key, message, float(weight))
+            return self._client(peer, key, message, weight)
         if kind == "sum" and right == "node":
             return self._node(peer, key, message, float(weight))
         raise Refused(f"a {right} may not send a {kind!r}", code="not-allowed")
@@ -252,6 +291,33 @@ class Job:
         )  # fmt: skip
 
 
+def weight_of(message: Message) -> float:
+    """The weight that a client gives.
+
+    Raises:
+        InvalidUpdate: it is none.
+    """
+    weight = message.get("weight", 1.0)
+    if not is_weight(weight):
+        raise InvalidUpdate(
+            f"weight is {weight!r}: it must be a number from {LEAST_WEIGHT:.1e} to "
+            f"{MOST_WEIGHT:.1e}, usually that of the client's examples",
+            code="bad-weight",
+        )
+    return float(weight)
+
+
+def measured(message: Message) -> dict[str, float]:
+    """The figures that a client reports; NaN and infinity have no place in a mean.
+
+    Raises:
+        InvalidUpdate: too many, or no numbers by name.
+    """
+    given = message.get("metrics")
+    _check_metrics(given)
+    return {name: float(value) for name, value in (given or {}).items() if math.isfinite(value)}
+
+
 def rejection(job: str, message: Message, error: LiflError) -> Message:
     """What the sender is told: a code, a sentence, and whether to try again."""
     return {
@@ -259,6 +325,7 @@ def rejection(job: str, message: Message, error: LiflError) -> Message:
         "round": _plain(message.get("round")),
         "code": error.code,
         "text": str(error), "retry": error.retryable,
+        **({"as": message["as"]} if "as" in message else {}),
     }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from lifl.errors import InvalidUpdate
 from lifl.functions.kernels.contract import Code, Section, lay_out, sum_bytes, update_bytes
+from lifl.functions.tensors import kind, write
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _CODES = {code.dtype: code for code in Code if code is not Code.BF16} | {_BFLOAT16: Code.BF16}
@@ -56,22 +57,22 @@ class Layout:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Self:
-        """The layout of a state_dict of NumPy arrays (or scalars).
+        """The layout of a state_dict of NumPy arrays, scalars or torch tensors.
 
         Raises:
             InvalidUpdate: a dtype that cannot be averaged (complex, object, strings).
         """
         tensors = []
         for name, value in state.items():
-            array = np.asarray(value)
-            code = _CODES.get(array.dtype.newbyteorder("="))
+            dtype, shape = kind(value)
+            code = _CODES.get(dtype.newbyteorder("="))
             if code is None:
                 raise InvalidUpdate(
-                    f"tensor {name!r} has dtype {array.dtype}: use one of "
+                    f"tensor {name!r} has dtype {dtype}: use one of "
                     f"{', '.join(sorted(str(dtype) for dtype in _CODES))}",
                     code="wrong-dtype",
                 )
-            tensors.append(Tensor(str(name), code, tuple(array.shape)))
+            tensors.append(Tensor(str(name), code, shape))
         return cls(tuple(tensors))
 
     @cached_property
@@ -150,22 +151,23 @@ class Layout:
                     f"tensor {tensor.name!r} of this job's model is missing: send all of them",
                     code="wrong-names",
                 )
-            array = np.asarray(state[tensor.name])
-            if tuple(array.shape) != tensor.shape:
+            value = state[tensor.name]
+            dtype, shape = kind(value)
+            if shape != tensor.shape:
                 raise InvalidUpdate(
-                    f"tensor {tensor.name!r} has the shape {list(array.shape)}; this job's model "
+                    f"tensor {tensor.name!r} has the shape {list(shape)}; this job's model "
                     f"has {list(tensor.shape)} there",
                     code="wrong-shape",
                 )
-            if array.dtype != tensor.dtype:
+            if dtype != tensor.dtype:
                 raise InvalidUpdate(
-                    f"tensor {tensor.name!r} is {array.dtype}; this job's model has "
+                    f"tensor {tensor.name!r} is {dtype}; this job's model has "
                     f"{tensor.dtype} there: cast it with astype",
                     code="wrong-dtype",
                 )
             if tensor.count:
                 target = np.frombuffer(buffer, tensor.dtype, tensor.count, offset)
-                target.reshape(tensor.shape)[...] = array
+                write(value, target.reshape(tensor.shape))
 
     def views(self, buffer: memoryview) -> dict[str, np.ndarray[Any, Any]]:
         """The state_dict as views over `buffer`; nothing is copied."""

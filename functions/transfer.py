@@ -7,6 +7,7 @@ itself, so that a restarted one can go on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lifl.functions.wire import DOWN_CHUNK, DOWN_WINDOW, INLINE, UP_CHUNK, Message
@@ -61,6 +62,8 @@ class Upload:
     Args:
         put: the message that asks for a slot; `length` is added.
         data: the payload; kept until the gateway has acknowledged.
+        progress: told (bytes handed over, bytes in all) as they go; falls back to 0 when a
+            gateway forgot what it had.
     """
 
     put: Message
@@ -69,6 +72,12 @@ class Upload:
     window: int = 0
     granted: bool = False
     grant: int = 0  # which `go` the chunks answer
+    progress: Callable[[int, int], None] | None = field(default=None, repr=False)
+
+    def moved(self) -> None:
+        """Tell how far it is; whoever moves `sent` calls this."""
+        if self.progress is not None:
+            self.progress(self.sent, len(self.data))
 
     def start(self) -> list[Outgoing]:
         """Ask for a slot; also to ask again after a gateway forgot."""
@@ -89,8 +98,9 @@ class Upload:
         out: list[Outgoing] = []
         while self.window > 0 and self.granted and self.sent < len(self.data):
             payload = self.data[self.sent : self.sent + UP_CHUNK]
-            head = {k: self.put[k] for k in ("job", "round", "kind")}
+            head = {k: self.put[k] for k in ("job", "round", "kind", "as") if k in self.put}
             out.append((head | {"t": "chunk", "at": self.sent, "grant": self.grant}, payload))
             self.sent += len(payload)
             self.window -= 1
+            self.moved()
         return out

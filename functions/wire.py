@@ -4,9 +4,11 @@ Owns framing: one msgpack map, then at most one frame of payload.  Does not own 
 answers (gateway.py) or how an update is cut into chunks (transfer.py).  Every ZeroMQ socket of
 the platform is made here, so that all of them have CURVE, no silent drops and heartbeats.
 
-    client, node ─► gateway     hello, ticket, put, chunk, get, metrics
+    client, node ─► gateway     hello, ticket, put, chunk, get, report, metrics
     gateway ─► client, node     welcome, ticket, round, go, more, ack, reject, model, gone,
                                 redirect, done
+    gateway ─► worker           the same, and work; a worker says in `as` for which of its virtual
+                                clients it speaks, and is answered with the same `as`
     gateway ─► coordinator      gateway, client, accepted, closed, intake, published, metrics, bye
     coordinator ─► gateway      enrol, job, round, redirect, cut, close, end
     agent ─► coordinator        node, planned, failed, restart, work, dropped
@@ -79,6 +81,17 @@ class Keys:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w") as file:
             file.write(f"{self.public}\n{self.secret}\n")
+
+
+def virtual_key(worker: str, number: int) -> str:
+    """Identity of a virtual client: its worker's key, so that nobody else can speak for it."""
+    return f"{worker}~{number}"  # Z85 has no '~'
+
+
+def worker_and_number(key: str) -> tuple[str, int] | None:
+    """The other way round; None for a client that has a key of its own."""
+    worker, _, number = key.partition("~")
+    return (worker, int(number)) if number else None
 
 
 def encode(message: Message) -> bytes:

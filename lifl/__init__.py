@@ -11,9 +11,10 @@ TYPE_CHECKING = False  # typing's constant, known to type checkers by name; typi
 if TYPE_CHECKING:
     from typing import Any
 
+    from lifl.aio import AsyncClient
     from lifl.api.job import FLJob
     from lifl.api.load import load_job
-    from lifl.client import Client
+    from lifl.client import Client, Round
     from lifl.errors import (
         Busy,
         InvalidJob,
@@ -26,12 +27,16 @@ if TYPE_CHECKING:
         Unreachable,
         Unsupported,
     )
+    from lifl.functions.tensors import load_into
 
     __version__: str
 
 _HOME = {
+    "AsyncClient": "lifl.aio",
     "Client": "lifl.client",
+    "Round": "lifl.client",
     "FLJob": "lifl.api.job",
+    "load_into": "lifl.functions.tensors",
     "load_job": "lifl.api.load",
     **dict.fromkeys(
         (
@@ -43,6 +48,7 @@ _HOME = {
 }  # fmt: skip
 
 __all__ = [
+    "AsyncClient",
     "Busy",
     "Client",
     "FLJob",
@@ -52,10 +58,12 @@ __all__ = [
     "LiflError",
     "PermanentError",
     "Refused",
+    "Round",
     "TransientError",
     "Unreachable",
     "Unsupported",
     "__version__",
+    "load_into",
     "load_job",
 ]
 

@@ -6,26 +6,44 @@
             examples, loss = train(model)
             round.send(model, weight=examples, metrics={"loss": loss})
 
-Owns rounds as a training loop sees them; what goes over the network is in exchange.py.  An update
-is kept until its round is over.  Single-threaded; between calls nothing runs.
+Owns rounds as a training loop sees them; what goes over the network is in exchange.py, torch
+tensors in functions/tensors.py, asyncio in aio.py.  An update is kept until its round is over.
+Single-threaded; between calls nothing runs.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from lifl.errors import InvalidJob, InvalidUpdate, Unreachable
 from lifl.exchange import Address, Exchange, State
+from lifl.functions.layout import Layout
+from lifl.functions.tensors import load_into
 from lifl.functions.transfer import Upload
-from lifl.functions.wire import LEAST_WEIGHT, MOST_WEIGHT, Keys, is_weight
+from lifl.functions.wire import LEAST_WEIGHT, MOST_WEIGHT, Keys, Message, is_weight
+
+__all__ = ["Client", "Round", "load_into"]
+
+Progress = Callable[[int, int], None]
+
+
+class Sender(Protocol):
+    """Who a round belongs to: a client, or a virtual one."""
+
+    def send_update(
+        self, number: int, model: Mapping[str, Any], weight: float,
+        metrics: Mapping[str, float], progress: Progress | None,
+    ) -> bool: ...  # fmt: skip
+
+    def send_report(self, number: int, weight: float, metrics: Mapping[str, float]) -> bool: ...
 
 
 @dataclass
@@ -35,21 +53,35 @@ class Round:
     Attributes:
         number: 1 and up.
         model: the global model that the round starts from; the arrays are this client's own.
+        settings: `trainer.args` of the job with the changes of `trainer.schedule` up to here.
     """
 
     number: int
     model: State
-    _client: Client = field(repr=False)
+    settings: dict[str, Any]
+    _sender: Sender = field(repr=False)
+
+    def load_into(self, target: Any) -> None:
+        """Copy the model into a torch module, or into a dict of tensors or arrays, in place.
+
+        Raises:
+            InvalidUpdate: names, dtypes or shapes differ; nothing was written then.
+        """
+        load_into(target, self.model)
 
     def send(
-        self, model: Mapping[str, Any], *, weight: float, metrics: Mapping[str, float] | None = None
-    ) -> bool:
+        self, model: Mapping[str, Any], *, weight: float,
+        metrics: Mapping[str, float] | None = None, progress: Progress | None = None,
+    ) -> bool:  # fmt: skip
         """Send the trained model and wait until a gateway has it.
 
         Args:
-            model: the same names, dtypes and shapes as `self.model`.
+            model: the same names, dtypes and shapes as `self.model`: NumPy arrays, or torch
+                tensors on any device, as `module.state_dict()` has them.
             weight: of this update in the mean, usually the number of examples; from 2^-40 to 2^40.
             metrics: numbers to be averaged by weight over the round's clients.
+            progress: called with (bytes handed over, bytes in all), often; goes back to less
+                when a gateway died and the update is sent again.
 
         Returns:
             True when it counts, False when the round closed before it was there.
@@ -58,7 +90,21 @@ class Round:
             InvalidUpdate: another layout, or a weight that is none.
             Unreachable: no gateway answered in time.
         """
-        return self._client._send_update(self.number, model, weight, dict(metrics or {}))
+        return self._sender.send_update(self.number, model, weight, metrics or {}, progress)
+
+    def report(self, *, weight: float = 1.0, metrics: Mapping[str, float] | None = None) -> bool:
+        """Take part without an update: say what the model is worth here, or only sit out.
+
+        Instead of `send`.  The round does not wait for this client, and the figures go into its
+        mean as those of senders do.  A round needs one update at least.
+
+        Args:
+            weight: of the metrics in the mean; more than 0.
+            metrics: of `self.model`, as this client's own data show it.
+
+        Returns, Raises: as `send`.
+        """
+        return self._sender.send_report(self.number, weight, metrics or {})
 
 
 class Client:
@@ -78,7 +124,8 @@ class Client:
     ) -> None:  # fmt: skip
         self.job, self.index, self.count = job, index, count
         self._exchange = Exchange(address, job=job, keys=keys, timeout_s=timeout_s)
-        self._kept: Upload | None = None
+        self._last = self._start = 0  # round that was given out last, in which start of the run
+        self._kept: Upload | Message | None = None  # what it was answered with
 
     @classmethod
     def connect(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -110,6 +157,8 @@ class Client:
     def settings(self) -> dict[str, Any]:
         """`spec.trainer.args` of the job; waits until a gateway has said it.
 
+        What a round changes of them is in `round.settings`.
+
         Raises:
             Unreachable: no gateway answered in time.
         """
@@ -120,48 +169,61 @@ class Client:
     # -- the two things to do ----------------------------------------------------------------
     def rounds(self) -> Iterator[Round]:
         """Every round for which this client is selected, until the job is done."""
-        last = start = 0
-        while True:
-            message, _ = self._exchange.wait_for("round", "done")
-            if message["t"] == "done":
-                self._exchange.pending = message  # and so it stays
-                return
-            number = message["round"]
-            if self._exchange.start != start:  # the run goes on from an earlier round
-                last, start, self._kept = 0, self._exchange.start, None
-            if not message["need"] or number < last:
-                continue
-            if number == last:  # the gateway lost it before it was sealed
-                self._exchange.upload(self._kept) if self._kept else None
-                continue
-            model = self._exchange.fetch(number - 1)
-            if model is not None:
-                last = number
-                self._kept = None
-                yield Round(number, model, self)
+        while (round_ := self.next_round()) is not None:
+            yield round_
 
-    def _send_update(
-        self, number: int, model: Mapping[str, Any], weight: float, metrics: dict[str, float]
-    ) -> bool:
-        if self._exchange.layout is None:
-            raise InvalidUpdate("no round has begun")
-        weight = float(weight) if isinstance(weight, int | float | np.number) else weight
-        if not is_weight(weight):
-            raise InvalidUpdate(
-                f"weight is {weight!r}: it must be a number from {LEAST_WEIGHT:.1e} to "
-                f"{MOST_WEIGHT:.1e}, usually that of this client's examples",
-                code="bad-weight",
-            )
+    def next_round(self) -> Round | None:
+        """Wait for the next round; None when the job is done."""
+        exchange = self._exchange
+        while True:
+            message, _ = exchange.wait_for("round", "done")
+            if message["t"] == "done":
+                exchange.pending = message  # and so it stays
+                return None
+            number = message["round"]
+            if exchange.start != self._start:  # the run goes on from an earlier round
+                self._last, self._start, self._kept = 0, exchange.start, None
+            if not message["need"] or number < self._last:
+                continue
+            if number == self._last:  # the gateway lost it before it was sealed
+                self._answer()
+                continue
+            exchange.pending = message  # whoever is interrupted meanwhile finds it again
+            model = exchange.fetch(number - 1)
+            if exchange.pending is message:
+                exchange.pending = None
+            if model is not None:
+                self._last, self._kept = number, None
+                return Round(number, model, dict(message["settings"]), self)
+
+    def send_update(
+        self, number: int, model: Mapping[str, Any], weight: float,
+        metrics: Mapping[str, float], progress: Progress | None,
+    ) -> bool:  # fmt: skip
+        """What `Round.send` does."""
         self._kept = None
-        buffer = self._exchange.buffers.take(self._exchange.layout.update_bytes)
-        self._exchange.layout.pack_into(model, buffer)
-        put = {
-            "t": "put", "kind": "update", "job": self.job, "round": number,
-            "digest": self._exchange.layout.digest, "weight": float(weight),
-            "metrics": {name: float(value) for name, value in metrics.items()},
-        }  # fmt: skip
-        self._kept = Upload(put, buffer)
-        return self._exchange.upload(self._kept)
+        layout = self._exchange.layout
+        buffer = self._exchange.buffers.take(layout.update_bytes) if layout else None
+        self._kept = update(
+            layout, self.job, number, model, weight, metrics, progress, buffer=buffer
+        )
+        return self._answer()
+
+    def send_report(self, number: int, weight: float, metrics: Mapping[str, float]) -> bool:
+        """What `Round.report` does."""
+        self._kept = report(self.job, number, weight, metrics)
+        return self._answer()
+
+    def _answer(self) -> bool:
+        return answer(self._exchange, self._kept) if self._kept is not None else False
+
+    def interrupt(self) -> None:
+        """From another thread: whatever waits here raises `lifl.exchange.Interrupted`."""
+        self._exchange.interrupt()
+
+    def calm(self) -> None:
+        """Forget an interruption that came too late to interrupt anything."""
+        self._exchange.calm()
 
     def close(self) -> None:
         """Leave; an update that was acknowledged stays."""
@@ -196,3 +258,63 @@ def _keys(fields: Mapping[str, Any], environment: Mapping[str, str]) -> Keys:
             code="bad-keys",
         )
     return keys
+
+
+# -- what a client answers a round with --------------------------------------------------------
+def update(
+    layout: Layout | None, job: str, number: int, model: Mapping[str, Any], weight: float,
+    metrics: Mapping[str, float], progress: Progress | None, buffer: memoryview | None = None,
+) -> Upload:  # fmt: skip
+    """A trained model, packed, into `buffer` if there is one.
+
+    Raises:
+        InvalidUpdate: another layout, or a weight that is not finite and positive.
+    """
+    if layout is None:
+        raise InvalidUpdate("no round has begun")
+    if buffer is None:
+        buffer = memoryview(bytearray(layout.update_bytes))
+    put = {
+        "t": "put", "kind": "update", "job": job, "round": number, "digest": layout.digest,
+        "weight": _weight(weight), "metrics": _numbers(metrics),
+    }  # fmt: skip
+    layout.pack_into(model, buffer)
+    return Upload(put, buffer, progress=progress)
+
+
+def report(job: str, number: int, weight: float, metrics: Mapping[str, float]) -> Message:
+    """Figures without an update."""
+    return {
+        "t": "report", "job": job, "round": number, "weight": _weight(weight),
+        "metrics": _numbers(metrics),
+    }  # fmt: skip
+
+
+def answer(exchange: Exchange, what: Upload | Message) -> bool:
+    """Bring it to the gateway; True when it counts."""
+    if not isinstance(what, Upload):
+        return exchange.report(what)
+    counts = exchange.upload(what)
+    if counts and what.progress is not None:
+        what.progress(len(what.data), len(what.data))
+    return counts
+
+
+def _weight(weight: float) -> float:
+    weight = float(weight) if isinstance(weight, int | float | np.number) else weight
+    if not is_weight(weight):
+        raise InvalidUpdate(
+            f"weight is {weight!r}: it must be a number from {LEAST_WEIGHT:.1e} to "
+            f"{MOST_WEIGHT:.1e}, usually that of this client's examples",
+            code="bad-weight",
+        )
+    return weight
+
+
+def _numbers(metrics: Mapping[str, float]) -> dict[str, float]:
+    try:
+        return {str(name): float(value) for name, value in metrics.items()}
+    except (TypeError, ValueError) as error:
+        raise InvalidUpdate(
+            f"metrics are {metrics!r}: they must be numbers by name", code="bad-metrics"
+        ) from error

@@ -7,7 +7,12 @@ loop: client.py does.
 
 from __future__ import annotations
 
+import contextlib
+import math
+import random
+import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +44,18 @@ AGAIN_S = 2.0
 AGAIN_MS = 2000
 ENDS = frozenset({"not-enrolled", "revoked", "not-allowed", "unknown-job"})
 """Rejections after which a gateway has nothing more to say to this client."""
+ANSWERS = frozenset({"go", "more", "ack", "reject"})
+RETRY_FIRST_S = 0.01
+RETRY_LAST_S = 1.0
+
+
+class Interrupted(Exception):
+    """Another thread asked this one to stop waiting; what was under way can be done again."""
+
+
+def retry_s(refusals: int) -> float:
+    """Back-off after so many refusals in a row: 10 ms, 20 ms, … 1 s."""
+    return float(min(RETRY_LAST_S, RETRY_FIRST_S * 2 ** min(refusals, 30)))
 
 RETRY_S = 0.05
 LISTEN_S = 0.01
@@ -111,6 +128,8 @@ class Exchange:
         settings: what the job tells its clients.
         start: how often the run was started; a new one may repeat rounds.
         pending: a message that came while another was waited for.
+        work: what a worker is to do, as its gateway says it.
+        speaks_for: number of the virtual client on whose behalf a worker speaks just now.
     """
 
     def __init__(self, address: Address, *, job: str, keys: Keys, timeout_s: float) -> None:
@@ -119,6 +138,8 @@ class Exchange:
         self.start = 0
         self.layout: Layout | None = None
         self.pending: Message | None = None
+        self.work: deque[Message] = deque()
+        self.speaks_for: int | None = None
         self._keys = keys
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._connection = Connection(self._context, keys, address)
@@ -128,6 +149,10 @@ class Exchange:
         self._transfers = self._tickets = 0
         self._small: tuple[int, bytes] | None = None  # a model that came with its round
         self.buffers = Buffers()
+        self._refusals = 0
+        self._retry_at = math.inf
+        self._woken, self._wake = socket.socketpair()  # what every system has
+        self._woken.setblocking(False)
         self.hello()
 
     def hello(self) -> None:
@@ -162,8 +187,46 @@ class Exchange:
                         return False
                     if not error.retryable:
                         raise error
-                    time.sleep(RETRY_S)
-                    self._connection.send(upload.start())
+                    self.retry_later()
+
+    def retry_later(self) -> None:
+        """Was refused for now: what is under way is asked again after a while, not before.
+
+        Meanwhile every message is heard: a gateway that begins the round says so at once.
+        """
+        self._retry_at = time.monotonic() + retry_s(self._refusals) * random.uniform(0.5, 1.0)
+        self._refusals += 1
+
+    def report(self, message: Message) -> bool:
+        """Figures without an update, until acknowledged (True) or too late (False)."""
+
+        def start() -> list[Outgoing]:
+            return [(message, None)]
+
+        self._connection.send(start())
+        number = message["round"]
+        while True:
+            answer, _ = self.wait_for("ack", "reject", "round", again=start)
+            match answer["t"]:
+                case "round" if answer["round"] > number:
+                    self.pending = answer
+                    return False
+                case "round" if not answer["need"]:
+                    return True
+                case "round":
+                    self._connection.send(start())
+                case "ack" if answer["round"] == number:
+                    return True
+                case "reject" if answer["round"] == number:
+                    error = error_of(
+                        answer["code"], answer["text"], retry=answer["retry"],
+                        job=self.job, round=number,
+                    )  # fmt: skip
+                    if isinstance(error, Late):
+                        return False
+                    if not error.retryable:
+                        raise error
+                    self.retry_later()
 
     def fetch(self, number: int) -> State | None:
         """The model of a round as arrays of one's own; None when it is already replaced."""
@@ -189,8 +252,13 @@ class Exchange:
     ) -> tuple[Message, memoryview | None]:
         """The next message of one of these kinds; handles all others.
 
-        What is under way is asked `again` when the connection came back or nothing was heard.
-        The kind "bulk" is no message: bytes, or its end, have come on the bulk connection.
+        What is under way is asked `again` when the connection came back, when nothing was heard,
+        or when it is time to after a refusal.  The kind "bulk" is no message: bytes, or its end,
+        have come on the bulk connection.
+
+        Raises:
+            Interrupted: `interrupt` was called.
+            Unreachable: nobody answers.
         """
         if self.pending and self.pending["t"] in kinds:
             message, self.pending = self.pending, None
@@ -202,12 +270,17 @@ class Exchange:
             if connection is not self._connection:
                 connection = self._connection
                 poller = zmq.Poller()
-                poller.register(connection.socket, zmq.POLLIN)
-                poller.register(connection.monitor, zmq.POLLIN)
+                for source in self.sources:
+                    poller.register(source, zmq.POLLIN)
                 bulk = self._bulk.fileno() if self._bulk and "bulk" in kinds else -1
                 if bulk >= 0:
                     poller.register(bulk, zmq.POLLIN)
-            ready = dict(poller.poll(AGAIN_MS))
+            wait_s = self._retry_at - time.monotonic()
+            ready = dict(
+                poller.poll(AGAIN_MS if wait_s > AGAIN_S else max(0, math.ceil(wait_s * 1000)))
+            )
+            if self._was_interrupted():
+                raise Interrupted
             now = time.monotonic()
             if connection.reconnected():
                 self.hello()
@@ -216,6 +289,8 @@ class Exchange:
             if received is None:
                 if bulk in ready:
                     return {"t": "bulk"}, None
+                if now >= self._retry_at:
+                    asked_at, self._retry_at = 0.0, math.inf
                 expects = self.layout is None or again is not None
                 if expects and now - self._heard_at > self.timeout_s:
                     raise Unreachable(
@@ -228,6 +303,8 @@ class Exchange:
                 continue
             self._heard_at = now
             message, payload = received
+            if message.get("as") != self.speaks_for and message["t"] in ANSWERS:
+                continue  # to what was asked on behalf of another
             if message["t"] == "reject" and message["code"] in ENDS:
                 raise error_of(
                     message["code"], message["text"], retry=message["retry"], job=self.job
@@ -235,9 +312,37 @@ class Exchange:
             if message["t"] == "round":
                 small = payload is not None and message["need"]
                 self._small = (message["round"] - 1, bytes(payload or b"")) if small else None
+            if message["t"] in ("go", "ack"):
+                self._refusals, self._retry_at = 0, math.inf
             if message["t"] in kinds:
                 return message, payload
             self._handle(message)
+
+    @property
+    def sources(self) -> list[Any]:
+        """What to poll for something to read."""
+        return [self._connection.socket, self._connection.monitor, self._woken]
+
+    def listen(self) -> None:
+        """Handle whatever has come, without waiting: `pending` and `work` say what."""
+        if self._connection.reconnected():
+            self.hello()
+        while (received := self._connection.receive()) is not None:
+            self._heard_at = time.monotonic()
+            self._handle(received[0])
+
+    def interrupt(self) -> None:
+        """From another thread: end the wait of the one that is in this conversation."""
+        self._wake.send(b".")
+
+    def _was_interrupted(self) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            return bool(self._woken.recv(64))
+        return False
+
+    def calm(self) -> None:
+        """Forget an interruption that came after the wait had ended."""
+        self._was_interrupted()
 
     def _handle(self, message: Message) -> None:
         match message["t"]:
@@ -255,6 +360,8 @@ class Exchange:
                 self.hello()
             case "round" | "done":
                 self.pending = message
+            case "work":
+                self.work.append(message)
 
     # -- the bulk port -----------------------------------------------------------------------
     def _upload_bulk(self, upload: Upload) -> bool:
@@ -290,8 +397,7 @@ class Exchange:
                         return False
                     if not error.retryable:
                         raise error
-                    time.sleep(RETRY_S)
-                    bulk = self._start(put)
+                    self.retry_later()
         return False
 
     def _fetch_bulk(self, number: int, buffer: memoryview) -> bool:
@@ -386,3 +492,5 @@ class Exchange:
         self._close_bulk()
         self._connection.close()
         self._context.destroy(linger=0)
+        self._woken.close()
+        self._wake.close()

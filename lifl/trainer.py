@@ -1,7 +1,7 @@
 """The trainers of `lifl run`: client processes, forked from one that has imported the code.
 
 Owns starting them and waiting for them.  Each goes through the client library like any client
-from outside.  Started by the local engine:
+from outside, or is a worker that runs many virtual ones.  Started by the local engine:
 
     python -m lifl.trainer --config FILE
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from lifl.api.entrypoints import entrypoint
+from lifl.api.entrypoints import check_parameters, entrypoint, takes_round
 from lifl.api.load import load_job
 from lifl.client import Client
 from lifl.events import emit, keep_stdout
@@ -27,15 +27,33 @@ from lifl.exchange import Address
 from lifl.functions.wire import Keys
 from lifl.observer import Observer
 from lifl.placement.processes import end_with_parent
+from lifl.virtual import Worker
 
 EVALUATOR = "the evaluator"
 
 
-def train(function: Callable[[Client], None], path: Path) -> None:
+def train(function: Callable[..., None], path: Path) -> None:
+    """One client: a loop of its own, or a function called for each of its rounds."""
     with Client.connect({"LIFL_CLIENT": str(path)}) as client:
+        if takes_round(function):
+            for round_ in client.rounds():
+                function(client, round_)
+            return
         function(client)
         for _ in client.rounds():  # a loop that ended early leaves its client idle, not missing
             pass
+
+
+def work(function: Callable[..., None], keys: list[str], config: dict[str, Any]) -> None:
+    """One worker: whichever of its virtual clients a round has drawn, one after the other."""
+    worker = Worker(
+        [Address(*where) for where in config["gateways"].values()],
+        job=config["name"], keys=Keys(*keys), count=config["client_count"],
+    )  # fmt: skip
+    try:
+        worker.run(function)
+    finally:
+        worker.close()
 
 
 def evaluate(
@@ -88,6 +106,11 @@ def main(config_path: Path) -> None:
         children[fork(EVALUATOR, lambda: evaluate(judge, config))] = EVALUATOR
     if spec.trainer:
         function = entrypoint(spec.trainer.entrypoint, job_path.parent)
+        check_parameters(spec.trainer, function)
+        for index, keys in enumerate(config["workers"]):
+            what = f"worker-{index}"
+            pid = fork(what, lambda keys=keys: work(function, keys, config))  # type: ignore[misc]
+            children[pid] = what
         for path in map(Path, config["client_files"]):
             pid = fork(path.stem, lambda path=path: train(function, path))  # type: ignore[misc]
             children[pid] = path.stem

@@ -84,7 +84,9 @@ class Coordinator:
         self.router.setsockopt(zmq.USE_FD, config["listen_fd"])  # outlives this process
         self.router.bind(config["listen"])
         self.enrolment = Enrolment(Path(config["keyring"]), config["clients"])
-        self.members = Membership(config["nodes"], self.enrolment.names, config["observers"])
+        self.members = Membership(
+            config["nodes"], self.enrolment.names, config["observers"], config["workers"]
+        )
         self.door.keys = set(config["nodes"].values())
         self.early: deque[tuple[bytes, str, Message]] = deque()  # came while a model was moved
         self.grace_s = spec.clients.grace_s
@@ -99,8 +101,9 @@ class Coordinator:
         if saved is None or not self.record.is_continued:
             saved = self._begin(saved, run_dir)
         self.layout = Layout.from_wire(saved.layout)
+        enrolled = max(len(self.members.names), spec.client_count)
         planning = Planning(
-            self.job, self.layout, len(self.members.names), start=config["start"]
+            self.job, self.layout, enrolled, self.members.at_once, start=config["start"]
         )
         self.model_bytes = planning.model_bytes
         self.folder = checkpoint_folder(self.job, Path(config["job"]), run_dir)
@@ -113,7 +116,7 @@ class Coordinator:
         self.course = Course(
             self.job, self.members, planning, self.record, self.store, send=self._send,
             put_model=self._put_model, offer=self.checkpoints.offer,
-            first_needs=len(config["clients"]) if config["all"] else 1,
+            first_needs=spec.trainer.clients if spec.trainer else 1,
         )  # fmt: skip
         self.course.go_on(saved)
 
@@ -224,6 +227,7 @@ class Coordinator:
                 self.course.published(message["round"])
             case "metrics":
                 self.record.metrics(message["round"], message["metrics"])
+                self.course.look_whether_to_stop()
             case "work":
                 self.record.work(node.name, message)
             case "restart":
@@ -276,9 +280,9 @@ class Coordinator:
     def _client(self, node: Known, message: Message) -> None:
         if message["observer"] or message["job"] != self.name:
             return
-        if message["key"] not in self.members.names:  # revoked meanwhile
-            return
         key = message["key"]
+        if key not in self.members.names and key not in self.members.shares:  # revoked meanwhile
+            return
         self.members.comes(key, node.name)
         if self.members.homes.get(key, node.name) != node.name:
             self.course.redirect(node)

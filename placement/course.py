@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from lifl.api.job import FLJob
-from lifl.errors import Busy
+from lifl.errors import Busy, PermanentError
 from lifl.events import emit
 from lifl.faults import fault
 from lifl.functions.wire import Message
@@ -24,6 +24,7 @@ from lifl.placement.planning import JOB, Planning, roles_of, selected
 from lifl.placement.record import Recorder
 from lifl.placement.rounds import Order, Round
 from lifl.placement.snapshot import Plan
+from lifl.placement.stopping import verdict
 from lifl.placement.store import Change, JobStore, Saved, UnderWay
 
 LAST_METRICS_S: Final = 30.0
@@ -79,8 +80,10 @@ class Course:
         self.holding = {*self.plan.used, *self.members.homes.values()}
         gone_at = time.monotonic() + self.job.spec.clients.grace_s + RECONNECT_S
         for key in self.roster:  # who is not reported again by then has left meanwhile
-            self.members.comes(key, self.members.homes[key])
-            self.members.leaves(key, self.members.homes[key], gone_at)
+            home = self.members.homes.get(key, "")  # of virtual clients none
+            self.members.comes(key, home)
+            if home:
+                self.members.leaves(key, home, gone_at)
         self._set_round(under_way.number)
         assert self.round is not None
         if under_way.number <= saved.published:
@@ -113,12 +116,13 @@ class Course:
         by_name = {members.names[key]: key for key in members.connected}
         self.roster = self.planning.draw(number, by_name)
         self.plan = self.planning.plan(members, self.roster, previous=before, epoch=self.epoch)
-        if self.plan.oversubscribed and before is None:
+        if self.plan.oversubscribed and before is None and not members.shares:
             emit("warning", text=f"{len(self.plan.oversubscribed)} clients are placed beyond the "
                  "capacity of their nodes: they wait for a free input slot")  # fmt: skip
         if self.plan.top_node is None:
             raise Busy("no node can take a single update: lower the model's size or add nodes")
-        members.homes |= self.plan.homes()
+        homes = self.plan.homes()  # of virtual clients none: their workers talk to every node
+        members.homes |= {key: homes[key] for key in homes if members.connected[key]}
         self.holding |= set(self.plan.used)
         self._set_round(number)
         if any(roles_of(before, name) != roles_of(self.plan, name) for name in members.nodes):
@@ -230,7 +234,7 @@ class Course:
             self.planning.round_to_gateway(
                 self.plan, node, self.members, epoch=self.epoch, number=self.round.number,
                 roster=self.roster, model_at=self.record.published_by,
-                elapsed_s=self.record.elapsed_s(self.round.number),
+                elapsed_s=self.record.elapsed_s(self.round.number), excused=self.round.excused,
             ),
         )  # fmt: skip
 
@@ -239,10 +243,29 @@ class Course:
         if self.round is None or message["round"] != self.round.number:
             return
         self.record.taken(node.name, message)
-        orders = self.round.on_accepted(node.name, int.from_bytes(message["clients"], "little"))
+        clients, excused = (
+            int.from_bytes(message[which], "little") for which in ("clients", "excused")
+        )
+        orders = self.round.on_accepted(node.name, clients, excused)
         fault("coordinator_accepted", "coordinator")
         self.order(orders)
         self.record.progress(self.round)
+        self._check_that_enough_send(self.round)
+
+    def _check_that_enough_send(self, round_: Round) -> None:
+        if round_.phase == "open" and round_.is_starved:
+            raise PermanentError(
+                f"all {round_.of_count} clients of round {round_.number} have answered, and "
+                f"{round_.in_count} of them sent an update; the others reported or sat out: a "
+                f"round needs {round_.minimum} (spec.clients.minUpdates)",
+                code="too-few-updates",
+            )
+
+    def look_whether_to_stop(self) -> None:
+        """A round under way is finished first: its clients are at work."""
+        stop = self.job.spec.stop
+        if stop is not None and self.record.stopped is None and self.done_at is None:
+            self.record.stopped = verdict(stop, self.record.values(stop.metric))
 
     def closed(self, node: Known, message: Message) -> None:
         if self.round is not None and message["round"] == self.round.number:
@@ -313,7 +336,9 @@ class Course:
     # -- the end -----------------------------------------------------------------------------
     def _end_if_last(self) -> None:
         assert self.round is not None
-        if self.round.number >= self.job.spec.rounds:
+        self.look_whether_to_stop()
+        if self.round.number >= self.job.spec.rounds or self.record.stopped is not None:
+            self.record.last = self.round.number
             self.done_at = time.monotonic() + (LAST_METRICS_S if self.plan else 0)
 
     @property

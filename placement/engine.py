@@ -138,7 +138,8 @@ class Engine:
             "keys": self.config["coordinator"], "listen": self.coordinator_at,
             "listen_fd": self.listener.fileno(), "start": self.config["start"],
             "clients": self.config["clients"], "keyring": self.config["keyring"],
-            "observers": [self.config["observer"][0]], "all": self.config["all"],
+            "observers": [self.config["observer"][0]],
+            "workers": [keys[0] for keys in self.config["workers"]],
             "metrics_port": self.config["metrics_port"],
         })  # fmt: skip
         child = self._spawn(
@@ -188,7 +189,8 @@ class Engine:
         path = self._write("trainers", {
             "job": self.config["job"], "name": self.config["name"], "gateways": self.gateways,
             "observer": self.config["observer"],
-            "client_files": self.config["client_files"] if self.config["trainer"] else [],
+            "client_files": self.config["client_files"][: self.config["trainers"]],
+            "workers": self.config["workers"], "client_count": self.config["client_count"],
         })  # fmt: skip
         child = self._spawn(
             "trainers", "lifl.trainer", "--config", str(path), stdout=subprocess.PIPE
@@ -293,10 +295,10 @@ class Engine:
             file.touch(mode=0o600)
             file.write_text(json.dumps({
                 "job": self.config["name"], "endpoint": endpoint, "server_key": server_key,
-                "public_key": public, "secret_key": secret, "index": index,
-                "count": len(self.config["client_files"]),
+                "public_key": public, "secret_key": secret,
+                "index": self.config["first_file"] + index, "count": self.config["client_count"],
             }))  # fmt: skip
-        if not self.config["trainer"]:
+        if self.config["outside"]:
             files = str(Path(self.config["run_dir"]) / "clients")
             emit("endpoint", endpoint=where[0][0], files=files)
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from lifl.api.job import FLJob
 from lifl.errors import InvalidJob
-from lifl.functions.wire import Keys
+from lifl.functions.wire import Keys, virtual_key
 from lifl.placement import resume
 from lifl.placement.keyring import Keyring
 from lifl.placement.processes import adopt_orphans, end_descendants
@@ -137,13 +137,18 @@ def _configure(
         keys = Keys.named(name) if spec.insecure else Keys.new()
         return [keys.public, keys.secret]
 
-    count = spec.trainer.clients if spec.trainer else 0 if keys_dir else spec.clients.min
-    clients = [pair(f"client-{index}") for index in range(count)]
-    names = {keys[0]: f"client-{index}" for index, keys in enumerate(clients)}
+    trainer = spec.trainer
+    count = spec.client_count if keys_dir is None else trainer.clients if trainer else 0
+    made = trainer.workers or 0 if trainer else 0
+    workers = [pair(f"worker-{index}") for index in range(made)]
+    virtual = trainer.clients if trainer and workers else 0  # the first ones
+    clients = [pair(f"client-{index}") for index in range(virtual, count)]
+    own = [*virtual_keys([keys[0] for keys in workers], virtual), *(keys[0] for keys in clients)]
+    names = {key: f"client-{index}" for index, key in enumerate(own)}
     ring = Keyring(keys_dir or run_dir / "keys")
     ring.make()
     if keys_dir is None:
-        ring.enroll({name: key for key, name in names.items()}, own=True)
+        ring.enroll({names[keys[0]]: keys[0] for keys in clients}, own=True)
     folder = run_dir / "clients"
     folder.mkdir(mode=0o700)
     return {
@@ -155,10 +160,13 @@ def _configure(
         "client_keys": clients,
         "clients": names,
         "keyring": str(ring.directory.resolve()),
-        "client_files": [str(folder / f"client-{index}.json") for index in range(count)],
+        "client_files": [str(folder / f"client-{index}.json") for index in range(virtual, count)],
+        "first_file": virtual,
+        "client_count": count,
+        "workers": workers,
         "observer": pair("observer"),
-        "all": spec.trainer is not None,
-        "trainer": spec.trainer is not None,
+        "outside": keys_dir is not None or count > (trainer.clients if trainer else 0),
+        "trainers": trainer.clients - virtual if trainer else 0,
         "proxy": spec.aggregation.proxy,
         "kernels": spec.aggregation.kernels,
         "pins": os.geteuid() == 0,
@@ -166,6 +174,11 @@ def _configure(
         "start": 1,
         "gateways": {},
     }
+
+
+def virtual_keys(workers: list[str], clients: int) -> list[str]:
+    """Identities of virtual clients: client i belongs to worker i modulo their number."""
+    return [virtual_key(workers[index % len(workers)], index) for index in range(clients)]
 
 
 def _supervise(config: Path, directory: Path, handle: Handle) -> int:

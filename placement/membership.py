@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from lifl.functions.wire import worker_and_number
+
 
 @dataclass
 class Known:
@@ -34,20 +36,28 @@ class Membership:
         nodes: public key of each node, by name.
         names: name of each enrolled client, by key.
         observers: keys of those who may see models and report on them.
+        workers: keys of those who speak for virtual clients.
 
     Attributes:
-        connected: client key → node whose gateway it talks to.
+        connected: client key → node whose gateway it talks to; "" for a virtual one, whose worker
+            talks to all of them.
+        shares: worker's key → keys of its clients.
         homes: client key → node that the plan gave it, also of clients that sit out.
     """
 
     def __init__(
-        self, nodes: Mapping[str, str], names: Mapping[str, str], observers: Iterable[str]
-    ) -> None:
+        self, nodes: Mapping[str, str], names: Mapping[str, str], observers: Iterable[str],
+        workers: Iterable[str] = (),
+    ) -> None:  # fmt: skip
         self.nodes = {name: Known(name, key) for name, key in nodes.items()}
         self.names = dict(names)
         self.observers = list(observers)
         self.connected: dict[str, str] = {}
         self.homes: dict[str, str] = {}
+        self.shares: dict[str, list[str]] = {key: [] for key in workers}
+        for key in self.names:
+            if (virtual := worker_and_number(key)) is not None:
+                self.shares[virtual[0]].append(key)
         self._leaving: dict[str, float] = {}  # client key → when it counts as gone (monotonic s)
 
     def __iter__(self) -> Iterator[Known]:
@@ -65,13 +75,23 @@ class Membership:
     def rights(self) -> dict[str, str]:
         """What each enrolled key may be: a gateway's list."""
         return {
-            **dict.fromkeys(self.names, "client"),
+            **dict.fromkeys((k for k in self.names if worker_and_number(k) is None), "client"),
+            **dict.fromkeys(self.shares, "worker"),
             **dict.fromkeys(self.observers, "observer"),
             **dict.fromkeys((node.key for node in self.nodes.values()), "node"),
         }
 
+    @property
+    def at_once(self) -> int | None:
+        """How many can have an update under way; None where each is a process of its own."""
+        virtual = sum(len(share) for share in self.shares.values())
+        return len(self.shares) + len(self.names) - virtual if self.shares else None
+
     # -- clients that come and go ------------------------------------------------------------
     def comes(self, key: str, node: str) -> None:
+        if key in self.shares:
+            self.connected |= dict.fromkeys(self.shares[key], "")
+            return
         self.connected[key] = node
         self._leaving.pop(key, None)
 

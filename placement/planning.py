@@ -15,8 +15,9 @@ from lifl.functions.wire import Message
 from lifl.placement.capacity import capacity
 from lifl.placement.membership import Known, Membership
 from lifl.placement.planner import plan as make_plan
-from lifl.placement.selection import select
+from lifl.placement.selection import draw_size, select
 from lifl.placement.snapshot import Client, Node, Plan, Snapshot
+from lifl.placement.tree import leaf_count, wide_enough
 from lifl.shm.geometry import Geometry, up
 
 JOB: Final = 1  # number of the job in descriptors and routing maps of this run's agents
@@ -27,13 +28,16 @@ class Planning:
 
     Args:
         layout: of its model.
-        clients: how many are enrolled: memory is made for all of them on one node, and for some
-            that are enrolled later.
+        clients: how many are enrolled: memory is made for all that a round can draw of them, on
+            one node, and for some that are enrolled later.
+        at_once: how many of them can have an update under way, where workers run them.
         start: how often the run was started; tells clients that rounds may be repeated.
     """
 
-    def __init__(self, job: FLJob, layout: Layout, clients: int, *, start: int) -> None:
-        self.job, self.layout, self.start = job, layout, start
+    def __init__(
+        self, job: FLJob, layout: Layout, clients: int, at_once: int | None = None, *, start: int
+    ) -> None:
+        self.job, self.layout, self.at_once, self.start = job, layout, at_once, start
         spec = job.spec
         self.model_bytes = (
             layout.velocity_at + layout.sum_bytes
@@ -45,7 +49,10 @@ class Planning:
     def _geometry(self, clients: int) -> Geometry:
         """The same on every node, and large enough for all clients on one of them."""
         spec, layout = self.job.spec, self.layout
-        roles = 2 * (-(-clients // spec.aggregation.fan_in) + 1)
+        clients = draw_size(
+            clients, fraction=spec.clients.fraction, minimum=spec.clients.least_drawn
+        )
+        roles = 2 * (leaf_count(clients, self._fan_in(clients)) + 1)
         return Geometry(
             inputs=spec.memory.input_slots + 1,
             sums=3 * roles,
@@ -54,6 +61,11 @@ class Planning:
             roster=clients,
         )
 
+    def _fan_in(self, clients: int) -> int:
+        """Clients of one leaf; more where workers can only send a few at once."""
+        fan_in = self.job.spec.aggregation.fan_in
+        return fan_in if self.at_once is None else wide_enough(clients, fan_in, self.at_once)
+
     # -- who, where --------------------------------------------------------------------------
     def draw(self, number: int, by_name: Mapping[str, str]) -> list[str]:
         """Keys of the clients of a round, of those that are there: its roster."""
@@ -61,9 +73,7 @@ class Planning:
         chosen = select(
             list(by_name),
             fraction=clients.fraction,
-            minimum=max(clients.min, clients.min_per_round)
-            if clients.fraction == 1
-            else clients.min_per_round,
+            minimum=clients.least_drawn,
             round=number,
             seed=self.job.spec.seed,
         )
@@ -71,7 +81,7 @@ class Planning:
         return [by_name[name] for name in drawn]
 
     def plan(
-        self, members: Membership, roster: Iterable[str], *, previous: Plan | None, epoch: int
+        self, members: Membership, roster: Sequence[str], *, previous: Plan | None, epoch: int
     ) -> Plan:
         spec = self.job.spec
         return make_plan(
@@ -81,7 +91,7 @@ class Planning:
                     Client(key=key, name=members.names[key], node=members.homes.get(key))
                     for key in roster
                 ),
-                fan_in=spec.aggregation.fan_in,
+                fan_in=self._fan_in(len(roster)),
                 policy=spec.placement.policy,
                 previous=previous,
                 epoch=epoch,
@@ -150,12 +160,13 @@ class Planning:
 
     def round_to_gateway(
         self, plan: Plan, node: Known, members: Membership, *, epoch: int, number: int,
-        roster: Sequence[str], model_at: str | None, elapsed_s: float,
+        roster: Sequence[str], model_at: str | None, elapsed_s: float, excused: int,
     ) -> Message:  # fmt: skip
         """A node's part of a round; the model of the one before is at `model_at`."""
         assert plan.top_node is not None
         part, top = plan.nodes[node.name], members[plan.top_node]
         is_top = node is top
+        trainer = self.job.spec.trainer
         index = {key: bit for bit, key in enumerate(roster)}
         holder = members[model_at] if model_at else top
         return {
@@ -164,6 +175,8 @@ class Planning:
             "lanes": {str(index[key]): leaf for key, leaf in part.lanes.items()},
             "nodes": {n.key: 0 for n in members if n is not node} if is_top else {},
             "top": plan.top.endpoint if is_top and plan.top else 0,
+            "excused": excused.to_bytes(-(-excused.bit_length() // 8), "little"),
+            "settings": trainer.settings(number) if trainer else {},
             "forward": None if is_top else [top.endpoint, top.key],
             "model_from": None if holder is node else [holder.endpoint, holder.key],
         }  # fmt: skip

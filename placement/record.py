@@ -42,6 +42,8 @@ class Recorder:
         self.rows: dict[int, dict[str, Any]] = {}
         self.open_rows: dict[int, set[str]] = {}  # rounds whose nodes have still to report
         self.written = 0
+        self.last = job.spec.rounds
+        self.stopped: str | None = None  # why the job ends before its last round
         self.published_by: str | None = None
         self.taken_bytes: dict[str, int] = {}  # by node, of the round under way
         self.reported: dict[str, list[tuple[float, dict[str, float]]]] = {}
@@ -189,10 +191,19 @@ class Recorder:
         self.monitoring.evaluated(metrics)
         self._write()
 
+    def values(self, metric: str) -> dict[int, float]:
+        """A figure by round: the evaluator's where it reports that name, else the clients'."""
+        found = {
+            source: {n: row[source][metric] for n, row in self.rows.items()
+                     if metric in row.get(source, ())}
+            for source in ("evaluation", "metrics")
+        }  # fmt: skip
+        return found["evaluation"] or found["metrics"]
+
     @property
     def is_complete(self) -> bool:
         """Every round's row is whole and written."""
-        return self.written == self.job.spec.rounds
+        return self.written == self.last
 
     def _write(self, force: bool = False) -> None:
         """Append rows in the order of rounds, each when nothing of it is missing."""
@@ -227,6 +238,9 @@ class Recorder:
         summary = {
             "accuracy": accuracies[-1] if accuracies else None,
             "rounds": len(rows),
+            "stopped": self.stopped,
+            "metrics": next((r["metrics"] for r in reversed(rows) if r["metrics"]), {}),
+            "evaluation": next((r["evaluation"] for r in reversed(rows) if "evaluation" in r), {}),
             "wall_s": round(time.monotonic() - self.began_at, 3),
             "round_s_median": statistics.median(r["seconds"] for r in rows),
             "nodes": nodes,
@@ -336,8 +350,7 @@ def _weighted(reported: list[tuple[float, dict[str, float]]]) -> dict[str, float
     totals: dict[str, list[float]] = {}
     for weight, metrics in reported:
         for name, value in metrics.items():
-            if isinstance(value, int | float):
-                total = totals.setdefault(name, [0.0, 0.0])
-                total[0] += weight * value
-                total[1] += weight
+            total = totals.setdefault(name, [0.0, 0.0])
+            total[0] += weight * value
+            total[1] += weight
     return {name: total / weight for name, (total, weight) in totals.items()}

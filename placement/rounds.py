@@ -39,6 +39,7 @@ class Round:
     top_node: str
     minimum: int = 1
     accepted: dict[str, int] = field(default_factory=dict)  # at each gateway, as it last said
+    excused: int = 0  # clients that take part without an update
     closed: dict[str, int] = field(default_factory=dict)  # final sets of the other nodes
     phase: Literal["planned", "open", "closing", "closed", "published"] = "open"
     overdue: bool = False
@@ -56,8 +57,9 @@ class Round:
     def of_count(self) -> int:
         return sum(clients.bit_count() for clients in self.selected.values())
 
-    def on_accepted(self, node: str, clients: int) -> list[Order]:
-        """A gateway reports all that it has accepted so far."""
+    def on_accepted(self, node: str, clients: int, excused: int = 0) -> list[Order]:
+        """A gateway reports all that it has accepted so far, and who sends nothing."""
+        self.excused |= excused
         self.accepted[node] = self.accepted.get(node, 0) | clients
         return self._next()
 
@@ -111,10 +113,19 @@ class Round:
 
     def _is_over(self) -> bool:
         missing = any(
-            clients & ~self.accepted.get(node, 0) & ~self.gone
+            clients & ~self.accepted.get(node, 0) & ~self.gone & ~self.excused
             for node, clients in self.selected.items()
         )
         return (not missing or self.overdue) and self.in_count >= self.minimum
+
+    @property
+    def is_starved(self) -> bool:
+        """Everybody has answered, and too few with an update."""
+        missing = any(
+            clients & ~self.accepted.get(node, 0) & ~self.excused
+            for node, clients in self.selected.items()
+        )
+        return not missing and self.in_count < self.minimum
 
     def _something_is_in(self) -> bool:
         return self.accepted.get(self.top_node, 0) != 0

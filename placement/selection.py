@@ -16,6 +16,11 @@ from lifl.errors import Busy
 ROUNDING = 1e-9  # 0.07 · 100 is 7.000000000000001: seven clients, not eight
 
 
+def draw_size(count: int, *, fraction: float, minimum: int) -> int:
+    """m of K = `count` candidates; the formula is in `select`."""
+    return min(count, max(math.ceil(fraction * count - ROUNDING), minimum, 1))
+
+
 def select(
     candidates: Sequence[str],
     *,
@@ -55,7 +60,7 @@ def select(
             "or lower the job's minimum",
             round=round,
         )
-    count = max(math.ceil(fraction * len(keys) - ROUNDING), needed)
+    count = draw_size(len(keys), fraction=fraction, minimum=minimum)
 
     def ticket(key: str) -> bytes:
         return hashlib.blake2b(f"{seed}:{round}:{key}".encode(), digest_size=16).digest()

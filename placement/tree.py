@@ -56,6 +56,16 @@ def leaf_count(clients: int, fan_in: int) -> int:
     return -(-clients // fan_in)
 
 
+def wide_enough(clients: int, fan_in: int, at_once: int) -> int:
+    """Clients of one leaf when only `at_once` of them can have an update under way.
+
+    The paper's Q is a queue: with W workers it is never longer than W, however many virtual
+    clients a round draws, so that ⌈min(Q, W) / fan_in⌉ leaves do and share the clients.
+    """
+    leaves = leaf_count(min(clients, at_once), fan_in)
+    return -(-clients // leaves) if leaves else fan_in
+
+
 def place_top(clients: Mapping[str, Sequence[str]], *, stay: str | None) -> str | None:
     """The node with most clients; of equals `stay` (where the top is now), then by name."""
     used = [name for name, keys in clients.items() if keys]

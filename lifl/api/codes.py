@@ -148,6 +148,10 @@ _ROWS = (
     Code("disk-full", NoSpace, "A result could not be written.",
          "No space, a quota, or a file system that became read-only.",
          "Make room and run again, or name another folder with --out."),
+    Code("too-few-updates", PermanentError, "All clients of a round answered, too few with an "
+         "update.",
+         "The others called round.report, or are virtual and returned without sending.",
+         "Let more clients send, or lower spec.clients.minUpdates."),
     Code("trainer-failed", PermanentError, "The training code of the run's own clients ended.",
          "It raised an error, or was killed.",
          "Its traceback is above the sentence; fewer spec.clients.min let a run go on without it."),

@@ -8,6 +8,7 @@ through `lifl.api.load` by whatever runs trainers, evaluators and initial models
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 import traceback
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lifl.api.job import Trainer
 from lifl.errors import InvalidJob
 
 _from_jobs: set[str] = set()  # top-level modules that entry points brought in
@@ -48,6 +50,42 @@ def entrypoint(name: str, base_dir: str | os.PathLike[str]) -> Callable[..., Any
         kind = type(function).__name__
         raise InvalidJob(f"{name!r}: {function_name!r} in {where} is a {kind}, not a function")
     return function  # type: ignore[no-any-return]
+
+
+def takes_round(function: Callable[..., Any]) -> bool:
+    """It is to be called with (client, round), for every round."""
+    return _parameters(function) == 2
+
+
+def check_parameters(trainer: Trainer, function: Callable[..., Any]) -> None:
+    """See that a trainer's function can be called as its job asks.
+
+    Raises:
+        InvalidJob: wrong number of parameters, or a loop over rounds where workers are asked for.
+    """
+    found = _parameters(function)
+    if found == 2 or (found == 1 and trainer.workers is None):
+        return
+    if found == 1:
+        raise InvalidJob(
+            f"spec.trainer.entrypoint {trainer.entrypoint!r} takes (client) and loops over its "
+            f"rounds, but trainer.workers is {trainer.workers}: a worker calls it with "
+            "(client, round) for every round of every client: give it two parameters"
+        )
+    raise InvalidJob(
+        f"spec.trainer.entrypoint {trainer.entrypoint!r} takes {found} parameters: it must take "
+        "(client), or (client, round)"
+    )
+
+
+def _parameters(function: Callable[..., Any]) -> int:
+    """How many arguments it wants, those with a default left out."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 1  # of a compiled function nothing is known
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in kinds and p.default is p.empty for p in parameters)
 
 
 def _import(name: str, module_name: str, folder: Path) -> ModuleType:

@@ -57,6 +57,8 @@ def _safetensors(value: str) -> str:
     return value
 
 
+PROCESSES_MAX = 4096  # client processes of one run
+
 DnsLabel = Annotated[str, AfterValidator(_dns_label)]
 EntryPoint = Annotated[str, AfterValidator(_entry_point)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=int | str)]
@@ -109,6 +111,13 @@ class Clients(_Part):
         description="Connected clients that a round waits for before it starts.  Where the job "
         "has a trainer the default is the number of the trainer's clients.",
     )
+    max: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Clients that the run makes keys for, clients.min unless given.  Those beyond "
+        "the trainer's come from outside, each with one file of the run's folder `clients`.",
+    )
     fraction: float = Field(
         default=1.0, gt=0, le=1, description="Share of the connected clients that a round draws."
     )
@@ -136,6 +145,12 @@ class Clients(_Part):
     )
 
 
+    @property
+    def least_drawn(self) -> int:
+        """Fewest clients that a round draws, as `selection.select` takes it."""
+        return max(self.min, self.min_per_round) if self.fraction == 1 else self.min_per_round
+
+
 class Model(_Part):
     """Where the first global model comes from: exactly one of the two."""
 
@@ -157,17 +172,72 @@ class Model(_Part):
         return self
 
 
+Args = Annotated[dict[str, JsonValue], AfterValidator(_json)]
+
+
+class Change(_Part):
+    """Settings that hold from some round on."""
+
+    from_round: int = Field(ge=1, description="First round for which they hold.")
+    args: Args = Field(
+        description="Settings by name, over those of trainer.args and of earlier changes."
+    )
+
+
 class Trainer(_Part):
-    """Client processes that the run starts itself."""
+    """Clients that the run starts itself."""
 
     entrypoint: EntryPoint = Field(
-        description='Entry point "module:function", called in every client process with a '
-        "lifl.Client.  The module is looked for in the folder of the job file first."
+        description='Entry point "module:function".  A function of one parameter is called once '
+        "in every client process, with a lifl.Client, and loops over its rounds.  A function of "
+        "two is called with (client, round) for every round of every client, and is what "
+        "workers need.  The module is looked for in the folder of the job file first."
     )
-    clients: int = Field(default=1, ge=1, le=4096, description="Number of client processes.")
-    args: Annotated[dict[str, JsonValue], AfterValidator(_json)] = Field(
+    clients: int = Field(
+        default=1,
+        ge=1,
+        le=100_000,
+        description="Number of clients: processes, at most 4096, unless workers is given.",
+    )
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Run the clients as virtual ones in so many processes: client i always in "
+        "process i modulo workers, one after the other, and only when a round has drawn it.",
+    )
+    args: Args = Field(
         default_factory=dict, description="Any JSON; what the trainer finds in client.settings."
     )
+    schedule: tuple[Change, ...] = Field(
+        default=(),
+        strict=False,
+        description="Changes of args by round; the trainer finds those in force in round.settings.",
+    )
+
+    def settings(self, round_: int) -> dict[str, JsonValue]:
+        """args with every change that holds in a round."""
+        found = dict(self.args)
+        for change in self.schedule:
+            if change.from_round <= round_:
+                found |= change.args
+        return found
+
+    @model_validator(mode="after")
+    def _processes(self) -> Self:
+        if self.workers is None and self.clients > PROCESSES_MAX:
+            raise ValueError(
+                f"clients is {self.clients}, and a client is a process unless workers is given: "
+                f"at most {PROCESSES_MAX}; with workers: 2, say, two processes run them all"
+            )
+        if self.workers is not None and self.workers > self.clients:
+            raise ValueError(
+                f"workers is {self.workers}, above clients, {self.clients}: some would have nobody"
+            )
+        first = [change.from_round for change in self.schedule]
+        if sorted(set(first)) != first:
+            raise ValueError(f"schedule has fromRound {first}: each must be above the one before")
+        return self
 
 
 class Evaluator(_Part):
@@ -299,6 +369,34 @@ class Placement(_Part):
     )
 
 
+class Stop(_Part):
+    """When a job has reached its goal, or goes no further, before its last round."""
+
+    metric: str = Field(
+        min_length=1,
+        description="Name of the figure: one of the evaluator's, where it reports that name, else "
+        "the mean by weight of what clients report.",
+    )
+    at_least: float | None = Field(
+        default=None, description="Goal: done when the figure is so high; higher is better."
+    )
+    at_most: float | None = Field(
+        default=None, description="Goal: done when the figure is so low; lower is better."
+    )
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="Done, too, when so many rounds in a row brought no better figure.",
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.at_least is None) == (self.at_most is None):
+            has = "neither" if self.at_least is None else "both"
+            raise ValueError(f'must have one of "atLeast" and "atMost", and has {has}')
+        return self
+
+
 class Spec(_Part):
     """What is to be done."""
 
@@ -331,6 +429,10 @@ class Spec(_Part):
     evaluator: Evaluator | None = Field(
         default=None, description="What measures the global model after each round; optional."
     )
+    stop: Stop | None = Field(
+        default=None,
+        description="When to end before the last round; a round under way is finished first.",
+    )
     aggregation: Aggregation = Field(default_factory=Aggregation, description="Algorithm and tree.")
     memory: Memory = Field(default_factory=Memory, description="Shared memory per node.")
     placement: Placement = Field(default_factory=Placement, description="Clients to nodes.")
@@ -349,6 +451,15 @@ class Spec(_Part):
                 f"clients.min is {clients.min}, but trainer.clients starts only "
                 f"{trainer.clients}: no round would begin"
             )
+        if clients.max is not None and clients.max < clients.min:
+            raise ValueError(
+                f"clients.max is {clients.max}, below clients.min, {clients.min}: no round "
+                "would begin"
+            )
+        if clients.max is not None and trainer is not None and clients.max < trainer.clients:
+            raise ValueError(
+                f"clients.max is {clients.max}, below trainer.clients, {trainer.clients}"
+            )
         if clients.min_per_round > clients.min:
             raise ValueError(
                 f"clients.minPerRound is {clients.min_per_round}, above clients.min, "
@@ -361,6 +472,13 @@ class Spec(_Part):
                 f"clients draws only {drawn} of them"
             )
         return self
+
+
+    @property
+    def client_count(self) -> int:
+        """Clients that the run makes keys for, those of its trainer first."""
+        started = self.trainer.clients if self.trainer else 0
+        return max(self.clients.min, started, self.clients.max or 0)
 
 
 class FLJob(_Part):

@@ -16,7 +16,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from lifl.api.entrypoints import entrypoint
+from lifl.api.entrypoints import check_parameters, entrypoint
 from lifl.api.job import FLJob
 from lifl.api.source import Path_, Source, read
 from lifl.errors import InvalidJob
@@ -62,7 +62,9 @@ def check_names(job: FLJob, base_dir: str | os.PathLike[str]) -> None:
         *(part.entrypoint for part in (spec.trainer, spec.evaluator) if part),
     ]
     for name in filter(None, named):
-        entrypoint(name, base_dir)
+        function = entrypoint(name, base_dir)
+        if spec.trainer is not None and name == spec.trainer.entrypoint:
+            check_parameters(spec.trainer, function)
     if spec.model.file is not None and not (path := Path(base_dir, spec.model.file)).is_file():
         raise InvalidJob(f"spec.model.file: {path} does not exist")
 
@@ -121,6 +123,7 @@ def _wanted(path: Path_, detail: ErrorDetails) -> str:
     types = {
         "int_type": "a whole number", "float_type": "a number", "finite_number": "a finite number",
         "string_type": "text", "bool_type": "true or false", "list_type": "a list",
+        "tuple_type": "a list",
     }  # fmt: skip
     bounds = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     limits: list[str] = []
@@ -153,6 +156,8 @@ def _find(path: Path_) -> tuple[type[BaseModel] | None, Any]:
     for step in path:
         if model is None:
             return None, None
+        if isinstance(step, int):  # of a list, whose type has led to that of its members
+            continue
         names = {_alias(model, name): field for name, field in model.model_fields.items()}
         if step not in names:
             return None, None

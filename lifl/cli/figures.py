@@ -54,6 +54,17 @@ def count(number: int, what: str) -> str:
     return f"{number} {what if number == 1 else plural}"
 
 
+def figures(metrics: object) -> str:
+    """ "accuracy 96.4 %, loss 0.1234"; whatever is no number is left out."""
+    pairs = metrics.items() if isinstance(metrics, dict) else ()
+    return ", ".join(
+        f"{''.join(c if c.isprintable() else ' ' for c in str(name))} "
+        f"{percent(value) if name == 'accuracy' else f'{value:.4g}'}"
+        for name, value in pairs
+        if isinstance(value, int | float)
+    )
+
+
 def sparkline(values: Sequence[float], width: int) -> str:
     """The last `width` values between the smallest and the largest of all."""
     finite = [value for value in values if math.isfinite(value)]

@@ -14,13 +14,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lifl.cli.figures import count, duration, percent, rate, sparkline
+from lifl.cli.figures import count, duration, figures, percent, rate, sparkline
 from lifl.cli.plain import backends, handed
 from lifl.cli.story import Roles, Story, clean
 
 COLUMN: Final = 26  # of one node's tree
 COLOURS: Final = {"top": "bold magenta", "middle": "cyan", "leaf": "green"}
-FIXED_ROWS: Final = 13  # everything but the tree
+FIXED_ROWS: Final = 14  # everything but the tree
 
 
 def screen(story: Story, *, elapsed_s: float, width: int, height: int) -> RenderableType:
@@ -41,7 +41,7 @@ def screen(story: Story, *, elapsed_s: float, width: int, height: int) -> Render
         Text(),
         *_trees(story, width, max(3, height - FIXED_ROWS)),
         Text(),
-        _figures(story, width),
+        _figures(story, width, height),
     ]
     if story.notes:
         parts.append(Text(story.notes[-1], style="yellow", no_wrap=True, overflow="ellipsis"))
@@ -130,7 +130,7 @@ def _branch(
 
 
 # -- figures ---------------------------------------------------------------------------------
-def _figures(story: Story, width: int) -> RenderableType:
+def _figures(story: Story, width: int, height: int) -> RenderableType:
     row = story.last_row
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=9, style="dim")
@@ -143,6 +143,8 @@ def _figures(story: Story, width: int) -> RenderableType:
     grid.add_row("round", f"{duration(seconds)}, updates {rate(row.get('bytes', 0), seconds)}, "
                  f"fold {rate(row.get('fold_bytes', 0), row.get('fold_seconds', 0.0))}"
                  if row else "-")  # fmt: skip
+    if height >= FIXED_ROWS + 3:
+        grid.add_row("reported", figures(row.get("metrics")) or "-")
     grid.add_row("hand-offs", handed(story.handoffs))
     grid.add_row("starts", f"{story.cold_starts} cold, {story.warm_starts} warm")
     return grid
@@ -156,6 +158,8 @@ def summary_lines(story: Story) -> list[Text]:
     rows = {
         "accuracy": percent(accuracy) if accuracy is not None else "not measured",
         "rounds": f"{end.get('rounds', 0)}, {median} at the median",
+        **({"ended": clean(end["stopped"])} if end.get("stopped") else {}),
+        **({"reported": figures(end["metrics"])} if end.get("metrics") else {}),
         "wall time": duration(wall_s),
         "updates": f"{end.get('updates', 0):,}, {rate(end.get('bytes', 0), wall_s)}",
         "hand-offs": handed(end.get("handoffs")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from lifl.cli.figures import amount, count, duration, percent
+from lifl.cli.figures import amount, count, duration, figures
 from lifl.cli.story import Event, Roles, Story, Tree, clean
 
 
@@ -36,12 +36,7 @@ def lines(story: Story, before: Tree, event: Event) -> Iterator[str]:
         case "round_done":
             yield f"{label}: {_row(event)}"
         case "metrics":
-            shown = ", ".join(
-                f"{clean(name)} {percent(value) if name == 'accuracy' else f'{value:.4g}'}"
-                for name, value in (event.get("figures") or {}).items()
-                if isinstance(value, int | float)
-            )
-            yield f"{label}: {shown}"
+            yield f"{label}: {figures(event.get('figures'))}"
         case "warning":
             yield f"warning: {story.notes[-1]}"
         case "restart":
@@ -83,4 +78,6 @@ def _row(row: Event) -> str:
     ]
     if row.get("cold_starts"):
         parts.append(count(row["cold_starts"], "cold start"))
+    if row.get("metrics"):
+        parts.append(f"clients report {figures(row['metrics'])}")
     return ", ".join(parts)

@@ -141,7 +141,7 @@ def test_every_field_is_described() -> None:
             assert field.description, f"{model.__name__}.{name}"
             kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
             todo += [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
-    assert len(seen) == 11
+    assert seen >= {"Change", "Memory", "Stop", "Trainer"}
 
 
 # ---------------------------------------------------------------- wrong fields

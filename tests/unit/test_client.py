@@ -1,0 +1,119 @@
+"""What the client library decides by itself: back-off, progress, what it refuses to send."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lifl.client import report, update
+from lifl.errors import InvalidUpdate
+from lifl.exchange import RETRY_LAST_S, retry_s
+from lifl.functions.jobs import measured, weight_of
+from lifl.functions.layout import Layout
+from lifl.functions.tensors import load_into
+from lifl.functions.transfer import Upload
+from lifl.functions.wire import INLINE, UP_CHUNK, virtual_key, worker_and_number
+
+MODEL = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "batches": np.array(7)}
+
+
+def test_import_lifl_is_light() -> None:
+    heavy = ["torch", "kubernetes", "zmq", "numpy", "pydantic", "rich"]
+    code = f"import sys, lifl; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_client_needs_neither_job_files_nor_torch() -> None:
+    code = "import sys, lifl; lifl.Client; print([m for m in ['torch', 'pydantic', 'rich'] " \
+           "if m in sys.modules])"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_back_off_doubles_up_to_its_limit() -> None:
+    waits = [retry_s(n) for n in range(12)]
+    assert waits[:3] == [0.01, 0.02, 0.04]
+    assert waits[-1] == RETRY_LAST_S
+    assert waits == sorted(waits)
+    assert retry_s(10_000) == RETRY_LAST_S
+
+
+def test_progress_counts_up_to_all_of_it_and_back_when_it_starts_again() -> None:
+    told: list[tuple[int, int]] = []
+    data = memoryview(bytearray(2 * UP_CHUNK + 5))
+    upload = Upload({"job": "a", "round": 1, "kind": "update"}, data,
+                    progress=lambda sent, total: told.append((sent, total)))  # fmt: skip
+    upload.start()
+    upload.take({"t": "go", "round": 1, "n": 1})
+    upload.take({"t": "more", "round": 1, "n": 1})
+    upload.start()
+    upload.take({"t": "go", "round": 1, "n": 3})
+    total = len(data)
+    one, two = UP_CHUNK, 2 * UP_CHUNK
+    assert told == [(sent, total) for sent in (one, two, one, two, total)]
+    assert total > INLINE
+
+
+@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), "1", None])
+def test_a_weight_must_be_finite_and_positive(weight: float) -> None:
+    with pytest.raises(InvalidUpdate, match="weight"):
+        update(Layout.of(MODEL), "a", 1, MODEL, weight, {}, None)
+    with pytest.raises(InvalidUpdate, match="weight"):
+        report("a", 1, weight, {})
+    if weight is not None:
+        with pytest.raises(InvalidUpdate, match="weight"):
+            weight_of({"weight": weight})
+
+
+def test_metrics_must_be_numbers() -> None:
+    with pytest.raises(InvalidUpdate, match="metrics"):
+        report("a", 1, 1.0, {"loss": "low"})  # type: ignore[dict-item]
+
+
+def test_a_gateway_keeps_finite_figures_alone() -> None:
+    given = {"loss": 0.5, "nan": float("nan"), "n": 3}
+    assert measured({"metrics": given}) == {"loss": 0.5, "n": 3.0}
+    assert measured({}) == {}
+
+
+@pytest.mark.parametrize(
+    "metrics", [[1], {"text": "a"}, {4: 1.0}, {"x" * 101: 1.0}, {f"m{n}": n for n in range(1000)}]
+)
+def test_a_gateway_refuses_what_are_no_figures(metrics: object) -> None:
+    with pytest.raises(InvalidUpdate, match="metric"):
+        measured({"metrics": metrics})
+
+
+def test_a_virtual_client_is_its_workers_key_and_a_number() -> None:
+    from lifl.functions.wire import Keys
+
+    for _ in range(50):  # Z85 has most signs that one would choose for a separator
+        key = Keys.new().public
+        assert worker_and_number(key) is None
+        assert worker_and_number(virtual_key(key, 17)) == (key, 17)
+
+
+def test_load_into_arrays() -> None:
+    target = {name: np.zeros_like(value) for name, value in MODEL.items()}
+    load_into(target, MODEL)
+    assert all((target[name] == MODEL[name]).all() for name in MODEL)
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        ({"weight": MODEL["weight"]}, "has no 'batches'"),
+        ({**MODEL, "more": MODEL["weight"]}, "has 'more' besides"),
+        ({**MODEL, "weight": MODEL["weight"].T.copy()}, r"float32\[3, 2\]; the job's model has"),
+        ({**MODEL, "weight": MODEL["weight"].astype("f8")}, r"float64\[2, 3\]"),
+    ],
+)
+def test_load_into_what_does_not_fit(target: dict[str, np.ndarray], sentence: str) -> None:
+    before = {name: value.copy() for name, value in target.items()}
+    with pytest.raises(InvalidUpdate, match=sentence):
+        load_into(target, {name: value + 1 for name, value in MODEL.items()})
+    assert all((target[name] == before[name]).all() for name in target)
