@@ -12,7 +12,6 @@ import select
 import socket
 import struct
 import sys
-from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -30,6 +29,7 @@ from lifl.functions.sealing import (
     Ticket,
     verify,
 )
+from lifl.functions.transfer import Upload
 
 CONNECT_S: Final = 5.0
 STILL_S: Final = 20  # no byte was taken for so long: the gateway or the way to it is gone
@@ -95,15 +95,9 @@ class BulkConnection:
         return False
 
     # -- up ----------------------------------------------------------------------------------
-    def send(
-        self, data: memoryview, *, number: int, transfer: int,
-        progress: Callable[[int], None] | None = None,
-    ) -> None:  # fmt: skip
-        """A whole update, chunk by chunk, each sealed in a buffer that stays in the cache.
-
-        Args:
-            progress: called with the number of bytes that are on their way so far.
-        """
+    def send(self, upload: Upload, *, number: int, transfer: int) -> None:
+        """A whole update, chunk by chunk, each sealed in a buffer that stays in the cache."""
+        data, upload.sent = upload.data, 0
         for at in range(0, len(data), CHUNK):
             part = data[at : at + CHUNK]
             head = Head(Kind.UPDATE, len(part), number, transfer, at).pack()
@@ -121,8 +115,8 @@ class BulkConnection:
             except OSError as error:
                 self.close()
                 raise Broken(f"the gateway closed the bulk connection ({error})") from error
-            if progress:
-                progress(at + len(part))
+            upload.sent = at + len(part)
+            upload.moved()
 
     def _send_all(self, parts: list[memoryview]) -> None:
         while parts:

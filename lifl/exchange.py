@@ -123,6 +123,9 @@ class Connection:
 class Exchange:
     """One client's conversation with the gateways of a job; single-threaded.
 
+    Args:
+        may_bulk: whether payloads may take the bulk port; a worker's, for its many clients, do not.
+
     Attributes:
         layout: of the job's model, None until a gateway has said it.
         settings: what the job tells its clients.
@@ -132,8 +135,10 @@ class Exchange:
         speaks_for: number of the virtual client on whose behalf a worker speaks just now.
     """
 
-    def __init__(self, address: Address, *, job: str, keys: Keys, timeout_s: float) -> None:
-        self.job, self.timeout_s = job, timeout_s
+    def __init__(
+        self, address: Address, *, job: str, keys: Keys, timeout_s: float, may_bulk: bool = True
+    ) -> None:
+        self.job, self.timeout_s, self._may_bulk = job, timeout_s, may_bulk
         self.settings: dict[str, Any] = {}
         self.start = 0
         self.layout: Layout | None = None
@@ -349,7 +354,7 @@ class Exchange:
             case "welcome":
                 self.layout = Layout.from_wire(message["layout"])
                 self.settings = message["settings"]["args"]
-                self._lane = message["settings"]["lane"]
+                self._lane = message["settings"]["lane"] if self._may_bulk else "zmq"
                 self.start = message["settings"]["start"]
             case "redirect":
                 before = self._connection
@@ -374,7 +379,7 @@ class Exchange:
                 case "go" if message["round"] == number and message["transfer"] != sent:
                     sent = message["transfer"]
                     try:
-                        bulk.send(upload.data, number=number, transfer=sent)
+                        bulk.send(upload, number=number, transfer=sent)
                     except Broken:
                         bulk, sent = self._start(put), 0
                 case "bulk":  # nothing should come: the gateway has ended it

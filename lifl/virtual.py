@@ -99,7 +99,8 @@ class Worker:
     ) -> None:
         self.job, self.count = job, count
         self._exchanges = [
-            Exchange(address, job=job, keys=keys, timeout_s=timeout_s) for address in addresses
+            Exchange(address, job=job, keys=keys, timeout_s=timeout_s, may_bulk=False)
+            for address in addresses
         ]
         self._round = 0  # the newest that was heard of
         self._queue: deque[_Due] = deque()
