@@ -1,7 +1,7 @@
 # `make help` says what there is.  Every target does the set-up that it needs, once.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint test-torch test-gpu test-cluster bench clean
+.PHONY: help setup demo test lint test-torch test-gpu test-cluster bench bench-docs clean
 
 PYTHON_ENV := .venv/bin/python
 REQUIRE_BPF := $(if $(filter 0,$(shell id -u)),LIFL_REQUIRE_BPF=1)
@@ -35,8 +35,11 @@ test-gpu: setup ## tests that need a GPU
 test-cluster: ## tests that need a Kubernetes cluster: not there yet
 	@echo "test-cluster: not there yet: LIFL runs on one machine so far, see make demo" >&2; exit 1
 
-bench: setup ## measure, each figure beside its reference
-	@for bench in benchmarks/bench_*.py; do $(PYTHON_ENV) "$$bench" || exit 1; done
+bench: setup ## measure, each figure beside its reference; CASE=fold for one of them
+	@$(PYTHON_ENV) -m benchmarks $(CASE)
+
+bench-docs: setup ## write the figures of build/bench.json into docs/benchmarks.md
+	@$(PYTHON_ENV) -m benchmarks.docs
 
 clean: ## remove what was built, .venv included; runs/ stays
 	rm -rf .venv .venv-torch build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

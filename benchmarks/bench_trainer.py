@@ -1,0 +1,28 @@
+"""The job of the benchmarks: clients that train nothing and send back what they were given.
+
+Copied beside a job file by runs.py; its size comes from the environment of the run, and so does
+the number of rounds after which a client trains for ever, which makes a job idle.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+
+import lifl
+
+FLOATS = int(os.environ["LIFL_BENCH_BYTES"]) // 4
+BUSY_ROUNDS = int(os.environ.get("LIFL_BENCH_BUSY_ROUNDS", "1000000"))
+
+
+def initial_model() -> dict[str, np.ndarray]:
+    return {"weights": np.zeros(FLOATS, np.float32)}
+
+
+def train(client: lifl.Client) -> None:
+    for round_ in client.rounds():
+        if round_.number > BUSY_ROUNDS:
+            signal.pause()
+        round_.send(round_.model, weight=1.0)

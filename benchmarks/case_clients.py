@@ -1,0 +1,105 @@
+"""A thousand connected clients, and what they cost beyond ten.
+
+The clients are `lifl.Client`s from outside, threads of eight processes (many_clients.py); the job
+has one leaf and a top, however many clients there are, so that the number of processes that are
+looked at stays.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from benchmarks.floor import PROCESSES, floor
+from benchmarks.rows import Case, Figure, Found, Goal, Line
+from benchmarks.runs import AGENT, AGGREGATOR, GATEWAY, Job, started
+from benchmarks.system import peak, pss
+
+MANY = 1000
+FEW = 10
+SIZE = 1_000_000
+WARM = 5
+SPEC = {"aggregation": {"fanIn": 1024}}
+
+
+@contextmanager
+def clients(job: Job, count: int) -> Iterator[None]:
+    """`count` clients that take part until the job is done."""
+    files = [str(job.run_dir / "clients" / f"client-{index}.json") for index in range(count)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.many_clients", *files[index::PROCESSES]],
+            env=os.environ | {"LIFL_BENCH_BYTES": str(SIZE)},
+        )
+        for index in range(min(PROCESSES, count))
+    ]
+
+    def watch(process: subprocess.Popen[bytes]) -> None:
+        if process.wait():
+            job.process.terminate()  # the round would wait for its clients
+
+    watchers = [threading.Thread(target=watch, args=(process,)) for process in processes]
+    for watcher in watchers:
+        watcher.start()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+        for watcher in watchers:
+            watcher.join()
+
+
+def one_job(count: int) -> tuple[list[float], int]:
+    """Seconds of the warm rounds, and the peak of the node's memory beyond the arena in bytes."""
+    with started(clients=count, size_bytes=SIZE, rounds=WARM + 1, trainers=False, spec=SPEC) as job:
+        job.until("waiting")  # client files are written before that
+        with clients(job, count):
+            job.until("published", round=1)
+            node = job.pids(AGENT, GATEWAY, AGGREGATOR)
+            with peak(lambda: sum(pss(pid).other_bytes for pid in node), every_s=0.2) as most:
+                job.until("published", round=WARM + 1)
+            for _ in job.events():
+                pass
+        return [row["seconds"] for row in job.rows()][1:], most[0]
+
+
+def measure() -> Found:
+    _, few_bytes = one_job(FEW)
+    below = floor(MANY, SIZE, WARM)
+    seconds, many_bytes = one_job(MANY)
+    below_after = floor(MANY, SIZE, WARM)
+    floor_s = statistics.median(below.seconds + below_after.seconds)
+    taken = statistics.median(seconds)
+    return {
+        "time": Figure(
+            value=taken * 1e3, beside=floor_s * 1e3, ratio=taken / floor_s,
+            note=f"one job, {WARM} warm rounds; {WARM} floors before and {WARM} after it",
+        ),
+        "memory": Figure(
+            value=(many_bytes - few_bytes) / 1e6,
+            note=f"peak PSS without job memory: {many_bytes / 1e6:.0f} MB with {MANY:,} clients, "
+            f"{few_bytes / 1e6:.0f} MB with {FEW}",
+        ),
+    }  # fmt: skip
+
+
+CASE = Case(
+    name="clients",
+    lines={
+        "time": Line(
+            case="round of 1,000 × 1 MB, whole job", unit="ms", reference="raw TCP",
+            goal=Goal("ratio", "≤", 2.5),
+        ),
+        "memory": Line(
+            case="node's memory beyond the arena, 1,000 clients less 10 clients", unit="MB",
+            goal=Goal("value", "≤", 64),
+        ),
+    },
+    measure=measure,
+)  # fmt: skip
