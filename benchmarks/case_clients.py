@@ -55,31 +55,31 @@ def clients(job: Job, count: int) -> Iterator[None]:
             watcher.join()
 
 
-def one_job(count: int) -> tuple[list[float], int]:
+def one_job(count: int, warm: int) -> tuple[list[float], int]:
     """Seconds of the warm rounds, and the peak of the node's memory beyond the arena in bytes."""
-    with started(clients=count, size_bytes=SIZE, rounds=WARM + 1, trainers=False, spec=SPEC) as job:
+    with started(clients=count, size_bytes=SIZE, rounds=warm + 1, trainers=False, spec=SPEC) as job:
         job.until("waiting")  # client files are written before that
         with clients(job, count):
             job.until("published", round=1)
             node = job.pids(AGENT, GATEWAY, AGGREGATOR)
             with peak(lambda: sum(pss(pid).other_bytes for pid in node), every_s=0.2) as most:
-                job.until("published", round=WARM + 1)
+                job.until("published", round=warm + 1)
             for _ in job.events():
                 pass
         return [row["seconds"] for row in job.rows()][1:], most[0]
 
 
-def measure() -> Found:
-    _, few_bytes = one_job(FEW)
-    below = floor(MANY, SIZE, WARM)
-    seconds, many_bytes = one_job(MANY)
-    below_after = floor(MANY, SIZE, WARM)
+def measure(*, turns: int = WARM) -> Found:
+    _, few_bytes = one_job(FEW, turns)
+    below = floor(MANY, SIZE, turns)
+    seconds, many_bytes = one_job(MANY, turns)
+    below_after = floor(MANY, SIZE, turns)
     floor_s = statistics.median(below.seconds + below_after.seconds)
     taken = statistics.median(seconds)
     return {
         "time": Figure(
             value=taken * 1e3, beside=floor_s * 1e3, ratio=taken / floor_s,
-            note=f"one job, {WARM} warm rounds; {WARM} floors before and {WARM} after it",
+            note=f"one job, {turns} warm rounds; {turns} floors before and {turns} after it",
         ),
         "memory": Figure(
             value=(many_bytes - few_bytes) / 1e6,

@@ -32,7 +32,7 @@ from lifl.shm.geometry import PAGE
 K = 8
 FEW = 2
 ELEMENTS = {"46.8": 11_700_000, "232": 58_000_000}
-TURNS = {"46.8": 7, "232": 5}  # 5 beside torch
+TURNS = {"46.8": 7, "232": 5}
 WAYS = ("add_", "einsum", "matmul")  # of torch_fold.py
 BY_HAND = ("blocks", "gemv")
 HERE = Path(__file__).parent
@@ -125,7 +125,7 @@ def fold(held: Memory, k: int, *, later: bool) -> Task:
     return timed(lambda: kernels.fold(held.out, acc, inputs, sections))
 
 
-def turns(count: int, tasks: dict[str, Task]) -> Taken:
+def turn_about(count: int, tasks: dict[str, Task]) -> Taken:
     """Seconds of each, turn about, so that what else the machine does falls on all alike."""
     taken: Taken = {name: [] for name in tasks}
     for turn in range(count + 1):
@@ -145,7 +145,7 @@ def speed(taken: Taken, mine: str, other: str, *, size_bytes: int, note: str) ->
 
 
 # -- beside reading ------------------------------------------------------------------------------
-def measure_fold() -> Found:
+def measure_fold(*, turns: int | None = None) -> Found:
     found: Found = {}
     for size, elements in ELEMENTS.items():
         with memory(elements) as held, read_pass() as read:
@@ -154,7 +154,7 @@ def measure_fold() -> Found:
                 tasks[f"read {k}"] = read(held, k)
                 tasks[f"first {k}"] = fold(held, k, later=False)
                 tasks[f"later {k}"] = fold(held, k, later=True)
-            taken = turns(TURNS[size], tasks)
+            taken = turn_about(turns or TURNS[size], tasks)
             for k in (K, FEW):
                 for which in ("first", "later"):
                     found[f"{which} {k} {size}"] = speed(
@@ -212,20 +212,20 @@ def torch_python() -> str:
     return python
 
 
-def measure_torch() -> Found:
+def measure_torch(*, turns: int = 5) -> Found:
     torch_python()
     found: Found = {}
     for size, elements in ELEMENTS.items():
         with memory(elements) as held:
             torch = Torch(held)
             try:
-                found |= _beside_torch(held, torch, size)
+                found |= _beside_torch(held, torch, size, turns)
             finally:
                 torch.close()
     return found
 
 
-def _beside_torch(held: Memory, torch: Torch, size: str) -> Found:
+def _beside_torch(held: Memory, torch: Torch, size: str, turns: int) -> Found:
     mine, size_bytes = fold(held, K, later=False), K * held.size_bytes
 
     def theirs(way: str, threads: int) -> Task:
@@ -240,7 +240,7 @@ def _beside_torch(held: Memory, torch: Torch, size: str) -> Found:
     found: Found = {}
     for threads in (1, torch.threads) if size == "46.8" and torch.threads > 1 else (1,):
         ways = (*WAYS, *BY_HAND) if threads == 1 else WAYS
-        taken = turns(5, {"fold": mine} | {way: theirs(way, threads) for way in ways})
+        taken = turn_about(turns, {"fold": mine} | {way: theirs(way, threads) for way in ways})
 
         def best(names: tuple[str, ...], threads: int = threads, taken: Taken = taken) -> Figure:
             median = {name: statistics.median(taken[name]) for name in names}

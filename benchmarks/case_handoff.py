@@ -11,7 +11,7 @@ ROUNDS = 7
 HAND_OFFS = 20_000
 
 
-def measure() -> Found:
+def measure(*, turns: int = ROUNDS) -> Found:
     if os.geteuid() != 0:
         raise NotMeasured("eBPF needs CAP_BPF and CAP_NET_ADMIN: run it as root")
     allowed = sorted(os.sched_getaffinity(0))
@@ -21,11 +21,11 @@ def measure() -> Found:
     found: Found = {}
     for place, cpus in places.items():
         p50: dict[str, list[float]] = {"ebpf": [], "unix": []}
-        for _ in range(ROUNDS):
+        for _ in range(turns):
             for name, way in (("ebpf", ebpf), ("unix", unix)):
                 with way() as ends:
                     p50[name].append(one_round(ends, HAND_OFFS, cpus)[0])
-        note = f"p50 of {HAND_OFFS:,} hand-offs by ping-pong, median of {ROUNDS} turns; pinned"
+        note = f"p50 of {HAND_OFFS:,} hand-offs by ping-pong, median of {turns} turns; pinned"
         found[place] = Figure.of_pairs(p50["ebpf"], p50["unix"], note=note)
     return found
 

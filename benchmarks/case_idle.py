@@ -15,7 +15,7 @@ WINDOW_S = 5.0
 SIZE = 1_000_000
 
 
-def measure() -> Found:
+def measure(*, turns: int = WINDOWS) -> Found:
     spec = {"aggregation": {"fanIn": 2}}  # two leaves, a middle, the top
     with started(clients=CLIENTS, size_bytes=SIZE, rounds=3, busy_rounds=2, spec=spec) as job:
         job.until("round_started", round=3)
@@ -23,7 +23,7 @@ def measure() -> Found:
         if len(node) != 6:
             raise RuntimeError(f"{len(node)} processes instead of agent, gateway, 4 aggregators")
         used = [sum(map(cpu_s, node))]
-        for _ in range(WINDOWS):
+        for _ in range(turns):
             time.sleep(WINDOW_S)
             used.append(sum(map(cpu_s, node)))
         parts = [pss(pid) for pid in node]

@@ -24,13 +24,13 @@ WARM = 5  # rounds of each job and each floor
 FLOOR = "raw TCP"
 
 
-def pairs(size_bytes: int) -> list[tuple[Floor, Rounds]]:
+def pairs(size_bytes: int, turns: int) -> list[tuple[Floor, Rounds]]:
     return [
         (
             floor(CLIENTS, size_bytes, WARM),
             job_rounds(clients=CLIENTS, size_bytes=size_bytes, warm=WARM),
         )
-        for _ in range(PAIRS)
+        for _ in range(turns)
     ]
 
 
@@ -44,10 +44,10 @@ def compared(found: Sequence[tuple[Floor, Rounds]], *, note: str) -> Figure:
     )
 
 
-def large() -> Found:
-    found = pairs(LARGE)
+def large(*, turns: int = PAIRS) -> Found:
+    found = pairs(LARGE, turns)
     jobs = [job for _, job in found]
-    note = f"{PAIRS} jobs in turn with {PAIRS} floors, {WARM} warm rounds of each"
+    note = f"{turns} jobs in turn with {turns} floors, {WARM} warm rounds of each"
     return {
         "round": compared(found, note=note),
         "cpu": Figure.of_pairs(
@@ -62,19 +62,19 @@ def large() -> Found:
     }
 
 
-def small() -> Found:
-    note = f"{PAIRS} jobs in turn with {PAIRS} floors, {WARM} warm rounds of each"
-    return {"round": compared(pairs(SMALL), note=note)}
+def small(*, turns: int = PAIRS) -> Found:
+    note = f"{turns} jobs in turn with {turns} floors, {WARM} warm rounds of each"
+    return {"round": compared(pairs(SMALL, turns), note=note)}
 
 
-def memory() -> Found:
+def memory(*, turns: int = WARM) -> Found:
     """The gateway's peak in a job of its own: looking at it costs time."""
-    with started(clients=CLIENTS, size_bytes=LARGE, rounds=WARM + 1) as job:
+    with started(clients=CLIENTS, size_bytes=LARGE, rounds=turns + 1) as job:
         job.until("round_started")
         (gateway,) = job.pids(GATEWAY)
         with peak(lambda: pss(gateway).other_bytes) as most:
-            job.until("published", round=WARM + 1)
-    note = f"peak PSS without job memory, looked at every 50 ms over {WARM} rounds"
+            job.until("published", round=turns + 1)
+    note = f"peak PSS without job memory, looked at every 50 ms over {turns} rounds"
     return {"gateway": Figure(value=most[0] / 1e6, note=note)}
 
 

@@ -99,15 +99,16 @@ class Case:
     Attributes:
         name: what `make bench CASE=` takes.
         lines: rows, by names that `measure` uses.
-        measure: returns a figure for each line.
+        measure: returns a figure for each line; `turns=` is how often, otherwise as often as
+            the case says.
 
     `measure` raises NotMeasured when the machine lacks what all its lines need; a line alone is
-    left out of what it returns and named in `lacks`.
+    left out of what it returns.
     """
 
     name: str
     lines: dict[str, Line]
-    measure: Callable[[], Found]
+    measure: Callable[..., Found]
 
 
 def row(line: Line, figure: Figure | None, note: str = "") -> dict[str, Any]:
@@ -135,7 +136,7 @@ def cells(row: dict[str, Any]) -> list[str]:
     def figure(number: float | None) -> str:
         if number is None:
             return ""
-        return f"{number:.3f}" if abs(number) < 1 else f"{number:.1f}"
+        return f"{number:.{3 if abs(number) < 1 else 2 if abs(number) < 100 else 0}f}"
 
     holds = {True: "yes", False: "no", None: ""}[row["holds"]]
     beside = row["reference"] and row["beside"] is not None
