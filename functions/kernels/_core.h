@@ -207,8 +207,9 @@ enum { ISAS = sizeof isas / sizeof isas[0] };
  * folded block by block through a scratch that stays in the first-level cache. */
 enum { GROUP = 8, SCRATCH_BYTES = 16384 };
 
-/* Sums at least this long bypass the caches when they are written for the first time. Shorter
- * ones are better kept, for the fold or the parent that reads them next. */
+/* Sums at least this long bypass the caches when they are written: they are out of place, so what
+ * is overwritten need not be read first. That saves a tenth of a fold of 8 and a sixth of a fold of
+ * 2, also when the parent reads the sum at once. Shorter ones are better kept for that. */
 enum { STREAM_BYTES = 4 << 20 };
 
 INLINE void fold_section(const struct isa *isa, char *out, const char *acc,
@@ -240,7 +241,7 @@ static void core_fold(const struct isa *isa, char *out, const char *acc, const s
     int64_t written = 0;
     for (size_t s = 0; s < count; s++)
         written += sections[s].count * (int64_t)sum_bytes_of((unsigned)sections[s].code);
-    bool stream = !acc && written >= STREAM_BYTES;
+    bool stream = written >= STREAM_BYTES;
     for (size_t s = 0; s < count; s++) {
         const struct section *at = &sections[s];
         for (size_t j = 0; j < k; j++) {
