@@ -2,13 +2,17 @@
 
 A job through `lifl run`, coordinator, gateway, aggregators and `lifl.Client`, in turn with the
 floor: floor, job, floor, job.  Seconds of a round are those of rounds.jsonl: from its start to its
-model.  The ratio is the median over pairs (floor, job that follows it) of the ratio of medians.
+model.  Whole job: clients that pack their arrays with `Round.send`; data path: clients that send
+back the bytes that they got.  Both run the same nodes and coordinator.  The ratio is the median over pairs (floor, job that follows it) of the ratio of
+medians.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks.floor import Floor, floor
 from benchmarks.rows import Case, Figure, Found, Goal, Line
@@ -24,47 +28,79 @@ WARM = 5  # rounds of each job and each floor
 FLOOR = "raw TCP"
 
 
-def pairs(size_bytes: int, turns: int) -> list[tuple[Floor, Rounds]]:
-    return [
-        (
-            floor(CLIENTS, size_bytes, WARM),
-            job_rounds(clients=CLIENTS, size_bytes=size_bytes, warm=WARM),
-        )
-        for _ in range(turns)
-    ]
+@dataclass(frozen=True)
+class Way:
+    """How the clients of a job send, and what else the job says."""
+
+    train: str = "train"
+    spec: dict[str, Any] = field(default_factory=dict)
 
 
-def compared(found: Sequence[tuple[Floor, Rounds]], *, note: str) -> Figure:
+WHOLE = Way()
+SEALED = Way(train="carry")
+PLAIN = Way(train="carry", spec={"insecure": True})
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A floor and the job that followed it."""
+
+    below: Floor
+    job: Rounds
+
+
+def pairs(size_bytes: int, turns: int, *ways: Way) -> list[list[Pair]]:
+    """For each way as many pairs as turns; the ways take turns, too."""
+    found: list[list[Pair]] = [[] for _ in ways]
+    for _ in range(turns):
+        for way, taken in zip(ways, found, strict=True):
+            below = floor(CLIENTS, size_bytes, WARM)
+            job = job_rounds(
+                clients=CLIENTS, size_bytes=size_bytes, warm=WARM, train=way.train, spec=way.spec
+            )
+            taken.append(Pair(below, job))
+    return found
+
+
+def compared(found: Sequence[Pair]) -> Figure:
     middle = statistics.median
     return Figure.of_pairs(
-        [middle(job.warm_s) for _, job in found],
-        [middle(below.seconds) for below, _ in found],
+        [middle(pair.job.warm_s) for pair in found],
+        [middle(pair.below.seconds) for pair in found],
         scale=1e3,
-        note=note,
+        note=_note(len(found)),
     )
 
 
+def _note(turns: int) -> str:
+    return f"{turns} jobs in turn with {turns} floors, {WARM} warm rounds of each"
+
+
 def large(*, turns: int = PAIRS) -> Found:
-    found = pairs(LARGE, turns)
-    jobs = [job for _, job in found]
-    note = f"{turns} jobs in turn with {turns} floors, {WARM} warm rounds of each"
+    plain, sealed, whole = pairs(LARGE, turns, PLAIN, SEALED, WHOLE)
+    jobs = [pair.job for pair in whole]
     return {
-        "round": compared(found, note=note),
+        "plain": compared(plain),
+        "sealed": compared(sealed),
+        "whole": compared(whole),
         "cpu": Figure.of_pairs(
-            [job.cpu_s for job in jobs], [below.cpu_s for below, _ in found], scale=1e3, note=note
+            [job.cpu_s for job in jobs],
+            [pair.below.cpu_s for pair in whole],
+            scale=1e3,
+            note=_note(turns),
         ),
         "first": Figure.of_pairs(
             [job.first_s for job in jobs],
             [statistics.median(job.warm_s) for job in jobs],
             scale=1e3,
-            note=note,
+            note=_note(turns),
         ),
     }
 
 
 def small(*, turns: int = PAIRS) -> Found:
-    note = f"{turns} jobs in turn with {turns} floors, {WARM} warm rounds of each"
-    return {"round": compared(pairs(SMALL, turns), note=note)}
+    (found,) = pairs(SMALL, turns, WHOLE)
+    return {"round": compared(found)}
 
 
 def memory(*, turns: int = WARM) -> Found:
@@ -82,7 +118,15 @@ CASES = (
     Case(
         name="round",
         lines={
-            "round": Line(
+            "plain": Line(
+                case="round of 8 × 46.8 MB, data path, plain", unit="ms", reference=FLOOR,
+                goal=Goal("ratio", "≤", 1.3),
+            ),
+            "sealed": Line(
+                case="round of 8 × 46.8 MB, data path, encrypted", unit="ms", reference=FLOOR,
+                goal=Goal("ratio", "≤", 1.5),
+            ),
+            "whole": Line(
                 case="round of 8 × 46.8 MB, whole job, encrypted", unit="ms", reference=FLOOR,
                 goal=Goal("ratio", "≤", 2.0),
             ),

@@ -76,13 +76,14 @@ class Job:
 @contextmanager
 def started(
     *, clients: int, size_bytes: int, rounds: int, busy_rounds: int | None = None,
-    trainers: bool = True, spec: dict[str, Any] | None = None,
+    trainers: bool = True, train: str = "train", spec: dict[str, Any] | None = None,
 ) -> Iterator[Job]:  # fmt: skip
     """A job of `clients` × `size_bytes`, ended when the block is left, or after LIMIT_S.
 
     Args:
         busy_rounds: after so many the clients train for ever.
         trainers: False: clients come from outside, with the files of the run directory.
+        train: which function of bench_trainer.py the clients run.
         spec: what else the job has.
     """
     folder = Path(tempfile.mkdtemp(prefix="lifl-bench-", dir="/tmp"))  # short: socket paths are
@@ -92,7 +93,7 @@ def started(
         "model": {"initial": "bench_trainer:initial_model"}, **(spec or {}),
     }  # fmt: skip
     if trainers:
-        whole["trainer"] = {"entrypoint": "bench_trainer:train", "clients": clients}
+        whole["trainer"] = {"entrypoint": f"bench_trainer:{train}", "clients": clients}
     (folder / "job.json").write_text(json.dumps({
         "apiVersion": "fl.lifl.dev/v1alpha1", "kind": "FLJob", "metadata": {"name": "bench"},
         "spec": whole,
@@ -142,14 +143,18 @@ class Rounds:
     cpu_s: float
 
 
-def job_rounds(*, clients: int, size_bytes: int, warm: int, spec: dict[str, Any] | None = None
+def job_rounds(
+    *, clients: int, size_bytes: int, warm: int, train: str = "train",
+    spec: dict[str, Any] | None = None,
 ) -> Rounds:  # fmt: skip
     """A job of one first round, `warm` warm ones and a last one that is not counted.
 
     The last one is there for the CPU clocks, which are read when a round was published: after
     the last the processes may be gone already.
     """
-    with started(clients=clients, size_bytes=size_bytes, rounds=warm + 2, spec=spec) as job:
+    with started(
+        clients=clients, size_bytes=size_bytes, rounds=warm + 2, train=train, spec=spec
+    ) as job:
         job.until("published", round=1)
         node = job.pids(GATEWAY, AGGREGATOR)
         before = sum(map(cpu_s, node))
