@@ -3,8 +3,8 @@
 A job through `lifl run`, coordinator, gateway, aggregators and `lifl.Client`, in turn with the
 floor: floor, job, floor, job.  Seconds of a round are those of rounds.jsonl: from its start to its
 model.  Whole job: clients that pack their arrays with `Round.send`; data path: clients that send
-back the bytes that they got.  Both run the same nodes and coordinator.  The ratio is the median over pairs (floor, job that follows it) of the ratio of
-medians.
+back the bytes that they got.  Both run the same nodes and coordinator.  The ratio is the median
+over pairs (floor, job that follows it) of the ratio of medians.
 """
 
 from __future__ import annotations
