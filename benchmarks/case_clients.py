@@ -24,6 +24,7 @@ MANY = 1000
 FEW = 10
 SIZE = 1_000_000
 WARM = 5
+FEW_WARM = 100  # rounds of ten clients are short, and memory is looked at every 50 ms
 SPEC = {"aggregation": {"fanIn": 1024}}
 
 
@@ -62,7 +63,7 @@ def one_job(count: int, warm: int) -> tuple[list[float], int]:
         with clients(job, count):
             job.until("published", round=1)
             node = job.pids(AGENT, GATEWAY, AGGREGATOR)
-            with peak(lambda: sum(pss(pid).other_bytes for pid in node), every_s=0.2) as most:
+            with peak(lambda: sum(pss(pid).other_bytes for pid in node)) as most:
                 job.until("published", round=warm + 1)
             for _ in job.events():
                 pass
@@ -70,7 +71,7 @@ def one_job(count: int, warm: int) -> tuple[list[float], int]:
 
 
 def measure(*, turns: int = WARM) -> Found:
-    _, few_bytes = one_job(FEW, turns)
+    _, few_bytes = one_job(FEW, FEW_WARM)
     below = floor(MANY, SIZE, turns)
     seconds, many_bytes = one_job(MANY, turns)
     below_after = floor(MANY, SIZE, turns)

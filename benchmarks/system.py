@@ -100,8 +100,11 @@ def pss(pid: int) -> Pss:
 
 @contextmanager
 def peak(sample: Callable[[], int], *, every_s: float = 0.05) -> Iterator[list[int]]:
-    """The largest of what `sample` returned in the block, as the list's only element."""
-    most = [0]
+    """The largest of what `sample` returned, at the start of the block and in it, as a list of one.
+
+    A short block is sampled once: make it last.
+    """
+    most = [sample()]
     over = threading.Event()
 
     def watch() -> None:
