@@ -201,13 +201,16 @@ class Torch:
 
 
 def torch_python() -> str:
-    """The interpreter that LIFL_TORCH_PYTHON names, else this one, if it has torch."""
-    python = os.environ.get("LIFL_TORCH_PYTHON", sys.executable)
+    """The interpreter that LIFL_TORCH_PYTHON names, else .venv-torch's, else this one."""
+    beside = HERE.parent / ".venv-torch" / "bin" / "python"
+    default = str(beside) if beside.exists() else sys.executable
+    python = os.environ.get("LIFL_TORCH_PYTHON") or default
     asked = subprocess.run([python, "-c", "import numpy, torch"], capture_output=True, check=False)
     if asked.returncode:
         raise NotMeasured(
             "no torch here: pip install torch --index-url https://download.pytorch.org/whl/cpu, "
-            "or name an interpreter that has torch and numpy: LIFL_TORCH_PYTHON"
+            "or make test-torch, which installs it into .venv-torch, or name an interpreter that "
+            "has torch and numpy: LIFL_TORCH_PYTHON"
         )
     return python
 
