@@ -362,7 +362,7 @@ class Runtime:
             case "assign":
                 self._assign(message, fds)
             case "leave":
-                self._leave()
+                self._leave(over=message["over"])
             case "ping":
                 self._tell({"t": "pong"})
             case "joined":
@@ -433,14 +433,17 @@ class Runtime:
             log.exception("%s %d", held.aggregator.role.kind, held.aggregator.role.endpoint)
             self._tell({"t": "failed", "job": held.job, "error": repr(error)})
 
-    def _leave(self) -> None:
-        """Give the role up, now or with a later wake-up: a release, or the end of the round."""
+    def _leave(self, *, over: bool = False) -> None:
+        """Give the role up, now or with a later wake-up: a release, or the end of the round.
+
+        Of a job that is over nobody needs anything.
+        """
         held = self.held
         if held is None:
             return
         held.leaving = True
         self._advance(held)
-        if not held.aggregator.may_leave():
+        if not over and not held.aggregator.may_leave():
             return
         self.held = None
         kind, endpoint = held.aggregator.role.kind, held.aggregator.role.endpoint

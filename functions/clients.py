@@ -42,6 +42,7 @@ log = logging.getLogger("lifl.gateway")
 
 BATCH = 64
 LOOK_AGAIN_S = 1.0
+LEAVE_S = 1.0  # for clients to hear that a job is done
 LOOK_S = 0.1  # many connections end at once when a machine of clients does
 HANDED_OUT = 10_000  # virtual clients in one message
 
@@ -234,7 +235,24 @@ class Clients:
         due = self._look_at
         if self.bulk.is_waiting or any(job.uploads for job in self.jobs.values()):
             due = min(due, time.monotonic() + 1.0)
+        for job in self.jobs.values():
+            if job.ended and not job.end_is_reported:
+                due = min(due, job.leave_by)
         return max(0.0, due - time.monotonic())
+
+    def ends(self, job: Job) -> None:
+        """Everybody was told that the job is done; once they have left, or soon, that is reported.
+
+        Who hears it leaves, so a connection that ends says that the message was not lost with
+        this process, which is ended next.
+        """
+        job.leave_by = time.monotonic() + LEAVE_S
+        self._look_at = min(self._look_at, time.monotonic() + LOOK_S)
+
+    def _report_the_end(self, job: Job, now: float) -> None:
+        if job.ended and not job.end_is_reported and (not job.clients or now >= job.leave_by):
+            job.end_is_reported = True
+            self.report({"t": "ended", "job": job.name})
 
     def _see_who_left(self) -> None:
         """A message to a connection that has ended is refused: report whose it was."""
@@ -587,6 +605,7 @@ class Clients:
                     continue
                 if (why := job.too_slow(upload, now)) is not None:
                     self.abandon(job, upload, Unreachable(f"{why}: send again", code="too-slow"))
+            self._report_the_end(job, now)
 
     # -- the initial model, from the coordinator ---------------------------------------------
     def _put_model(self, job: Job, peer: bytes, right: str, message: Message) -> None:

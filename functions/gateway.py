@@ -210,6 +210,7 @@ class Gateway:
             case "end":
                 job.ended = True
                 self.clients.over.add(job.name)
+                self.clients.ends(job)
                 done = {"t": "done", "job": job.name, "round": message["round"]}
                 for peer in [
                     *job.clients.values(), *job.workers.values(), *job.observers.values()

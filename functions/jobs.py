@@ -113,6 +113,8 @@ class Job:
     fetching: bool = False
     model_upload: memoryview | None = None  # the first model, on its way here
     ended: bool = False
+    leave_by: float = 0.0  # when clients that have not left are not waited for (monotonic s)
+    end_is_reported: bool = False
     dirty: bool = False
     bytes_in: int = 0  # of the round
     metrics: list[tuple[float, dict[str, float]]] = field(default_factory=list)

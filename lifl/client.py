@@ -138,20 +138,28 @@ class Client:
             Unreachable: the variable is not set or names no such file.
         """
         path = environment.get("LIFL_CLIENT", "")
+        hint = "set it to a client file of the run, for example runs/latest/clients/client-0.json"
+        if not path:
+            raise Unreachable(f"LIFL_CLIENT is not set: {hint}")
         try:
-            fields = json.loads(Path(path).read_text())
+            fields = json.loads(Path(path).read_bytes())
+            return cls(
+                Address(fields["endpoint"], fields["server_key"]),
+                job=fields["job"],
+                keys=_keys(fields, environment),
+                index=fields["index"],
+                count=fields["count"],
+            )
         except OSError as error:
             raise Unreachable(
-                f"LIFL_CLIENT is {path!r}: set it to a client file of the run, for example "
-                "runs/latest/clients/client-0.json"
-            ) from error
-        return cls(
-            Address(fields["endpoint"], fields["server_key"]),
-            job=fields["job"],
-            keys=_keys(fields, environment),
-            index=fields["index"],
-            count=fields["count"],
-        )
+                f"LIFL_CLIENT is {path!r}, which cannot be read ({error.strerror}): {hint}"
+            ) from None
+        except ValueError:
+            raise Unreachable(f"LIFL_CLIENT is {path!r}, which is not JSON: {hint}") from None
+        except (KeyError, TypeError):
+            raise Unreachable(
+                f"LIFL_CLIENT is {path!r}, which is JSON but no client file: {hint}"
+            ) from None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -165,6 +173,12 @@ class Client:
         if self._exchange.layout is None:
             self._exchange.pending, _ = self._exchange.wait_for("round", "done")
         return self._exchange.settings
+
+    @property
+    def is_over(self) -> bool:
+        """The job is done, as far as this client has heard."""
+        pending = self._exchange.pending
+        return pending is not None and pending["t"] == "done"
 
     # -- the two things to do ----------------------------------------------------------------
     def rounds(self) -> Iterator[Round]:

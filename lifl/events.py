@@ -8,6 +8,7 @@ that a line arrives whole.  Called by the coordinator, the engine and the traine
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -23,6 +24,8 @@ def keep_stdout() -> None:
         sys.stdout.flush()
         _stream = os.dup(1)  # not inheritable: children have streams of their own
         os.dup2(2, 1)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(line_buffering=True)  # as on a terminal: lines when they end
 
 
 def emit(event: str, **fields: Any) -> None:

@@ -1,50 +1,78 @@
 """The trainers of `lifl run`: client processes, forked from one that has imported the code.
 
-Owns starting them and waiting for them.  Each goes through the client library like any client
-from outside, or is a worker that runs many virtual ones.  Started by the local engine:
+Owns starting them, passing on what they print, and waiting for them; what follows from how they
+ended is in fates.py.  Each goes through the client library like any client from outside, or is a
+worker that runs many virtual ones.  Started by the local engine:
 
     python -m lifl.trainer --config FILE
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import os
+import resource
+import selectors
 import sys
-import traceback
+import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from lifl.api.entrypoints import check_parameters, entrypoint, takes_round
+from lifl.api.entrypoints import takes_round
 from lifl.api.load import load_job
+from lifl.api.named import Figures, evaluator_of, trainer_of
 from lifl.client import Client
+from lifl.errors import InvalidJob
 from lifl.events import emit, keep_stdout
 from lifl.exchange import Address
+from lifl.fates import EVALUATOR, Fate, Fates
 from lifl.functions.wire import Keys
 from lifl.observer import Observer
+from lifl.placement.output import Outputs, Speaker, last_words
 from lifl.placement.processes import end_with_parent
 from lifl.virtual import Worker
 
-EVALUATOR = "the evaluator"
+TOGETHER_S: Final = 0.3  # what happens to several clients within it is said once
 
 
-def train(function: Callable[..., None], path: Path) -> None:
-    """One client: a loop of its own, or a function called for each of its rounds."""
+class InRound(Exception):
+    """What user code raised, its cause, and in which round."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def train(function: Callable[..., None], path: Path, rounds: int) -> Fate | None:
+    """One client; None when it has heard that the job is done.
+
+    A trainer that returns earlier leaves: its connection ends, and no round waits for it.
+    """
     with Client.connect({"LIFL_CLIENT": str(path)}) as client:
-        if takes_round(function):
-            for round_ in client.rounds():
-                function(client, round_)
-            return
-        function(client)
-        for _ in client.rounds():  # a loop that ended early leaves its client idle, not missing
+        try:
+            if takes_round(function):
+                for round_ in client.rounds():
+                    function(client, round_)
+            else:
+                function(client)
+        except BaseException as error:
+            raise InRound(client._last) from error
+        if client._last < rounds and not client.is_over:
+            return Fate(client._last)
+        for _ in client.rounds():  # its last update may have to be sent again
             pass
+        return None
 
 
-def work(function: Callable[..., None], keys: list[str], config: dict[str, Any]) -> None:
+def work(function: Callable[..., None], keys: list[str], config: dict[str, Any]) -> Fate | None:
     """One worker: whichever of its virtual clients a round has drawn, one after the other."""
     worker = Worker(
         [Address(*where) for where in config["gateways"].values()],
@@ -52,13 +80,14 @@ def work(function: Callable[..., None], keys: list[str], config: dict[str, Any])
     )  # fmt: skip
     try:
         worker.run(function)
+    except BaseException as error:
+        raise InRound(worker.round) from error
     finally:
         worker.close()
+    return None
 
 
-def evaluate(
-    function: Callable[[dict[str, Any]], dict[str, float]], config: dict[str, Any]
-) -> None:
+def evaluate(figures: Figures, config: dict[str, Any]) -> Fate | None:
     observer = Observer(
         [Address(*where) for where in config["gateways"].values()],
         job=config["name"],
@@ -67,27 +96,118 @@ def evaluate(
     try:
         for number, model in observer.models():
             if number > 0:
-                observer.report(number, function(model))
+                try:
+                    measured = figures(model)
+                except BaseException as error:
+                    raise InRound(number) from error
+                observer.report(number, measured)
     finally:
         observer.close()
+    return None
 
 
-def fork(what: str, work: Callable[[], None]) -> int:
-    """Run `work` in a child process; its traceback goes to standard error."""
+# -- processes -------------------------------------------------------------------------------
+@dataclass
+class Child:
+    """A forked process."""
+
+    what: str
+    pid: int
+    pidfd: int
+    printed: int  # reading end of the pipe that is its standard output and error
+
+
+def fork(what: str, work: Callable[[], Fate | None]) -> Child:
+    """Run `work` in a child process; how it ended are its last words."""
+    printed, output = os.pipe()
     pid = os.fork()
     if pid:
-        return pid
+        os.close(output)
+        return Child(what, pid, os.pidfd_open(pid), printed)
     end_with_parent()
+    os.close(printed)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
     status = 1
     try:
-        work()
+        fate = work()
         status = 0
-    except KeyboardInterrupt:
-        status = 130
-    except BaseException:
-        print(f"{what} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+    except BaseException as error:
+        fate = _fate(error)
     finally:
+        with contextlib.suppress(Exception):
+            if fate is not None:
+                last_words(**asdict(fate))
+            sys.stdout.flush()
         os._exit(status)
+
+
+def _fate(error: BaseException) -> Fate | None:
+    number = 0
+    if isinstance(error, InRound) and error.__cause__ is not None:
+        number, error = error.number, error.__cause__
+    if isinstance(error, SystemExit) and not error.code:
+        return Fate(number)  # as if it had returned
+    if isinstance(error, InvalidJob):
+        return Fate(number, str(error), is_said=True)
+    return Fate.of(error, number)
+
+
+class Children:
+    """All of them, until they have ended or a run without those that failed cannot go on."""
+
+    def __init__(self, children: list[Child], fates: Fates) -> None:
+        self.fates = fates
+        self.left = {child.pidfd: child for child in children}
+        self.selector = selectors.DefaultSelector()
+        self.outputs = Outputs(self.selector)
+        self.speakers: dict[str, Speaker] = {}
+        for child in children:
+            speaker = self.speakers[child.what] = Speaker(child.what, say)
+            self.outputs.listen(child.printed, speaker)
+            self.selector.register(child.pidfd, selectors.EVENT_READ)
+
+    def wait(self) -> str | None:
+        """Why the run cannot go on; None when all have ended and it may."""
+        told_at = math.inf
+        while self.left or self.fates.has_news:
+            wait_s = None if told_at == math.inf else max(0.0, told_at - time.monotonic())
+            for key, _ in self.selector.select(wait_s if self.left else 0):
+                if key.fd in self.outputs:
+                    self.outputs.read(key.fd)
+                elif key.fd in self.left:
+                    self._ended(self.left.pop(key.fd))
+            if self.fates.has_news and told_at == math.inf:
+                told_at = time.monotonic() + TOGETHER_S
+            if time.monotonic() >= told_at or not self.left:
+                told_at = math.inf
+                lines, warnings, fatal = self.fates.news()
+                for who, line in lines:
+                    say(who, line)
+                for text in warnings:
+                    emit("warning", text=text)
+                if fatal is not None:
+                    self.outputs.drain_all()
+                    return fatal
+        return None
+
+    def _ended(self, child: Child) -> None:
+        self.selector.unregister(child.pidfd)
+        os.close(child.pidfd)
+        _, status = os.waitpid(child.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        speaker = self.speakers[child.what]
+        self.outputs.drain(speaker)
+        if speaker.words:
+            self.fates.add(child.what, Fate.from_words(speaker.words))
+        elif code:
+            self.fates.add(child.what, Fate(status=code))
+
+
+def say(who: str, text: str) -> None:
+    """A line that one of them has printed."""
+    emit("output", who=who, text=text)
 
 
 @click.command()
@@ -98,45 +218,36 @@ def main(config_path: Path) -> None:
     end_with_parent()
     config = json.loads(config_path.read_text())
     job_path = Path(config["job"])
-    spec = load_job(job_path).spec
+    job = load_job(job_path)
+    spec = job.spec
     keep_stdout()
-    children: dict[int, str] = {}
-    if spec.evaluator:
-        judge = entrypoint(spec.evaluator.entrypoint, job_path.parent)
-        children[fork(EVALUATOR, lambda: evaluate(judge, config))] = EVALUATOR
-    if spec.trainer:
-        function = entrypoint(spec.trainer.entrypoint, job_path.parent)
-        check_parameters(spec.trainer, function)
-        for index, keys in enumerate(config["workers"]):
-            what = f"worker-{index}"
-            pid = fork(what, lambda keys=keys: work(function, keys, config))  # type: ignore[misc]
-            children[pid] = what
-        for path in map(Path, config["client_files"]):
-            pid = fork(path.stem, lambda path=path: train(function, path))  # type: ignore[misc]
-            children[pid] = path.stem
-    sys.exit(wait_for(children, spec.clients.min))
-
-
-def wait_for(children: dict[int, str], needed: int) -> int:
-    """Until all have ended, or a run without those that failed cannot go on; the exit status.
-
-    Args:
-        children: pid -> what it is.
-        needed: clients without which no round begins.
-    """
-    failed = 0
-    clients = sum(what != EVALUATOR for what in children.values())
-    while children:
-        pid, status = os.wait()
-        what = children.pop(pid)
-        if not status:
-            continue
-        code = os.waitstatus_to_exitcode(status)
-        emit("warning", text=f"{what} ended with status {code}")
-        failed += 1
-        if what == EVALUATOR or clients - failed < needed:
-            return 1
-    return 0
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # two descriptors a client
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    children: list[Child] = []
+    try:
+        if spec.evaluator:
+            figures = evaluator_of(job, job_path)
+            children.append(fork(EVALUATOR, partial(evaluate, figures, config)))
+        if spec.trainer:
+            function = trainer_of(job, job_path)
+            children += [
+                fork(f"worker-{index}", partial(work, function, keys, config))
+                for index, keys in enumerate(config["workers"])
+            ]
+            children += [
+                fork(path.stem, partial(train, function, path, spec.rounds))
+                for path in map(Path, config["client_files"])
+            ]
+    except InvalidJob as error:
+        emit("failed", error=str(error), code=error.code)
+        sys.exit(1)
+    clients = sum(child.what != EVALUATOR for child in children)
+    # of workers none can be missed: nobody else runs its clients
+    needed = clients if config["workers"] else spec.clients.min
+    fatal = Children(children, Fates(clients, needed, spec.rounds)).wait()
+    if fatal is not None:
+        emit("failed", error=fatal, code="trainer-failed")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ class Worker:
             Exchange(address, job=job, keys=keys, timeout_s=timeout_s, may_bulk=False)
             for address in addresses
         ]
-        self._round = 0  # the newest that was heard of
+        self.round = 0  # the newest that was heard of
         self._queue: deque[_Due] = deque()
         self._begun: dict[int, VirtualClient] = {}  # of this round
         self._model: tuple[int, State] = (-1, {})
@@ -132,11 +132,11 @@ class Worker:
 
     def _hear(self, exchange: Exchange, message: Message) -> None:
         number = message["round"]
-        if number > self._round:
-            self._round = number
+        if number > self.round:
+            self.round = number
             self._queue.clear()
             self._begun.clear()
-        if number < self._round:
+        if number < self.round:
             return
         queued = {due.index for due in self._queue}
         for index in message["clients"]:

@@ -171,7 +171,7 @@ def main(coordinator: str, coordinator_key: str, keys: Path, **options: Any) -> 
     try:
         agent = Agent(coordinator=(coordinator, coordinator_key), keys_path=keys, **options)
     except LiflError as error:
-        print(f"agent of {options['node']}: {error}", file=sys.stderr)
+        print(error, file=sys.stderr)
         sys.exit(1)
     try:
         agent.run()

@@ -298,7 +298,7 @@ class Coordinator:
 
     # -- whole models ------------------------------------------------------------------------
     def _initial_model(self) -> dict[str, Any]:
-        return initial_model(self.job, Path(self.config["job"]).parent)
+        return initial_model(self.job, Path(self.config["job"]))
 
     def _first_model(self, base: int) -> memoryview:
         """What this start of the run begins with: the last checkpoint, or the initial model."""
@@ -367,8 +367,10 @@ class Coordinator:
         emit("done", **summary)
         for node in self.members:
             self._send(node.gateway, {"t": "end", "job": self.name, "round": number})
+        self._wait_until_all("ended", {node.name for node in self.members if node.ready})
+        for node in self.members:
             self._send(node.agent, {"t": "drop", "job": JOB})
-        self._wait_until_dropped(course.holding)
+        self._wait_until_all("dropped", course.holding)
         self.enrolment.close()
         self.router.close(linger=200)
         self.door.socket.close()
@@ -397,16 +399,15 @@ class Coordinator:
             else:
                 self.checkpoints.prune()
 
-    def _wait_until_dropped(self, holding: set[str]) -> None:
-        """Nodes give the job's memory back before its coordinator is gone."""
+    def _wait_until_all(self, news: str, nodes: set[str]) -> None:
+        """Clients hear of the end, then nodes give the memory back, before this process is gone."""
         until = time.monotonic() + DROP_S
-        while holding and time.monotonic() < until:
+        while nodes and time.monotonic() < until:
             self._answer_at_the_door()
             if self.router.poll(50):
-                _, frame = self.router.recv_multipart()
-                message = decode(frame)
-                if message["t"] == "dropped":
-                    holding.discard(message["node"])
+                _, _, message = self._receive()
+                if message["t"] == news:
+                    nodes.discard(message["node"])
 
 
 @click.command()

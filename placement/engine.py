@@ -4,10 +4,10 @@
                              │  └──► trainers
                              └─────► agent of each node ─► gateway, aggregators
 
-Owns the processes of a run: starts them in order, starts an agent or the coordinator again that
-was killed, and ends
-everything when the job is done, when `lifl run` is gone (its end of the lifeline closes, however
-it died) or when something cannot be mended.  Started by local.py:
+Owns the processes of a run: starts them in order, passes on what they print (output.py), starts
+an agent or the coordinator again that was killed, and ends everything when the job is done, when
+`lifl run` is gone (its end of the lifeline closes, however it died) or when something cannot be
+mended.  Started by local.py:
 
     python -m lifl.placement.engine --config FILE
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import shutil
@@ -23,7 +24,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+import traceback
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +38,7 @@ from lifl.events import emit, keep_stdout
 from lifl.functions.wire import Keys
 from lifl.placement import resume
 from lifl.placement.limits import oom_kills
+from lifl.placement.output import Outputs, Speaker
 from lifl.placement.processes import adopt_orphans, end_descendants, private_bpffs, unmount
 
 LAST_WORDS_S: Final = 3.0  # for trainers that are busy when the job is done
@@ -55,6 +60,8 @@ class Child:
 
     what: str
     pid: int
+    speaker: Speaker
+    events: int = -1  # pipe of its events, of those that have some
 
 
 class Engine:
@@ -68,11 +75,12 @@ class Engine:
         self.selector = selectors.DefaultSelector()
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.coordinator_at = "tcp://{}:{}".format(*self.listener.getsockname())
-        self.said_by_coordinator = -1
+        self.outputs = Outputs(self.selector)
         self.gateways: dict[str, list[str]] = {}
         self.pins = ""
         self.done = False
         self.oom_kills = oom_kills()
+        self.over_at = math.inf  # when those who have not ended by themselves are ended
         self.unread: dict[int, bytes] = {}  # what each child has begun to say
 
     def run(self) -> None:
@@ -90,8 +98,9 @@ class Engine:
         self.selector.register(wake, selectors.EVENT_READ, "wake")
         self._start_coordinator()
         while True:
-            ready = self.selector.select(LAST_WORDS_S if self.done else None)
-            if self.done and not ready:
+            left_s = self.over_at - time.monotonic()
+            ready = self.selector.select(None if left_s == math.inf else max(0, left_s))
+            if left_s <= 0:
                 raise Over
             for key, _ in ready:
                 if key.data == "lifeline":
@@ -99,32 +108,41 @@ class Engine:
                 if key.data == "wake":
                     os.read(wake, 4096)
                     self._reap()
-                else:
+                elif key.fd in self.outputs:
+                    self.outputs.read(key.fd)
+                elif key.fd in self.unread:  # not closed since, with its process
                     self._read_events(key.fd)
 
     def _terminated(self, *_: object) -> None:
         raise Over("the engine was told to end")
 
     # -- children ----------------------------------------------------------------------------
-    def _spawn(self, what: str, module: str, *arguments: str, **options: Any) -> Any:
-        child = subprocess.Popen(
+    def _spawn(
+        self, what: str, module: str, *arguments: str, events: bool = False,
+        pass_fds: Sequence[int] = (),
+    ) -> Child:  # fmt: skip
+        """Start a process; what it prints comes here, and so do its events if it has any."""
+        printed, output = os.pipe2(os.O_CLOEXEC)
+        process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if events else output,
+            stderr=output,
             env=os.environ | _ONE_THREAD,
-            **options,
+            pass_fds=pass_fds,
         )
-        child.returncode = 0  # reaped in _reap
-        self.children[child.pid] = Child(what, child.pid)
+        os.close(output)
+        process.returncode = 0  # reaped in _reap
+        child = Child(what, process.pid, Speaker(what, say))
+        self.children[child.pid] = child
+        self.outputs.listen(printed, child.speaker)
+        if process.stdout is not None:
+            child.events = os.dup(process.stdout.fileno())
+            process.stdout.close()
+            os.set_blocking(child.events, False)
+            self.unread[child.events] = b""
+            self.selector.register(child.events, selectors.EVENT_READ, "events")
         return child
-
-    def _listen_to(self, child: subprocess.Popen[bytes]) -> int:
-        """Read the events of a child."""
-        assert child.stdout is not None
-        fd = os.dup(child.stdout.fileno())
-        child.stdout.close()
-        self.unread[fd] = b""
-        self.selector.register(fd, selectors.EVENT_READ, "events")
-        return fd
 
     def _start_coordinator(self) -> None:
         """The first, or one that takes up what the last one left: same keys, same endpoint.
@@ -142,11 +160,10 @@ class Engine:
             "workers": [keys[0] for keys in self.config["workers"]],
             "metrics_port": self.config["metrics_port"],
         })  # fmt: skip
-        child = self._spawn(
-            "coordinator", "lifl.placement.coordinator", "--config", str(path),
-            stdout=subprocess.PIPE, pass_fds=[self.listener.fileno()],
+        self._spawn(
+            "coordinator", "lifl.placement.coordinator", "--config", str(path), events=True,
+            pass_fds=[self.listener.fileno()],
         )  # fmt: skip
-        self.said_by_coordinator = self._listen_to(child)
 
     def _start_agent(self, name: str) -> None:
         directory = self.directory / name
@@ -192,10 +209,7 @@ class Engine:
             "client_files": self.config["client_files"][: self.config["trainers"]],
             "workers": self.config["workers"], "client_count": self.config["client_count"],
         })  # fmt: skip
-        child = self._spawn(
-            "trainers", "lifl.trainer", "--config", str(path), stdout=subprocess.PIPE
-        )
-        self._listen_to(child)
+        self._spawn("trainers", "lifl.trainer", "--config", str(path), events=True)
 
     def _write(self, name: str, fields: dict[str, Any]) -> Path:
         path = self.directory / f"{name}.json"
@@ -212,7 +226,14 @@ class Engine:
                     return
                 child = self.children.pop(pid, None)
                 if child is not None:
+                    self._hear_out(child)
                     self._ended(child, os.waitstatus_to_exitcode(status))
+
+    def _hear_out(self, child: Child) -> None:
+        """All that a dead child has said: it may be the reason."""
+        self.outputs.drain(child.speaker)
+        while child.events in self.unread and self._read_events(child.events):
+            pass
 
     def _ended(self, child: Child, code: int) -> None:
         if self.done:  # the trainers hear it, too, and end by themselves
@@ -225,21 +246,17 @@ class Engine:
         is_crash = code <= 0 and self.restarts[child.what] <= RESTARTS
         if child.what in self.config["nodes"]:
             if not is_crash:
-                raise Over(f"the agent of {child.what} ended with status {code}")
+                raise Over(_ending(f"the agent of {child.what}", code, child.speaker.last))
             emit("restart", what=f"agent of {child.what}")
             self._start_agent(child.what)
         elif child.what == "coordinator" and is_crash and code < 0:
-            while self.said_by_coordinator in self.unread:  # half a line at its end is dropped
-                self._read_events(self.said_by_coordinator)
             emit("restart", what="coordinator")
             self._start_coordinator()
         elif child.what == "coordinator":
-            raise Over(f"the coordinator ended with status {code}" if code else "")
+            raise Over(_ending("the coordinator", code, child.speaker.last))
         elif code:
-            raise Over(
-                f"the trainers ended with status {code}; their last words are above",
-                code="trainer-failed",
-            )
+            why = _ending("the process of the trainers", code, child.speaker.last)
+            raise Over(why, code="trainer-failed")
 
     def _see_memory(self, what: str) -> None:
         """A memory limit that has killed one process would kill the next: the run ends."""
@@ -251,18 +268,21 @@ class Engine:
             )
 
     # -- events ------------------------------------------------------------------------------
-    def _read_events(self, fd: int) -> None:
-        if fd not in self.unread:
-            return
-        data = os.read(fd, 1 << 16)
+    def _read_events(self, fd: int) -> bool:
+        """What is there now; False where there was nothing, or will be nothing any more."""
+        try:
+            data = os.read(fd, 1 << 16)
+        except BlockingIOError:
+            return False
         if not data:
             self.selector.unregister(fd)
             os.close(fd)
             del self.unread[fd]
-            return
+            return False
         *lines, self.unread[fd] = (self.unread[fd] + data).split(b"\n")
         for line in lines:
             self._on_event(json.loads(line))
+        return True
 
     def _on_event(self, event: dict[str, Any]) -> None:
         match event["event"]:
@@ -282,6 +302,7 @@ class Engine:
                 self._see_memory(event["what"])
             case "done":
                 self.done = True
+                self.over_at = time.monotonic() + LAST_WORDS_S
         emit(**event)
         if event["event"] == "failed":
             raise Over("")
@@ -319,9 +340,23 @@ class Engine:
                     selector.select(2.0)
                 os.close(pidfd)
         end_descendants()
+        with contextlib.suppress(BrokenPipeError):
+            self.outputs.drain_all()
+            self.outputs.close_all()
         if self.pins:
             unmount(self.directory / "bpf")
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def say(who: str, text: str) -> None:
+    """A line that a process of the run has printed."""
+    emit("output", who=who, text=text)
+
+
+def _ending(what: str, code: int, last: str) -> str:
+    """Why a process that a run cannot do without has ended, in its own words where it had some."""
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    return f"{what} {how}" + (f": {last}" if last and code > 0 else "")
 
 
 @click.command()
@@ -338,6 +373,10 @@ def main(config: Path) -> None:
                 emit("failed", error=str(over), code=over.code)
     except BrokenPipeError:  # nobody reads: `lifl run` is gone or going
         pass
+    except Exception as error:
+        for line in traceback.format_exc().splitlines():
+            say("engine", line)
+        emit("failed", error=f"the engine failed: {type(error).__name__}: {error}")
     finally:
         engine.end()
     sys.exit(0 if engine.done else 1)

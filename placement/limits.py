@@ -37,7 +37,7 @@ def check_memory(needed_bytes: int, *, node: str, budget_bytes: int, taken_bytes
     """
     rooms = [room()]
     if budget_bytes:
-        rooms.append(Room(budget_bytes - taken_bytes, "the job's memory.arenaBytes"))
+        rooms.append(Room(budget_bytes - taken_bytes, "spec.memory.arenaBytes"))
     least = min(rooms, key=lambda each: each.left_bytes)
     if needed_bytes - taken_bytes > least.left_bytes:
         raise Busy(

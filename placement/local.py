@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import selectors
 import shutil
 import signal
@@ -61,30 +62,69 @@ def run(
         metrics_port: of the coordinator's metrics; nodes have those after it.  0: any.
 
     Returns:
-        0 when the job completed, 1 when it failed, 130 after Ctrl-C.
+        0 when the job completed, 1 when it failed, 2 when what the job names cannot be used, 130
+        after Ctrl-C or SIGTERM.
     """
-    if resumed is None:
-        run_dir = make_run_dir(out or Path("runs"), job.metadata.name)
-        fields = _configure(job, job_path, run_dir, nodes or job.spec.nodes, keys_dir)
-    else:
-        fields = resumed
-    fields["proxy"] = proxy or fields["proxy"]
-    fields["kernels"] = kernels or fields["kernels"]
-    fields |= {"liveness_s": liveness_s, "metrics_port": metrics_port}
-    with full_disk_says(Path(fields["run_dir"]) / resume.RUN):
-        resume.keep(fields)
-    directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=short_lived()))
-    lock = _lock(directory)
-    try:
-        config = directory / "engine.json"
-        config.touch(mode=0o600)
-        config.write_text(json.dumps(fields | {"directory": str(directory)}))
-        return _supervise(config, directory, handle)
-    finally:
-        end_descendants()
-        Keyring(Path(fields["keyring"])).sweep()
-        shutil.rmtree(directory, ignore_errors=True)
-        os.close(lock)
+    stop = Stop()
+    with stop.heard():
+        # The name comes first, so that there is no moment at which it is there and not known.
+        directory = Path(short_lived() or tempfile.gettempdir(), PREFIX + secrets.token_hex(4))
+        lock = -1
+        try:
+            if resumed is None:
+                run_dir = make_run_dir(out or Path("runs"), job.metadata.name)
+                fields = _configure(job, job_path, run_dir, nodes or job.spec.nodes, keys_dir)
+            else:
+                fields = resumed
+            fields["proxy"] = proxy or fields["proxy"]
+            fields["kernels"] = kernels or fields["kernels"]
+            fields |= {"liveness_s": liveness_s, "metrics_port": metrics_port}
+            handle({
+                "event": "starting", "run_dir": fields["run_dir"], "nodes": len(fields["nodes"]),
+            })  # fmt: skip
+            with full_disk_says(Path(fields["run_dir"]) / resume.RUN):
+                resume.keep(fields)
+            directory.mkdir(mode=0o700)
+            lock = _lock(directory)
+            config = directory / "engine.json"
+            config.touch(mode=0o600)
+            config.write_text(json.dumps(fields | {"directory": str(directory)}))
+            return _supervise(config, handle, stop)
+        except KeyboardInterrupt:
+            with contextlib.suppress(BrokenPipeError):
+                handle({"event": "stopped", "by": stop.by})
+            return 130
+        finally:
+            end_descendants()
+            if lock >= 0:
+                Keyring(Path(fields["keyring"])).sweep()
+            shutil.rmtree(directory, ignore_errors=True)
+            if lock >= 0:
+                os.close(lock)
+
+
+class Stop:
+    """Ctrl-C or SIGTERM: the first interrupts, later ones do not interrupt the clearing up."""
+
+    def __init__(self) -> None:
+        self.by = ""
+        self.engine: subprocess.Popen[bytes] | None = None
+
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        before = {sign: signal.signal(sign, self._hear) for sign in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sign, handler in before.items():
+                signal.signal(sign, handler)
+
+    def _hear(self, sign: int, _: object) -> None:
+        if not self.by:
+            self.by = "Ctrl-C" if sign == signal.SIGINT else "SIGTERM"
+            raise KeyboardInterrupt
+        if self.engine is not None and self.engine.returncode is None:
+            self.engine.kill()  # not in order then, but at once
 
 
 def make_run_dir(parent: Path, name: str) -> Path:
@@ -181,10 +221,10 @@ def virtual_keys(workers: list[str], clients: int) -> list[str]:
     return [virtual_key(workers[index % len(workers)], index) for index in range(clients)]
 
 
-def _supervise(config: Path, directory: Path, handle: Handle) -> int:
+def _supervise(config: Path, handle: Handle, stop: Stop) -> int:
     """Start the engine, pass its events on, and cut the lifeline when asked to stop."""
     adopt_orphans()
-    engine = subprocess.Popen(
+    engine = stop.engine = subprocess.Popen(
         [sys.executable, "-m", "lifl.placement.engine", "--config", str(config)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -193,29 +233,25 @@ def _supervise(config: Path, directory: Path, handle: Handle) -> int:
     assert engine.stdout is not None
     assert engine.stdin is not None
     outcome = 1
-    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         for line in _lines(engine):
             event = json.loads(line)
             handle(event)
             if event["event"] == "done":
                 outcome = 0
+            elif event["event"] == "failed":
+                outcome = 2 if event.get("code") == InvalidJob.code else 1
         if engine.wait() < 0:
-            handle(
-                {
-                    "event": "failed",
-                    "error": f"the engine was killed by signal {-engine.returncode}",
-                }
-            )
+            name = signal.Signals(-engine.returncode).name
+            handle({"event": "failed", "error": f"the engine was killed by {name}"})
             outcome = 1
     except KeyboardInterrupt:
-        outcome = 130
-        with contextlib.suppress(KeyboardInterrupt, subprocess.TimeoutExpired):
+        with contextlib.suppress(subprocess.TimeoutExpired):
             engine.stdin.close()
             engine.stdout.close()  # so that it does not wait for a reader
             engine.wait(10)
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
         with contextlib.suppress(OSError):
             engine.stdin.close()
         if engine.poll() is None:
@@ -248,7 +284,3 @@ def _read(fd: int) -> bytes:
         return os.read(fd, 1 << 16)
     except BlockingIOError:
         return b""
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

@@ -103,7 +103,7 @@ class Node:
             return
         job.over = True
         for endpoint in {*job.roles, *job.assigned}:
-            self.take_back(job, endpoint)
+            self.take_back(job, endpoint, over=True)
         self.forget_if_left(job)
 
     def forget_if_left(self, job: NodeJob) -> None:
@@ -157,10 +157,12 @@ class Node:
         )  # fmt: skip
         os.close(inputs)
 
-    def take_back(self, job: NodeJob, endpoint: int) -> None:
+    def take_back(self, job: NodeJob, endpoint: int, *, over: bool = False) -> None:
+        """The role leaves when nobody needs its slots any more: at once where the job is over."""
         process = self.pool.holder(job.number, endpoint)
         if process:
-            self.send(process, {"t": "leave", "job": job.number, "endpoint": endpoint})
+            leave = {"t": "leave", "job": job.number, "endpoint": endpoint, "over": over}
+            self.send(process, leave)
 
     def tell_gateway(self, job: NodeJob) -> None:
         gateway = self.pool.gateway

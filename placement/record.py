@@ -10,7 +10,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from lifl.api.entrypoints import entrypoint
+from lifl.api.entrypoints import entrypoint, what
 from lifl.api.job import FLJob
-from lifl.errors import InvalidJob, NoSpace
+from lifl.api.named import at_field, called
+from lifl.errors import InvalidJob, InvalidUpdate, NoSpace
 from lifl.events import emit
 from lifl.faults import fault
 from lifl.functions.layout import Layout
@@ -275,13 +276,38 @@ def whole_lines(path: Path) -> dict[int, dict[str, Any]]:
     return {row["round"]: row for row in rows}
 
 
-def initial_model(job: FLJob, directory: Path) -> dict[str, Any]:
-    """The model that round 1 starts from, as the job names it."""
-    model = job.spec.model
-    if model.file is not None:
-        return load_model(directory / model.file)
-    assert model.initial is not None
-    return dict(entrypoint(model.initial, directory)())
+def initial_model(job: FLJob, job_path: Path) -> dict[str, Any]:
+    """The model that round 1 starts from, as the job names it: arrays by name, at least one.
+
+    Raises:
+        InvalidJob: it cannot be had, or cannot be a model; names file, line and field.
+    """
+    folder = job_path.parent
+    if job.spec.model.file is not None:
+        with at_field(job_path, "spec", "model", "file"):
+            return _checked(job.spec.model.file, load_model(folder / job.spec.model.file), "hold")
+    name = job.spec.model.initial
+    assert name is not None
+    with at_field(job_path, "spec", "model", "initial"):
+        return _checked(name, called(name, entrypoint(name, folder), folder), "return")
+
+
+def _checked(name: str, state: object, verb: str) -> dict[str, Any]:
+    """The same, if it is a model."""
+    rule, has = f"must {verb} a dict of NumPy arrays by name", f"{name} {verb}s"
+    has = has.replace("returns", "returned")
+    if not isinstance(state, Mapping) or not state:
+        raise InvalidJob(f"{rule}, and {has} {what(state)}")
+    for key, value in state.items():
+        if not (hasattr(value, "dtype") and hasattr(value, "shape")):
+            hint = (f": give each array a name of its own, such as {f'{key}.weight'!r}"
+                    if isinstance(value, Mapping) else "")  # fmt: skip
+            raise InvalidJob(f"{rule}, and {has} {what(value)} as {key!r}{hint}")
+    try:
+        Layout.of(state)
+    except InvalidUpdate as error:
+        raise InvalidJob(f"{rule}, and of {name} {error.sentence}") from None
+    return dict(state)
 
 
 def load_model(path: Path) -> dict[str, Any]:
@@ -292,8 +318,10 @@ def load_model(path: Path) -> dict[str, Any]:
     """
     try:
         rows = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InvalidJob(f"spec.model.file {path}: {error}") from error
+    except OSError as error:
+        raise InvalidJob(f"{path} cannot be read: {error.strerror}") from error
+    except safetensors.SafetensorError as error:
+        raise InvalidJob(f"{path} is no safetensors file: {error}") from error
     return {
         name: np.frombuffer(row["data"], _DTYPES[row["dtype"]]).reshape(row["shape"])
         for name, row in rows

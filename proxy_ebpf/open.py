@@ -1,6 +1,7 @@
 """Chooses the router, once, and says why: the agent prints `name` and `reason`.
 
-Owns the choice and the sentences about what is missing.  Called by the agent at its start and by
+Owns the choice and the sentences about what is missing, the lack before the first colon and the
+fix after it.  Called by the agent at its start and by
 `lifl doctor`.
 """
 
@@ -43,16 +44,16 @@ def open_router(
 
 
 def _open_ebpf(pins: Path | None, credit: int, path: Path) -> EbpfRouter:
-    if not path.exists():
-        raise Unsupported(
-            f"the kernel program {path.name} is missing: build it with "
-            "python -m lifl.proxy_ebpf.build"
-        )
     lacking = missing_capabilities()
     if lacking:
         raise Unsupported(
-            f"{' and '.join(lacking)} missing: run the agent as root or with "
-            "CAP_BPF and CAP_NET_ADMIN"
+            f"eBPF needs root: {' and '.join(lacking)} missing; run as root, or with CAP_BPF and "
+            "CAP_NET_ADMIN, or over unix sockets (--proxy unix, or auto)"
+        )
+    if not path.exists():
+        raise Unsupported(
+            f"the kernel program {path.name} is missing: install clang and libbpf-dev, then "
+            "build it with make setup, or python -m lifl.proxy_ebpf.build"
         )
     try:
         return EbpfRouter.open(pins, credit=credit, path=path)
@@ -62,12 +63,12 @@ def _open_ebpf(pins: Path | None, credit: int, path: Path) -> EbpfRouter:
 
 def _sentence(error: OSError) -> str:
     if error.errno is None:  # from dlopen
-        return f"libbpf is missing ({error}): install it (Debian: apt install libbpf1)"
+        return f"libbpf is missing: install it (Debian: apt install libbpf1); {error}"
     if error.errno == errno.EPERM:
-        return f"the kernel or its seccomp profile forbids bpf(2): allow it to the agent ({error})"
+        return f"the kernel or its seccomp profile forbids bpf(2): allow it to the agent; {error}"
     if not _BTF.exists():
-        return f"this kernel has no BTF: it needs CONFIG_DEBUG_INFO_BTF ({error})"
-    return f"the kernel refused the program: Linux 5.15 or later is needed ({error})"
+        return f"this kernel has no BTF: it needs CONFIG_DEBUG_INFO_BTF; {error}"
+    return f"the kernel refused the program: Linux 5.15 or later is needed; {error}"
 
 
 def missing_capabilities() -> list[str]:

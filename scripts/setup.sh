@@ -2,7 +2,8 @@
 # Sets this checkout up, once: compiler and libraries, .venv, native extensions, eBPF object.
 #
 # As root on Debian it installs what is missing; otherwise it says what is missing.  Without
-# clang or libbpf it goes on without eBPF.  A second run finds its stamp and does nothing.
+# clang or libbpf it goes on without eBPF: jobs then run over unix sockets.  A second run finds
+# its stamp and does nothing.
 #
 #   PYTHON=python3.12 scripts/setup.sh    to choose the interpreter (3.11 or newer)
 
@@ -97,10 +98,14 @@ if [ -n "$needed$ebpf" ]; then
         apt-get install -qq -y --no-install-recommends $needed $ebpf >/dev/null ||
             [ -z "$(for_python)" ] || die "installing failed; what is needed: $install"
     elif [ -n "$needed" ]; then
-        die "missing: $needed; as root: $install"
+        die "missing, and needed to build: $needed; run make setup once as root, or as root: $install"
     fi
 fi
 ebpf=$(for_ebpf)
+if [ -n "$ebpf" ]; then
+    say "missing: $ebpf- going on without eBPF: descriptors go through unix sockets instead"
+    say "  to have it: as root, make setup, or: apt-get install --no-install-recommends $ebpf"
+fi
 
 # ---- Python -----------------------------------------------------------------------------
 
@@ -109,30 +114,40 @@ if [ -e "$venv/.lifl-home" ] && [ "$(cat "$venv/.lifl-home")" != "$root" ]; then
     rm -rf -- "$venv"
 fi
 if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
-    say "making .venv with $python"
+    say "step 1 of 3: making .venv with $python"
     rm -rf -- "$venv"
     "$python" -m venv "$venv" || die "$python cannot make a virtual environment"
 fi
 printf '%s\n' "$root" >"$venv/.lifl-home"
 rm -f -- "$stamp"
 
-say "installing LIFL and what it needs into .venv, and compiling its extensions"
+# pip's own words are many; what of them says how far it is, is passed on.
+progress() {
+    sed -un -e 's/^Collecting \([A-Za-z0-9_.-]*\).*/setup:   fetching \1/p' \
+        -e 's/^ *Building editable for lifl.*started.*/setup:   compiling LIFL/p' \
+        -e 's/^Installing collected packages.*/setup:   installing/p'
+}
+
+say "step 2 of 3: installing LIFL and what it needs into .venv, and compiling its extensions;" \
+    "the first time about a minute"
 rm -f -- shm/_words.*.so functions/kernels/_fold.*.so # setuptools does not look at headers
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-    --root-user-action=ignore -e '.[dev,examples,report,checkpoint]' ||
-    die "pip failed; its last lines say why"
+status=$venv/.lifl-pip
+rm -f -- "$status"
+{
+    "$venv/bin/python" -m pip install --progress-bar off --disable-pip-version-check \
+        --root-user-action=ignore -e '.[dev,examples,report,checkpoint]' && echo done >"$status"
+} | progress
+[ -e "$status" ] || die "pip failed; its last lines say why"
+rm -f -- "$status"
 
 # ---- eBPF -------------------------------------------------------------------------------
 
 rm -f -- "$object"
 if clang_is_there && [ -e /usr/include/bpf/bpf_helpers.h ] && [ -e /usr/include/linux/bpf.h ]; then
-    say "compiling the eBPF program"
-    "$venv/bin/python" -m lifl.proxy_ebpf.build || die "the eBPF program was not compiled"
-fi
-if [ -n "$ebpf" ]; then
-    say "missing: $ebpf- without them descriptors go through unix sockets instead of eBPF;" \
-        "as root: apt-get install --no-install-recommends $ebpf"
+    say "step 3 of 3: compiling the eBPF program"
+    "$venv/bin/python" -m lifl.proxy_ebpf.build ||
+        say "the eBPF program was not compiled: going on without eBPF"
 fi
 
 printf '%s\n' "$wanted" >"$stamp"
-say "done"
+say "done; lifl is .venv/bin/lifl"

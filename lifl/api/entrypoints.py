@@ -41,14 +41,13 @@ def entrypoint(name: str, base_dir: str | os.PathLike[str]) -> Callable[..., Any
     if sys.path[:1] != [str(folder)]:
         sys.path[:] = [str(folder), *(entry for entry in sys.path if entry != str(folder))]
         importlib.invalidate_caches()
-    module = _import(name, module_name, folder)
+    module = _import(module_name, folder)
     function = getattr(module, function_name, None)
     where = getattr(module, "__file__", None) or module_name
     if function is None:
-        raise InvalidJob(f"{name!r}: {where} has no {function_name!r}")
+        raise InvalidJob(f"{where} has no {function_name!r}")
     if not callable(function):
-        kind = type(function).__name__
-        raise InvalidJob(f"{name!r}: {function_name!r} in {where} is a {kind}, not a function")
+        raise InvalidJob(f"{function_name!r} in {where} is {what(function)}, not a function")
     return function  # type: ignore[no-any-return]
 
 
@@ -68,12 +67,12 @@ def check_parameters(trainer: Trainer, function: Callable[..., Any]) -> None:
         return
     if found == 1:
         raise InvalidJob(
-            f"spec.trainer.entrypoint {trainer.entrypoint!r} takes (client) and loops over its "
+            f"{trainer.entrypoint!r} takes (client) and loops over its "
             f"rounds, but trainer.workers is {trainer.workers}: a worker calls it with "
             "(client, round) for every round of every client: give it two parameters"
         )
     raise InvalidJob(
-        f"spec.trainer.entrypoint {trainer.entrypoint!r} takes {found} parameters: it must take "
+        f"{trainer.entrypoint!r} takes {found} parameters: it must take "
         "(client), or (client, round)"
     )
 
@@ -88,9 +87,9 @@ def _parameters(function: Callable[..., Any]) -> int:
     return sum(p.kind in kinds and p.default is p.empty for p in parameters)
 
 
-def _import(name: str, module_name: str, folder: Path) -> ModuleType:
+def _import(module_name: str, folder: Path) -> ModuleType:
     top = module_name.partition(".")[0]
-    _make_way(name, top, folder)
+    _make_way(top, folder)
     path = folder.joinpath(*module_name.split("."))
     try:
         module = importlib.import_module(module_name)
@@ -98,11 +97,11 @@ def _import(name: str, module_name: str, folder: Path) -> ModuleType:
         missing = error.name or module_name
         if missing == module_name or module_name.startswith(missing + "."):
             raise InvalidJob(
-                f"{name!r}: no module {module_name!r}; looked for {path}.py, then among the "
+                f"no module {module_name!r}; looked for {path}.py, then among the "
                 "installed packages"
             ) from None
         raise InvalidJob(
-            f"{name!r}: module {module_name!r} needs {missing!r}, which is not installed here"
+            f"module {module_name!r} needs {missing!r}, which is not installed in {sys.prefix}"
         ) from error
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
@@ -111,7 +110,7 @@ def _import(name: str, module_name: str, folder: Path) -> ModuleType:
         if isinstance(error, SyntaxError):
             where, line = error.filename or where, error.lineno
         raise InvalidJob(
-            f"{name!r}: importing {module_name!r} failed at {where}:{line}: "
+            f"importing {module_name!r} failed at {where}:{line}: "
             f"{type(error).__name__}: {error}"
         ) from error
     if Path(getattr(module, "__file__", None) or "/").is_relative_to(folder):
@@ -119,7 +118,7 @@ def _import(name: str, module_name: str, folder: Path) -> ModuleType:
     return module
 
 
-def _make_way(name: str, top: str, folder: Path) -> None:
+def _make_way(top: str, folder: Path) -> None:
     """See that the folder's own module is meant, not one of that name from elsewhere."""
     files = (folder / f"{top}.py", folder / top / "__init__.py")
     mine = next((file for file in files if file.exists()), None)
@@ -131,8 +130,18 @@ def _make_way(name: str, top: str, folder: Path) -> None:
         return
     if top not in _from_jobs:
         raise InvalidJob(
-            f"{name!r}: {mine} has the name of a module that is in use already "
+            f"{mine} has the name of a module that is in use already "
             f"({there or 'built in'}): rename the file"
         )
     for other in [key for key in sys.modules if key == top or key.startswith(top + ".")]:
         del sys.modules[other]
+
+
+def what(value: object) -> str:
+    """None, "a list" or "an ndarray", in a sentence."""
+    if value is None:
+        return "None"
+    if isinstance(value, dict) and not value:
+        return "an empty dict"
+    kind = type(value).__name__
+    return f"an {kind}" if kind[0].lower() in "aeiou" or kind == "ndarray" else f"a {kind}"

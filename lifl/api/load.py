@@ -16,12 +16,12 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from lifl.api.entrypoints import check_parameters, entrypoint
+from lifl.api.entrypoints import entrypoint
 from lifl.api.job import FLJob
 from lifl.api.source import Path_, Source, read
 from lifl.errors import InvalidJob
 
-__all__ = ["check_names", "entrypoint", "load_job"]
+__all__ = ["entrypoint", "load_job"]
 
 
 def load_job(path: str | os.PathLike[str]) -> FLJob:
@@ -48,25 +48,6 @@ def load_job(path: str | os.PathLike[str]) -> FLJob:
         return FLJob.model_validate(source.data, by_alias=True, by_name=False)
     except ValidationError as error:
         raise InvalidJob(_report(source, error.errors(include_url=False))) from None
-
-
-def check_names(job: FLJob, base_dir: str | os.PathLike[str]) -> None:
-    """See that the modules, functions and files that a job names are there; imports them.
-
-    Raises:
-        InvalidJob: one is not.
-    """
-    spec = job.spec
-    named = [
-        spec.model.initial,
-        *(part.entrypoint for part in (spec.trainer, spec.evaluator) if part),
-    ]
-    for name in filter(None, named):
-        function = entrypoint(name, base_dir)
-        if spec.trainer is not None and name == spec.trainer.entrypoint:
-            check_parameters(spec.trainer, function)
-    if spec.model.file is not None and not (path := Path(base_dir, spec.model.file)).is_file():
-        raise InvalidJob(f"spec.model.file: {path} does not exist")
 
 
 def _report(source: Source, details: Iterable[ErrorDetails]) -> str:

@@ -23,7 +23,17 @@ JOB_OR_RUN = click.argument(
 )
 
 
+def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        import lifl
+
+        click.echo(f"lifl {lifl.__version__}")
+        context.exit()
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False,
+              callback=_print_version, help="Print the version.")  # fmt: skip
 def main() -> None:
     """Aggregation for federated learning, over shared memory and eBPF."""
 
@@ -108,6 +118,8 @@ def run(
     asks for.  The model, a row for every round, a summary and a report (see `lifl report`) are
     left in the run's directory, to which DIR/latest points.
     """
+    if plain and as_json:
+        raise click.UsageError("--plain and --json exclude one another: lines, or events as JSON")
     if (job_file is None) == (resume is None):
         raise click.UsageError("name either a job file, JOB.yaml, or a run with --resume RUN")
     resumed = None
@@ -137,13 +149,17 @@ def run(
         """Note the run's directory on the way."""
 
         def take(event: dict[str, Any]) -> None:
-            if event["event"] == "engine" and event.get("run_dir"):
+            if event["event"] == "starting":
                 where.append(Path(event["run_dir"]))
             handle(event)
 
         return take
 
-    view = None if as_json else View(job.metadata.name, job.spec.rounds, plain)
+    spec = job.spec
+    view = None if as_json else View(
+        job.metadata.name, spec.rounds, plain, clients=spec.clients.min,
+        evaluated=spec.evaluator is not None,
+    )  # fmt: skip
     handle: Callable[[Mapping[str, Any]], None] = (
         view.handle if view else lambda event: emit(**event)
     )
@@ -168,15 +184,20 @@ def run(
 
 @main.command()
 @JOB
-@click.option("--no-import", is_flag=True, help="Do not import the modules that the job names.")
+@click.option("--no-import", is_flag=True, help="Neither import nor call what the job names.")
 @_plainly
 def validate(job_file: Path, no_import: bool) -> None:
-    """Check a job file, and that what it names is there."""
-    from lifl.api.load import check_names, load_job
+    """Check a job file, and that what it names is there and can be used.
+
+    The trainer is imported; the initial model is made, and the evaluator is called with it.
+    """
+    from lifl.api.load import load_job
 
     job = load_job(job_file)
     if not no_import:
-        check_names(job, job_file.parent)
+        from lifl.placement.trial import try_out
+
+        try_out(job, job_file)
     spec = job.spec
     click.echo(
         f"{job_file} is valid: job {job.metadata.name}, rounds {spec.rounds}, "

@@ -48,6 +48,11 @@ def percent(share: float) -> str:
     return f"{share * 100:.1f} %"
 
 
+def score(value: float) -> str:
+    """An accuracy: of 0 to 1 as a share, otherwise as it was given; NaN is "nan"."""
+    return percent(value) if 0 <= value <= 1 else f"{value:.4g}"
+
+
 def count(number: int, what: str) -> str:
     """1 is "1 leaf", 2 are "2 leaves"."""
     plural = {"leaf": "leaves", "process": "processes"}.get(what, what + "s")

@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from rich.console import Group, RenderableType
-from rich.progress_bar import ProgressBar
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lifl.cli.figures import count, duration, figures, percent, rate, sparkline
+from lifl.cli.figures import amount, count, duration, figures, rate, score, sparkline
 from lifl.cli.plain import backends, handed
 from lifl.cli.story import Roles, Story, clean
 
 COLUMN: Final = 26  # of one node's tree
+LABEL: Final = 10
 COLOURS: Final = {"top": "bold magenta", "middle": "cyan", "leaf": "green"}
-FIXED_ROWS: Final = 14  # everything but the tree
+_MEASURE: Final = Console(width=110)
 
 
 def screen(story: Story, *, elapsed_s: float, width: int, height: int) -> RenderableType:
-    """The whole display."""
+    """The whole display; of what does not fit the tree goes first, then empty lines."""
     width = min(width, 110)
     head = Text(no_wrap=True, overflow="ellipsis")
     head.append(" LIFL ", "bold reverse")
@@ -32,46 +32,49 @@ def screen(story: Story, *, elapsed_s: float, width: int, height: int) -> Render
     head.append(_phase(story), "cyan")
     minutes, seconds = divmod(int(elapsed_s), 60)
     head.append(f"  {minutes}:{seconds:02}", "dim")
-    engine = Text(no_wrap=True, overflow="ellipsis", style="dim")
-    engine.append(backends(story) if story.proxy else "starting nodes")
-    parts: list[RenderableType] = [head, engine, Text()]
-    parts += [
+    engine = Text(backends(story) if story.proxy else "starting nodes", "dim")
+    fixed = 8 if height >= 20 else 7  # below 20 rows what clients report is left out
+    rows = height - 1 - fixed - len(engine.wrap(_MEASURE, width))  # for tree and empty lines
+    gap: list[RenderableType] = [Text()] if rows >= 3 + 3 else []
+    rows -= 3 * len(gap)
+    tree = _trees(story, width, rows) if rows >= 3 and story.tree else []
+    return Group(
+        head, engine, *gap,
         _bar("rounds", story.done_rounds, story.rounds, width),
         _bar("clients", *(story.waiting or (story.accepted, story.clients)), width),
-        Text(),
-        *_trees(story, width, max(3, height - FIXED_ROWS)),
-        Text(),
+        *gap, *tree, *(gap if tree else []),
         _figures(story, width, height),
-    ]
-    if story.notes:
-        parts.append(Text(story.notes[-1], style="yellow", no_wrap=True, overflow="ellipsis"))
-    return Group(*parts)
+    )  # fmt: skip
 
 
 def _phase(story: Story) -> str:
     if story.error is not None:
         return "failed"
     if story.summary is not None:
-        return "done"
+        return "done, ending its processes"
+    if story.stopped:
+        return "stopping"
     if story.waiting is not None:
         return "waiting for clients"
-    return f"round {story.round} of {story.rounds}" if story.round else "starting"
+    if story.round:
+        return f"round {story.round} of {story.rounds}"
+    return "starting clients" if story.proxy else "starting"
 
 
-def _bar(name: str, done: int, of: int, width: int) -> RenderableType:
-    row = Table.grid(padding=(0, 1))
-    row.add_column(width=9)
-    row.add_column(width=max(10, width - 26))
-    row.add_column(justify="right", width=11)
-    bar = ProgressBar(total=max(of, 1), completed=min(done, of), complete_style="green")
-    row.add_row(Text(name, "dim"), bar, f"{done} of {of}")
-    return row
+def _bar(name: str, done: int, of: int, width: int) -> Text:
+    """Readable also where colours are stripped: what is full and what is empty differ."""
+    numbers = f"{done} of {of}"
+    cells = max(5, width - LABEL - 2 - len(numbers))
+    full = cells * min(done, of) // max(of, 1)
+    bar = Text(f"{name:<{LABEL}} ", "dim", no_wrap=True, overflow="ellipsis")
+    bar.append("━" * full, "not dim green").append("·" * (cells - full))
+    return bar.append(f" {numbers}", "not dim")
 
 
 # -- the tree --------------------------------------------------------------------------------
 def _trees(story: Story, width: int, rows: int) -> list[RenderableType]:
     """Nodes side by side, as many as fit."""
-    across = max(1, width // COLUMN)
+    across = max(1, (width + 2) // COLUMN)
     tallest = max((len(roles) for roles in story.tree.values()), default=0) + 1
     fit = across * max(1, rows // tallest)
     names = list(story.tree)
@@ -131,44 +134,49 @@ def _branch(
 
 # -- figures ---------------------------------------------------------------------------------
 def _figures(story: Story, width: int, height: int) -> RenderableType:
-    row = story.last_row
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=9, style="dim")
-    grid.add_column(no_wrap=True, overflow="ellipsis")
-    accuracies = story.accuracies
+    row, accuracies = story.last_row, story.accuracies
     accuracy = Text(sparkline(accuracies, max(10, width - 30)), "green")
-    accuracy.append(f" {percent(accuracies[-1])}" if accuracies else "-", "bold")
-    grid.add_row("accuracy", accuracy)
+    accuracy.append(f" {score(accuracies[-1])}" if accuracies else "-", "bold")
     seconds = row.get("seconds", 0.0)
-    grid.add_row("round", f"{duration(seconds)}, updates {rate(row.get('bytes', 0), seconds)}, "
-                 f"fold {rate(row.get('fold_bytes', 0), row.get('fold_seconds', 0.0))}"
-                 if row else "-")  # fmt: skip
-    if height >= FIXED_ROWS + 3:
-        grid.add_row("reported", figures(row.get("metrics")) or "-")
-    grid.add_row("hand-offs", handed(story.handoffs))
-    grid.add_row("starts", f"{story.cold_starts} cold, {story.warm_starts} warm")
-    return grid
+    reported = figures(row.get("metrics"))
+    rows: dict[str, Text | str] = {
+        "accuracy": accuracy,
+        "last round": f"{duration(seconds)}, updates {rate(row.get('bytes', 0), seconds)}, "
+                      f"fold {rate(row.get('fold_bytes', 0), row.get('fold_seconds', 0.0))}"
+                      if row else "-",
+        **({"reported": reported} if height >= 20 and reported else {}),
+        "hand-offs": handed(story.handoffs),
+        "starts": f"{story.cold_starts} cold, {story.warm_starts} warm",
+    }  # fmt: skip
+    lines = []
+    for name, value in rows.items():
+        line = Text(f"{name:<{LABEL}} ", "dim", no_wrap=True, overflow="ellipsis")
+        lines.append(line.append(value if isinstance(value, Text) else Text(value, "not dim")))
+    return Group(*lines)
 
 
 def summary_lines(story: Story) -> list[Text]:
     """The end of a run, for a terminal and for plain output alike."""
     end = story.summary or {}
-    accuracy, wall_s = end.get("accuracy"), end.get("wall_s", 0.0)
+    accuracy = end.get("accuracy")
     median = duration(end.get("round_s_median", 0.0))
+    why = f" ({story.short_reason})" if story.reason else ""
+    size_bytes = end.get("bytes", 0)
     rows = {
-        "accuracy": percent(accuracy) if accuracy is not None else "not measured",
+        "accuracy": score(accuracy) if accuracy is not None else "not measured",
         "rounds": f"{end.get('rounds', 0)}, {median} at the median",
         **({"ended": clean(end["stopped"])} if end.get("stopped") else {}),
         **({"reported": figures(end["metrics"])} if end.get("metrics") else {}),
-        "wall time": duration(wall_s),
-        "updates": f"{end.get('updates', 0):,}, {rate(end.get('bytes', 0), wall_s)}",
+        "wall time": duration(end.get("wall_s", 0.0)),
+        "updates": f"{end.get('updates', 0):,}, {amount(size_bytes)}, "
+                   f"{rate(size_bytes, story.round_s)} during rounds",
         "hand-offs": handed(end.get("handoffs")),
         "nodes": str(end.get("nodes", story.nodes)),
-        "proxy": clean(end.get("proxy", story.proxy)),
+        "proxy": clean(end.get("proxy", story.proxy)) + why,
         "kernels": clean(end.get("kernels", story.kernels)),
         "starts": f"{end.get('cold_starts', 0)} cold, {end.get('warm_starts', 0)} warm",
         "results": story.run_dir,
-    }
+    }  # fmt: skip
     if end.get("insecure"):
         rows["security"] = "none: the job says insecure: true"
     lines = [Text(f"--- {story.job_name}: done ---", "bold")]

@@ -26,6 +26,7 @@ def plainly(command: Callable[P, R]) -> Callable[P, R]:
             click.secho(f"error: {error}", fg="red", err=True)
             sys.exit(2 if isinstance(error, InvalidJob) else 1)
         except KeyboardInterrupt:
+            click.echo("stopped by Ctrl-C", err=True)
             sys.exit(130)
 
     return run

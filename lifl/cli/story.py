@@ -6,9 +6,10 @@ changes nothing else.  No output and no clock of its own; `plain` and `live` sho
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 Event: TypeAlias = Mapping[str, Any]
 Roles: TypeAlias = Sequence[Mapping[str, Any]]
@@ -20,6 +21,11 @@ class Story:
     """State of a run.
 
     Attributes:
+        evaluated: the job has an evaluator, so that a round's figures are still to come.
+        reason: why the proxy is not a better one, with the fix; `short_reason` is its beginning.
+        files: folder of the client files, where clients come from outside.
+        done_rounds: rounds whose model exists.
+        clients: of the round, or those that it waits for.
         accuracy: round → accuracy of its model.
         rows: round → its row when it was done.
         handoffs: descriptors by back end, over all rounds.
@@ -27,6 +33,8 @@ class Story:
 
     job_name: str
     rounds: int
+    clients: int = 0
+    evaluated: bool = False
     nodes: int = 0
     proxy: str = ""
     reason: str = ""
@@ -35,10 +43,10 @@ class Story:
     run_dir: str = ""
     endpoint: str = ""
     insecure: bool = False
+    files: str = ""
     waiting: tuple[int, int] | None = None
     round: int = 0
     done_rounds: int = 0
-    clients: int = 0
     accepted: int = 0
     tree: Tree = field(default_factory=dict)
     accuracy: dict[int, float] = field(default_factory=dict)
@@ -47,20 +55,22 @@ class Story:
     cold_starts: int = 0
     warm_starts: int = 0
     restarts: int = 0
-    notes: list[str] = field(default_factory=list)
+    note: str = ""
+    stopped: str = ""
     summary: Event | None = None
     error: str | None = None
 
     def take(self, event: Event) -> None:
         """Account for one event."""
         match event.get("event"):
-            case "engine":
+            case "starting" | "engine":
                 self.nodes = event.get("nodes", self.nodes)
                 self.insecure = bool(event.get("insecure", self.insecure))
                 for name in ("proxy", "reason", "kernels", "isa", "run_dir", "endpoint"):
                     setattr(self, name, clean(event.get(name) or getattr(self, name)))
             case "endpoint":
                 self.endpoint = clean(event.get("endpoint", ""))
+                self.files = clean(event.get("files", ""))
             case "waiting":
                 self.waiting = event.get("clients", 0), event.get("need", 0)
             case "round_started":
@@ -72,20 +82,28 @@ class Story:
                 if event.get("round", self.round) == self.round:
                     self.accepted = event.get("accepted", self.accepted)
                     self.clients = event.get("of", self.clients)
+            case "published":
+                self.done_rounds = max(self.done_rounds, event.get("round", 0))
             case "round_done":
                 self._round_done(event)
             case "metrics":
                 figures = event.get("figures") or {}
                 self._measured(event.get("round", self.round), figures.get("accuracy"))
             case "warning":
-                self.notes.append(clean(event.get("text", "")))
+                self.note = f"warning: {clean(event.get('text', ''))}"
             case "keys":
-                for what in ("enrolled", "revoked"):
-                    if event.get(what):
-                        self.notes.append(f"{what}: {clean(', '.join(event[what]))}")
+                said = [
+                    f"{what}: {clean(', '.join(event[what]))}"
+                    for what in ("enrolled", "revoked") if event.get(what)
+                ]  # fmt: skip
+                self.note = "; ".join(said)
             case "restart":
                 self.restarts += 1
-                self.notes.append(f"restarted: {clean(event.get('what', ''))}")
+                self.note = f"restarted: {clean(event.get('what', ''))}"
+            case "output":
+                self.note = f"{clean(event.get('who', '?'))}: {clean(event.get('text', ''))}"
+            case "stopped":
+                self.stopped = clean(event.get("by", "a signal"))
             case "done":
                 self.summary = event
             case "failed":
@@ -108,6 +126,15 @@ class Story:
             self.accuracy[number] = accuracy
 
     @property
+    def short_reason(self) -> str:
+        return self.reason.partition(": ")[0]
+
+    @property
+    def round_s(self) -> float:
+        """Seconds of all rounds together, without what is between them."""
+        return float(sum(row.get("seconds", 0.0) for row in self.rows.values()))
+
+    @property
     def last_row(self) -> Event:
         return self.rows[max(self.rows)] if self.rows else {}
 
@@ -118,4 +145,8 @@ class Story:
 
 def clean(text: object) -> str:
     """On one line and without control characters, which could move the cursor."""
-    return "".join(c if c.isprintable() else " " for c in str(text))
+    plain = _ESCAPES.sub("", str(text)).expandtabs(4)
+    return "".join(c if c.isprintable() else " " for c in plain)
+
+
+_ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")  # colours and cursor movements

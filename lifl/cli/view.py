@@ -1,25 +1,28 @@
 """The view of a run, live on a terminal and plain elsewhere.
 
 Owns the terminal while a run lasts.  `lifl run` makes a View, hands it every event and closes
-it, whatever happens.
+it, whatever happens.  What the run's processes print goes above the live screen and stays.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from lifl.cli.live import screen, summary_lines
-from lifl.cli.plain import lines
+from lifl.cli.plain import Lines, outside
 from lifl.cli.story import Story
 
 REFRESH_PER_S = 8
+_STYLES: Final = {"warning": "yellow", "restart": "yellow", "keys": "yellow", "output": ""}
+_NO_RESULTS: Final = ("clients", "keys", "metrics.json")  # of what is in a run directory
 
 
 class View:
@@ -27,16 +30,22 @@ class View:
 
     Args:
         plain: lines even on a terminal.
+        clients: that the job waits for before its first round.
+        evaluated: the job has an evaluator.
         console: where to; standard output unless given.
     """
 
     def __init__(
-        self, job_name: str, rounds: int, plain: bool, *, console: Console | None = None
-    ) -> None:
-        self.story = Story(job_name, rounds)
+        self, job_name: str, rounds: int, plain: bool, *, clients: int = 0,
+        evaluated: bool = False, console: Console | None = None,
+    ) -> None:  # fmt: skip
+        self.story = Story(job_name, rounds, clients, evaluated)
         self._console = console or Console(highlight=False)
         self._began_at = time.monotonic()
+        self._over_at: float | None = None
+        self._closed = False
         self._lock = threading.Lock()  # rich draws in a thread of its own
+        self._lines = Lines(self.story)
         self._live: Live | None = None
         able = self._console.is_terminal and not self._console.is_dumb_terminal
         if able and not plain and self._console.encoding.startswith("utf"):
@@ -51,36 +60,55 @@ class View:
     def handle(self, event: Mapping[str, Any]) -> None:
         """Take one event."""
         with self._lock:
-            before = self.story.tree
             self.story.take(event)
+            if self._over_at is None and event.get("event") in ("done", "failed", "stopped"):
+                self._over_at = time.monotonic()
         if self._live is None:
-            for line in lines(self.story, before, event):
-                self._console.print(Text(line), soft_wrap=True)
+            self._print(self._lines.of(event))
+        elif event.get("event") in _STYLES and self.story.note:
+            self._console.print(Text(self.story.note, _STYLES[event["event"]]), soft_wrap=True)
+        elif event.get("event") == "endpoint":
+            self._print(outside(self.story))  # whole, to be copied
 
     def close(self) -> None:
         """Give the terminal back, and print how it ended; a second call does nothing more."""
-        live, self._live = self._live, None
+        if self._closed:
+            return
+        self._closed = True
+        live, self._live = self._live, None  # what comes after it is lines
         if live is not None:
             live.stop()
-        story, self.story = self.story, Story(self.story.job_name, self.story.rounds)
+        else:
+            self._print(self._lines.rest())
+        story = self.story
         if story.summary is not None:
-            if live is not None:
-                for note in story.notes:
-                    self._console.print(Text(note, "yellow"), soft_wrap=True)
             for line in summary_lines(story):
                 self._console.print(line, soft_wrap=True)
-        elif live is not None and story.round:
-            self._console.print(
-                f"{story.job_name}: stopped after {story.done_rounds} of {story.rounds} rounds; "
-                f"what there is lies in {story.run_dir}",
-                soft_wrap=True, markup=False,
-            )  # fmt: skip
+        elif story.stopped:
+            self._print([
+                f"{story.job_name}: stopped by {story.stopped} after {story.done_rounds} of "
+                f"{story.rounds} rounds; {left(story.run_dir)}"
+            ])  # fmt: skip
+
+    def _print(self, lines: Iterator[str] | list[str]) -> None:
+        for line in lines:
+            self._console.print(Text(line), soft_wrap=True)
 
     def _screen(self) -> RenderableType:
         with self._lock:
             return screen(
                 self.story,
-                elapsed_s=time.monotonic() - self._began_at,
+                elapsed_s=(self._over_at or time.monotonic()) - self._began_at,
                 width=self._console.width,
                 height=self._console.height,
             )
+
+
+def left(run_dir: str) -> str:
+    """What of a run's results there is."""
+    path = Path(run_dir) if run_dir else None
+    names = sorted(p.name for p in path.iterdir()) if path is not None and path.is_dir() else []
+    names = [name for name in names if name not in _NO_RESULTS]
+    if not names:
+        return "nothing was written"
+    return f"{run_dir} has {', '.join(names)}"

@@ -357,8 +357,8 @@ def test_two_capabilities_are_enough() -> None:
         ).stdout
 
     assert with_capabilities(",+bpf,+net_admin") == "ebpf \n"
-    assert with_capabilities(",+net_admin").startswith("unix CAP_BPF missing: run the agent as")
-    assert with_capabilities("").startswith("unix CAP_NET_ADMIN and CAP_BPF missing: run the")
+    assert with_capabilities(",+net_admin").startswith("unix eBPF needs root: CAP_BPF missing")
+    assert with_capabilities("").startswith("unix eBPF needs root: CAP_NET_ADMIN and CAP_BPF")
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lifl.api.load import check_names, entrypoint, load_job
+from lifl.api.load import entrypoint, load_job
+from lifl.placement.trial import try_out
 
 pytest.importorskip("sklearn", reason="the example needs scikit-learn: pip install '.[examples]'")
 
@@ -41,7 +42,7 @@ class Client:
 
 def test_the_job_is_valid_and_what_it_names_is_there() -> None:
     job = load_job(FOLDER / "job.yaml")
-    check_names(job, FOLDER)
+    try_out(job, FOLDER / "job.yaml")
     assert (job.spec.rounds, job.spec.clients.min, job.spec.nodes) == (30, 16, 2)
     assert job.spec.memory.input_slots * job.spec.nodes == job.spec.clients.min
 

@@ -54,7 +54,7 @@ def test_an_installed_module(tmp_path: Path) -> None:
         (None, "nowhere_d:f", r"no module 'nowhere_d'; looked for {folder}/nowhere_d.py"),
         (None, "no.where_d:f", r"no module 'no.where_d'; looked for {folder}/no/where_d.py"),
         ("", "job_d:f", "{folder}/job_d.py has no 'f'"),
-        ("f = 3", "job_d:f", "'f' in {folder}/job_d.py is a int, not a function"),
+        ("f = 3", "job_d:f", "'f' in {folder}/job_d.py is an int, not a function"),
         ("import nothing_like_it", "job_d:f", "needs 'nothing_like_it', which is not installed"),
         ("\n1/0", "job_d:f", "failed at {folder}/job_d.py:2: ZeroDivisionError"),
         ("\ndef", "job_d:f", "failed at {folder}/job_d.py:2: SyntaxError"),

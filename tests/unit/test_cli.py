@@ -76,6 +76,7 @@ def test_help_names_everything(arguments: list[str], words: list[str]) -> None:
         (["rum", "x.yaml"], "No such command 'rum'"),
         (["run", "none.yaml"], "error: none.yaml does not exist"),
         (["run", str(DIGITS.parent)], "is a folder"),
+        (["run", str(DIGITS), "--plain", "--json"], "--plain and --json exclude one another"),
         (["validate", "none.yaml"], "error: none.yaml does not exist"),
     ],
 )
@@ -111,11 +112,12 @@ def test_validate_looks_for_what_the_job_names(tmp_path: Path) -> None:
     assert invoke("validate", "--no-import", str(job)).exit_code == 0
     job.write_text(DIGITS.read_text().replace("initial: digits:initial_model",
                                               "file: first.safetensors"))  # fmt: skip
-    assert "first.safetensors does not exist" in invoke("validate", str(job)).output
+    assert "first.safetensors cannot be read: No such file" in invoke("validate", str(job)).output
 
 
 def test_version() -> None:
     assert invoke("version").output.startswith("lifl 0")
+    assert invoke("--version").output == invoke("version").output
 
 
 def test_run_hands_on_the_flags(engine: dict[str, Any], tmp_path: Path) -> None:
@@ -130,7 +132,7 @@ def test_run_hands_on_the_flags(engine: dict[str, Any], tmp_path: Path) -> None:
         "liveness_s": 2.0, "metrics_port": 9400, "keys_dir": None,
         "resumed": None,
     }  # fmt: skip
-    assert "job digits: 3 nodes, proxy unix, kernels reference" in result.output
+    assert "3 nodes, proxy unix, kernels reference" in result.output
 
 
 def test_without_flags_the_job_decides(engine: dict[str, Any]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from lifl.cli.figures import amount, count, duration, percent, rate, sparkline
+from lifl.cli.figures import amount, count, duration, percent, rate, score, sparkline
 from lifl.cli.live import screen
 from lifl.cli.story import Story
 from lifl.cli.view import View
@@ -40,14 +41,19 @@ SUMMARY = {
     "kernels": "native", "cold_starts": 7, "warm_starts": 7,
 }  # fmt: skip
 EVENTS: list[dict[str, Any]] = [
+    {"event": "starting", "run_dir": "runs/digits-1", "nodes": 2},
     {"event": "engine", "proxy": "ebpf", "reason": "", "kernels": "native", "isa": "avx2",
      "nodes": 2, "run_dir": "runs/digits-1"},
     {"event": "waiting", "clients": 3, "need": 16},
+    {"event": "waiting", "clients": 4, "need": 16},
+    {"event": "waiting", "clients": 5, "need": 16},
     {"event": "round_started", "round": 1, "clients": 16, "tree": TREE},
     {"event": "progress", "round": 1, "accepted": 7, "of": 16, "bytes": 259_000},
+    {"event": "published", "round": 1, "seconds": 0.16},
     {"event": "round_done", **ROW},
     {"event": "metrics", "round": 1, "figures": {"accuracy": 0.93, "loss": 0.25}},
     {"event": "round_started", "round": 2, "clients": 16, "tree": TREE},
+    {"event": "output", "who": "client-2", "text": "epoch\t1 \x1b[31mred\x1b[0m"},
     {"event": "warning", "text": "[bold]client-3[/] is slow\x1b[2J"},
     {"event": "restart", "what": "gateway on node-0"},
     {"event": "round_done", **ROW, "round": 2, "cold_starts": 0, "warm_starts": 7},
@@ -57,7 +63,10 @@ EVENTS: list[dict[str, Any]] = [
 
 def shown(events: list[dict[str, Any]], *, plain: bool = True, **console: Any) -> str:
     out = io.StringIO()
-    view = View("digits", 2, plain, console=Console(file=out, width=80, height=24, **console))
+    view = View(
+        "digits", 2, plain, clients=16, evaluated=True,
+        console=Console(file=out, width=80, height=24, **console),
+    )  # fmt: skip
     for event in events:
         view.handle(event)
     view.close()
@@ -67,20 +76,23 @@ def shown(events: list[dict[str, Any]], *, plain: bool = True, **console: Any) -
 
 def test_plain_lines() -> None:
     assert shown(EVENTS).splitlines() == [
-        "job digits: 2 nodes, proxy ebpf, kernels native (avx2)",
+        "job digits: 2 rounds, 16 clients, 2 nodes",
         "run directory: runs/digits-1",
+        "2 nodes, proxy ebpf, kernels native (avx2)",
         "waiting for clients: 3 of 16",
+        "waiting for clients: 4 of 16",
         "round 1/2: tree of 16 clients: node-0: top, middle, 2 leaves; node-1: middle, 2 leaves",
-        "round 1/2: 160 ms, 16 clients, 592 kB, hand-offs ebpf 20, 7 cold starts",
-        "round 1/2: accuracy 93.0 %, loss 0.25",
-        "warning: [bold]client-3[/] is slow [2J",
+        "round 1/2: 160 ms, 16 clients, 592 kB, hand-offs ebpf 20, 7 cold starts, "
+        "accuracy 93.0 %, loss 0.25",
+        "client-2: epoch   1 red",
+        "warning: [bold]client-3[/] is slow",
         "restarted: gateway on node-0",
         "round 2/2: 160 ms, 16 clients, 592 kB, hand-offs ebpf 20",
         "--- digits: done ---",
         "accuracy   96.9 %",
         "rounds     2, 160 ms at the median",
         "wall time  8.20 s",
-        "updates    32, 144 kB/s",
+        "updates    32, 1.18 MB, 3.70 MB/s during rounds",
         "hand-offs  ebpf 40",
         "nodes      2",
         "proxy      ebpf",
@@ -95,14 +107,18 @@ def test_plain_is_ascii() -> None:
 
 
 def test_why_the_proxy_is_not_ebpf_is_said() -> None:
-    event = EVENTS[0] | {"proxy": "unix", "reason": "no CAP_BPF"}
-    assert "proxy unix (no CAP_BPF), kernels" in shown([event])
+    why = {"proxy": "unix", "reason": "eBPF needs root: CAP_BPF missing; run as root"}
+    event = EVENTS[1] | why
+    assert "proxy unix (eBPF needs root), kernels" in shown([event])
+    assert "proxy      unix (eBPF needs root)" in shown([event, {"event": "done", "proxy": "unix"}])
+    at_40 = drawn([event], width=40, height=12)
+    assert "proxy unix (eBPF needs root)" in " ".join(line.strip() for line in at_40)
 
 
 def test_a_run_without_curve_says_so_while_it_lasts_and_when_it_ends() -> None:
-    events = [EVENTS[0] | {"insecure": True}, EVENTS[-1] | {"insecure": True}]
+    events = [EVENTS[1] | {"insecure": True}, EVENTS[-1] | {"insecure": True}]
     plain = shown(events).splitlines()
-    assert plain[0].startswith("job digits: INSECURE (nothing encrypted")
+    assert plain[0].startswith("INSECURE (nothing encrypted")
     assert "security   none: the job says insecure: true" in plain
     story = Story("digits", 2)
     story.take(events[0])
@@ -114,13 +130,19 @@ def test_a_run_without_curve_says_so_while_it_lasts_and_when_it_ends() -> None:
 
 def test_keys_that_come_and_go() -> None:
     event = {"event": "keys", "enrolled": ["clinic"], "revoked": ["client-1", "client-2"]}
-    assert shown([event]) == "enrolled: clinic\nrevoked: client-1, client-2\n"
+    assert shown([event]) == "enrolled: clinic; revoked: client-1, client-2\n"
     assert shown([event | {"enrolled": [], "revoked": []}]) == ""
 
 
 def test_an_endpoint_for_clients_from_outside() -> None:
-    said = shown([{"event": "endpoint", "endpoint": "tcp://[::1]:7", "files": "runs/x/clients"}])
-    assert said == "clients connect to tcp://[::1]:7; key files in runs/x/clients\n"
+    event = {"event": "endpoint", "endpoint": "tcp://[::1]:7", "files": "runs/x/clients"}
+    said = (
+        "in other terminals: LIFL_CLIENT=runs/x/clients/client-0.json python your_client.py, "
+        "and so on to client-15.json\n"
+    )
+    assert shown([event]) == said
+    live = shown([event], plain=False, force_terminal=True, color_system=None)
+    assert said.strip() in live.replace("\r", "")
 
 
 def test_unknown_and_incomplete_events_do_not_matter() -> None:
@@ -135,13 +157,68 @@ def test_a_terminal_gets_its_screen_back() -> None:
     assert "\x1b[2J" not in out  # never cleared as a whole
     assert out.rstrip().splitlines()[-1].startswith("results")
     assert "\x1b[?25h" in out  # the cursor is back
-    stopped = shown(EVENTS[:6], plain=False, force_terminal=True, color_system=None)
-    assert "digits: stopped after 1 of 2 rounds; what there is lies in runs/digits-1" in stopped
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("number", [0, 1, 4, 11])
+def test_an_interrupted_run_says_so_once(plain: bool, number: int, tmp_path: Path) -> None:
+    """At every moment, and with what really is there."""
+    events = [EVENTS[0] | {"run_dir": str(tmp_path)}, *EVENTS[3:]][:number]
+    (tmp_path / "clients").mkdir()
+    if number > 1:
+        (tmp_path / "rounds.jsonl").touch()
+    terminal = {"force_terminal": True, "color_system": None}
+    out = shown(
+        [*events, {"event": "stopped", "by": "Ctrl-C"}], plain=plain, **({} if plain else terminal)
+    )
+    what = f"{tmp_path} has rounds.jsonl" if number > 1 else "nothing was written"
+    rounds = 1 if number == 11 else 0
+    last = f"digits: stopped by Ctrl-C after {rounds} of 2 rounds; {what}"
+    assert out.count("stopped by") == 1
+    assert out.rstrip().splitlines()[-1].endswith(last)
+
+
+def test_what_is_printed_stays_above_the_screen() -> None:
+    out = shown(EVENTS[:-1], plain=False, force_terminal=True, color_system=None)
+    assert out.count("client-2: epoch   1 red") == 1
+    assert out.count("restarted: gateway on node-0") == 1
+    assert "[bold]client-3[/] is slow [2J" not in out  # no escape sequence comes through
+
+
+def test_figures_that_come_late_or_early() -> None:
+    """A line of their own after the round's, or that line itself; never before it."""
+    first, second = {"event": "round_done", **ROW}, {"event": "round_done", **ROW, "round": 2}
+    figures = [{"event": "metrics", "round": n, "figures": {"accuracy": n / 4}} for n in (1, 2)]
+    late = shown([first, second, *figures]).splitlines()
+    assert [line[:9] for line in late] == ["round 1/2", "round 1/2", "round 2/2"]
+    assert late[1] == "round 1/2: accuracy 25.0 %"
+    assert late[2].endswith("hand-offs ebpf 20, 7 cold starts, accuracy 50.0 %")
+    early = shown([figures[0], first, figures[1], second]).splitlines()
+    assert [line[-15:] for line in early] == ["accuracy 25.0 %", "accuracy 50.0 %"]
+
+
+def drawn(events: list[dict[str, Any]], *, width: int, height: int) -> list[str]:
+    story = Story("digits", 30, 16)
+    for event in events:
+        story.take(event)
+    console = Console(file=io.StringIO(), width=width, height=height)
+    lines = console.render_lines(screen(story, elapsed_s=61, width=width, height=height))
+    return ["".join(segment.text for segment in line) for line in lines]
+
+
+def test_what_is_full_and_what_is_empty_differ_without_colour() -> None:
+    picture = drawn(EVENTS[:11], width=80, height=24)
+    rounds, clients = (next(x for x in picture if x.startswith(n)) for n in ("rounds", "clients"))
+    assert rounds.count("━") == 2
+    assert "·" in rounds
+    assert rounds.rstrip().endswith("1 of 30")
+    assert clients.rstrip().endswith("0 of 16")
+    assert drawn([], width=80, height=24)[4].rstrip().endswith("0 of 16")
 
 
 @pytest.mark.parametrize("nodes", [0, 1, 2, 5, 64])
 @pytest.mark.parametrize("leaves", [1, 2, 40])
-@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 16), (200, 50)])
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 16), (40, 12), (200, 50)])
 def test_the_screen_fits(nodes: int, leaves: int, width: int, height: int) -> None:
     story = Story("digits", 30)
     tree = {f"node-{n}": roles(n == 0, leaves) for n in range(nodes)}
@@ -181,6 +258,10 @@ def test_a_tree_that_is_none_ends() -> None:
         (duration(75), "1:15"),
         (duration(3600), "1:00:00"),
         (percent(0.9639), "96.4 %"),
+        (score(0.9639), "96.4 %"),
+        (score(1), "100.0 %"),
+        (score(96.0), "96"),
+        (score(float("nan")), "nan"),
         (count(1, "leaf"), "1 leaf"),
         (count(2, "leaf"), "2 leaves"),
         (sparkline([], 5), ""),

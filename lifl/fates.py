@@ -1,0 +1,151 @@
+"""How trainers and evaluator ended, and what follows from it: pure, no process and no clock.
+
+Owns the sentences, saying once what happened to several clients in the same way, and whether the
+run can go on.  Called by trainer.py.
+"""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from lifl.errors import LiflError
+
+EVALUATOR: Final = "the evaluator"
+_OURS: Final = Path(__file__).parent.resolve()
+_FOLDERS: Final = tuple(
+    {_OURS, *(path.resolve() for path in _OURS.iterdir() if path.is_dir())}
+)  # of LIFL's own code, also where the package consists of links
+
+
+@dataclass(frozen=True)
+class Fate:
+    """How one of them ended.
+
+    Attributes:
+        round: in which it was; 0 before its first.
+        error: what was raised, on one line; empty where the function returned.
+        trace: lines of the traceback, without LIFL's own.
+        status: with which the process ended, where it did not say why; below 0 by a signal.
+        is_said: the error is a whole sentence.
+    """
+
+    round: int = 0
+    error: str = ""
+    trace: tuple[str, ...] = ()
+    status: int = 0
+    is_said: bool = False
+
+    @classmethod
+    def of(cls, error: BaseException, number: int) -> Fate:
+        summary = traceback.TracebackException.from_exception(error)
+        _without_our_frames(summary)
+        trace = tuple("".join(summary.format()).rstrip().splitlines())
+        return cls(number, one_line(error), trace)
+
+    @classmethod
+    def from_words(cls, words: dict[str, Any]) -> Fate:
+        return cls(**words | {"trace": tuple(words["trace"])})
+
+
+def one_line(error: BaseException) -> str:
+    """An error as the end of a sentence: one of LIFL's speaks for itself."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 500 else text[:500] + "..."
+    if isinstance(error, LiflError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _without_our_frames(summary: traceback.TracebackException) -> None:
+    """Only what the user wrote or called; everything where that is nothing."""
+    at: traceback.TracebackException | None = summary
+    seen: set[int] = set()
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        theirs = [frame for frame in at.stack if not _is_ours(frame.filename)]
+        if theirs:
+            at.stack = traceback.StackSummary.from_list(theirs)
+        at = at.__cause__ or at.__context__
+
+
+def _is_ours(filename: str) -> bool:
+    return any(Path(filename).resolve().is_relative_to(folder) for folder in _FOLDERS)
+
+
+@dataclass
+class Fates:
+    """Who has ended, and who is left.
+
+    Args:
+        clients: how many there are.
+        needed: without which no round begins.
+        rounds: of the job.
+    """
+
+    clients: int
+    needed: int
+    rounds: int
+    _new: dict[Fate, list[str]] = field(default_factory=dict)
+
+    def add(self, who: str, fate: Fate) -> None:
+        self._new.setdefault(fate, []).append(who)
+
+    @property
+    def has_news(self) -> bool:
+        return bool(self._new)
+
+    def news(self) -> tuple[list[tuple[str, str]], list[str], str | None]:
+        """What has happened since the last call.
+
+        Returns:
+            Lines of tracebacks and who they belong to; warnings; why the run cannot go on.
+        """
+        lines: list[tuple[str, str]] = []
+        warnings: list[str] = []
+        fatal: str | None = None
+        for fate, names in self._new.items():
+            who = _together(names)
+            lines += [(who, line) for line in fate.trace]
+            sentence = fate.error if fate.is_said else self._sentence(who, fate)
+            if EVALUATOR in names:
+                fatal = fatal or sentence
+                continue
+            self.clients -= len(names)
+            if self.clients < self.needed:
+                left = f"{_clients(self.clients)} left, and a round needs {self.needed}"
+                fatal = fatal or (sentence if fate.error else f"{sentence}: {left}")
+            elif not fate.round and not fate.status:  # and others would do the same
+                fatal = fatal or f"{sentence}, and the first round waits for every client"
+            else:
+                warnings.append(f"{sentence}; {_clients(self.clients)} left")
+        self._new = {}
+        return lines, warnings, fatal
+
+    def _sentence(self, who: str, fate: Fate) -> str:
+        if fate.status < 0:
+            was = "were" if who.endswith("clients") else "was"
+            return f"{who} {was} killed by {signal.Signals(-fate.status).name}"
+        if fate.status:
+            return f"{who} ended with status {fate.status}"
+        if fate.error and who == EVALUATOR:
+            return f"{who} failed on the model of round {fate.round}: {fate.error}"
+        if fate.error:
+            where = f"in round {fate.round}" if fate.round else "before the first round"
+            return f"{who} failed {where}: {fate.error}"
+        plural = who.endswith("clients")
+        what = f"the trainers of {who}" if plural else f"{who}'s trainer"
+        where = f"after round {fate.round} of {self.rounds}" if fate.round else "before any round"
+        return f"{what} returned {where}"
+
+
+def _together(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} clients"
+
+
+def _clients(number: int) -> str:
+    return {0: "no client is", 1: "1 client is"}.get(number, f"{number} clients are")

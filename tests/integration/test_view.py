@@ -1,0 +1,140 @@
+"""What a person sees of a run: prints with a name, reasons, its last line, documented files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PROXY, Run, Runner
+from leftovers import MARKER
+
+DOCS = Path(__file__).parents[2] / "docs" / "run-directory.md"
+
+
+def fields(heading: str) -> set[str]:
+    """Names in the table of one section of the page on run directories."""
+    section = DOCS.read_text().partition(f"## {heading}")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+
+def test_prints_have_a_name_and_files_are_documented(runner: Runner) -> None:
+    run = runner(
+        "--proxy", PROXY, trainers=2, evaluator={"entrypoint": "toy:evaluate_loss"},
+        env={"TOY_ODD": "1 1 heavy"},
+    )  # fmt: skip
+    assert run.status == 0, (run.events[-3:], run.stderr)
+    said = {(event["who"], event["text"]) for event in run.of("output")}
+    assert said >= {("client-1", "refused"), ("the evaluator", "evaluating")}
+    assert run.stderr == ""
+    assert {name for row in run.rows for name in row} == fields("rounds.jsonl")
+    assert set(run.summary) == fields("summary.json")
+    files = [*(run.run_dir / "clients").iterdir()]
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    assert len(files) == 2
+
+
+def error_of(run: Run) -> str:
+    assert run.status != 0
+    (failed,) = run.of("failed")
+    return str(failed["error"])
+
+
+def test_a_traceback_of_all_clients_is_shown_once(runner: Runner) -> None:
+    run = runner("--proxy", PROXY, trainers=3, env={"TOY_ODD": "-1 1 raise"})
+    assert error_of(run).endswith("failed in round 1: RuntimeError: this trainer is broken")
+    lines = [event["text"] for event in run.of("output")]
+    assert 1 <= lines.count("RuntimeError: this trainer is broken") <= 3  # of who failed in time
+    assert any("toy.py" in line for line in lines)
+    assert not any("lifl/trainer.py" in line for line in lines)
+
+
+def test_a_trainer_that_returns_early_has_left(runner: Runner) -> None:
+    run = runner("--proxy", PROXY, trainers=3, rounds=4, env={"TOY_ODD": "0 2 return"})
+    assert error_of(run) == (
+        "client-0's trainer returned after round 2 of 4: 2 clients are left, and a round needs 3"
+    )
+    run = runner(
+        "--proxy", PROXY, trainers=3, rounds=4, env={"TOY_ODD": "0 2 return"},
+        clients={"min": 2, "graceS": 0.2},
+    )  # fmt: skip
+    assert run.status == 0, (run.events[-3:], run.stderr)
+    assert [row["clients"] for row in run.rows] == [3, 2, 2, 2]
+    warnings = [event["text"] for event in run.of("warning")]
+    assert "client-0's trainer returned after round 2 of 4; 2 clients are left" in warnings
+
+
+def test_a_job_that_names_what_is_not_there(runner: Runner) -> None:
+    run = runner("--proxy", PROXY, trainer={"entrypoint": "nomod:train", "clients": 4})
+    assert run.status == 2
+    assert "line 1: spec.trainer.entrypoint: no module 'nomod'; looked for" in error_of(run)
+    assert run.stderr == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give up rights")
+def test_an_agent_that_cannot_start_says_why(runner: Runner) -> None:
+    path = runner.job_file(trainers=2)
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-m", "lifl", "run",
+         str(path), "--proxy", "ebpf", "--out", str(runner.folder / "runs")],
+        capture_output=True, text=True, timeout=60, check=False,
+        env=os.environ | {MARKER: runner.mark, "XDG_RUNTIME_DIR": str(runner.runtime_dir)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert re.search(
+        r"error: the agent of node-0 ended with status 1: eBPF needs root", done.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("moment", "sign", "by", "what"),
+    [
+        ("run directory", signal.SIGTERM, "SIGTERM", "nothing was written"),
+        ("hand-offs", signal.SIGINT, "Ctrl-C", " has rounds.jsonl"),
+    ],
+)
+def test_a_stopped_run_says_what_there_is(
+    runner: Runner, moment: str, sign: int, by: str, what: str
+) -> None:
+    """From the first line on: before there is an engine, and in the middle of a round."""
+    path = runner.job_file(rounds=100_000, trainers=2)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lifl", "run", str(path), "--proxy", PROXY,
+         "--out", str(runner.folder / "runs")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ
+        | {MARKER: runner.mark, "XDG_RUNTIME_DIR": str(runner.runtime_dir),
+           "PYTHONUNBUFFERED": "1", "TOY_MODELS": str(runner.folder)},
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if moment in line:
+            break
+    process.send_signal(sign)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    last = out.splitlines()[-1]
+    assert last.startswith(f"toy: stopped by {by} after ")
+    assert last.endswith(what)
+    assert (out + err).count("stopped by") == 1
+    assert err == ""
+
+
+def test_the_words_of_a_killed_process(runner: Runner) -> None:
+    process = runner.start(runner.job_file(rounds=100_000, trainers=2), "--proxy", PROXY)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["event"] == "published":
+            break
+    os.kill(min(runner.processes("lifl.trainer")), signal.SIGKILL)
+    out, _ = process.communicate(timeout=30)
+    failed = [json.loads(line) for line in out.splitlines() if '"failed"' in line]
+    assert [event["error"] for event in failed] == [
+        "the process of the trainers was killed by SIGKILL"
+    ]

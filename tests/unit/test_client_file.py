@@ -1,0 +1,33 @@
+"""LIFL_CLIENT: what is said when it is not, or does not name, a client file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import lifl
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "which cannot be read (No such file or directory): set it to a client file"),
+        ("# not JSON", "which is not JSON: set it to a client file"),
+        ("\x00\xff", "which is not JSON: set it to a client file"),
+        ('{"job": "digits"}', "which is JSON but no client file: set it to a client file"),
+        ("[1]", "which is JSON but no client file: set it to a client file"),
+    ],
+)
+def test_a_file_that_is_none(tmp_path: Path, content: str | None, sentence: str) -> None:
+    path = tmp_path / "client-0.json"
+    if content is not None:
+        path.write_text(content, encoding="latin-1")
+    with pytest.raises(lifl.Unreachable) as caught:
+        lifl.Client.connect({"LIFL_CLIENT": str(path)})
+    assert str(caught.value).startswith(f"LIFL_CLIENT is {str(path)!r}, {sentence}")
+
+
+def test_no_file_at_all() -> None:
+    with pytest.raises(lifl.Unreachable, match="LIFL_CLIENT is not set: set it to a client file"):
+        lifl.Client.connect({})

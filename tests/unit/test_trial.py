@@ -1,0 +1,92 @@
+"""What a job names and cannot be used: one sentence with file, line and field."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lifl.api.load import load_job
+from lifl.errors import InvalidJob
+from lifl.placement.trial import try_out
+
+JOB = """\
+apiVersion: fl.lifl.dev/v1alpha1
+kind: FLJob
+metadata: {name: tried}
+spec:
+  model:
+    initial: tried_job:model
+  evaluator:
+    entrypoint: tried_job:evaluate
+  memory: {arenaBytes: 256Ki}
+"""
+CODE = """\
+import numpy as np
+def model():
+    return {"w": np.zeros(10)}
+def evaluate(model):
+    return {"accuracy": 0.5}
+"""
+RETURN, FIGURES = 'return {"w": np.zeros(10)}', 'return {"accuracy": 0.5}'
+MODEL = "line 6: spec.model.initial must return a dict of NumPy arrays by name, and tried_job:model"
+NUMBERS = (
+    'line 8: spec.evaluator.entrypoint must return a dict of numbers by name, such as '
+    '{"accuracy": 0.96}, and tried_job:evaluate returned'
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    path, modules = sys.path[:], set(sys.modules)
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+
+
+def tried(folder: Path, code: str) -> None:
+    (folder / "tried_job.py").write_text(code)
+    (folder / "job.yaml").write_text(JOB)
+    try_out(load_job(folder / "job.yaml"), folder / "job.yaml")
+
+
+def test_a_good_one(tmp_path: Path) -> None:
+    tried(tmp_path, CODE)
+
+
+@pytest.mark.parametrize(
+    ("there", "instead", "sentence"),
+    [
+        (RETURN, "return None", f"{MODEL} returned None"),
+        (RETURN, "return {}", f"{MODEL} returned an empty dict"),
+        (RETURN, "return np.zeros(3)", f"{MODEL} returned an ndarray"),
+        (RETURN, "return {'a': [1, 2]}", f"{MODEL} returned a list as 'a'"),
+        (RETURN, "return {'a': {'w': np.zeros(3)}}",
+         f"{MODEL} returned a dict as 'a': give each array a name of its own, such as 'a.weight'"),
+        (RETURN, "return {'a': np.array([None])}", "tensor 'a' has dtype object"),
+        (RETURN, "return 1 / 0",
+         "line 6: spec.model.initial: tried_job:model failed at {folder}/tried_job.py:3: "
+         "ZeroDivisionError: division by zero"),
+        ("def model", "def modle", "line 6: spec.model.initial: {folder}/tried_job.py has no"),
+        ("import numpy", "import nunpy", "line 6: spec.model.initial: module 'tried_job' needs"),
+        (RETURN, 'return {"w": np.zeros(10_000)}',
+         "line 9: spec.memory.arenaBytes: 262144 bytes are too few"),
+        (FIGURES, "return None", f"{NUMBERS} None"),
+        (FIGURES, "return model['w']", f"{NUMBERS} an ndarray"),
+        (FIGURES, "return {'accuracy': 'good'}", f"{NUMBERS} a str as 'accuracy'"),
+        (FIGURES, "raise ValueError('x')",
+         "line 8: spec.evaluator.entrypoint: tried_job:evaluate failed at "
+         "{folder}/tried_job.py:5: ValueError: x"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used(tmp_path: Path, there: str, instead: str, sentence: str) -> None:
+    with pytest.raises(InvalidJob) as caught:
+        tried(tmp_path, CODE.replace(there, instead))
+    said = str(caught.value)
+    assert f"job.yaml, {sentence}".replace("{folder}", str(tmp_path)) in said or (
+        sentence in said and "tensor" in sentence
+    )
+    assert said.count("job.yaml") == 1
