@@ -1,7 +1,7 @@
 # `make help` says what there is.  Every target does the set-up that it needs, once.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint test-torch test-gpu test-cluster bench bench-docs clean
+.PHONY: help setup demo test lint test-torch test-gpu test-interop test-cluster bench bench-docs clean
 
 PYTHON_ENV := .venv/bin/python
 REQUIRE_BPF := $(if $(filter 0,$(shell id -u)),LIFL_REQUIRE_BPF=1)
@@ -17,7 +17,7 @@ demo: setup ## digits over 16 clients and 2 nodes, 30 rounds
 
 test: setup lint ## all tests that need no cluster and no GPU; as root the eBPF tests too
 	@$(PYTHON_ENV) -m compileall -q lifl shm proxy_ebpf functions placement
-	$(REQUIRE_BPF) $(PYTHON_ENV) -m pytest -m "not gpu and not cluster"
+	$(REQUIRE_BPF) $(PYTHON_ENV) -m pytest -m "not gpu and not cluster and not interop"
 
 lint: setup ## ruff, mypy --strict, import-linter
 	$(PYTHON_ENV) -m ruff check .
@@ -31,6 +31,10 @@ test-torch: setup ## torch in an environment of its own (.venv-torch), and the t
 
 test-gpu: setup ## tests that need a GPU
 	@$(PYTHON_ENV) -m pytest -m gpu || { echo "test-gpu: failed, or there are no such tests yet" >&2; exit 1; }
+
+test-interop: setup ## a client in Go beside Python ones; needs Go and, from Debian, libzmq3-dev
+	@sh scripts/setup-interop.sh
+	$(REQUIRE_BPF) LIFL_GO_CLIENT=$(CURDIR)/build/go-client $(PYTHON_ENV) -m pytest -m interop
 
 test-cluster: ## tests that need a Kubernetes cluster: not there yet
 	@echo "test-cluster: not there yet: LIFL runs on one machine so far, see make demo" >&2; exit 1

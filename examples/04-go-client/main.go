@@ -195,7 +195,7 @@ func newLayout(list []any) (layout []tensor, length int, err error) {
 
 type fields = map[string]any
 
-// pack appends a value in msgpack: nil, bool, int, float64, string, []byte, or a map of those.
+// pack appends a value in msgpack: nil, bool, int, int64, float64, string, []byte, or a map of those.
 func pack(to []byte, value any) []byte {
 	be := binary.BigEndian
 	switch v := value.(type) {
@@ -206,6 +206,8 @@ func pack(to []byte, value any) []byte {
 			return append(to, 0xc3)
 		}
 		return append(to, 0xc2)
+	case int64:
+		return pack(to, int(v))
 	case int:
 		if v >= 0 && v < 128 {
 			return append(to, byte(v))
@@ -624,6 +626,7 @@ type client struct {
 	update  []byte
 	weight  float64
 	sent    int // bytes of the update, simple lane
+	grant   any // what came with `go`, simple lane
 
 	link      *link
 	asking    time.Time // when a ticket was asked for; a newer one would void it
@@ -906,6 +909,10 @@ func (c *client) message(parts [][]byte) (done bool, err error) {
 		if c.waiting == forAck && number == c.round {
 			c.upload(m)
 		}
+	case "wait":
+		if c.waiting == forAck && number == c.round {
+			c.again = time.Now().Add(silence)
+		}
 	case "more":
 		if c.waiting == forAck && number == c.round {
 			n, _ := m["n"].(int64)
@@ -1021,7 +1028,7 @@ func (c *client) upload(m fields) {
 	transfer, fast := m["transfer"].(int64)
 	if !fast {
 		n, _ := m["n"].(int64)
-		c.sent = 0
+		c.sent, c.grant = 0, m["grant"]
 		c.chunks(n)
 		return
 	}
@@ -1040,7 +1047,9 @@ func (c *client) chunks(n int64) {
 		if end > len(c.update) {
 			end = len(c.update)
 		}
-		c.send(fields{"t": "chunk", "round": int(c.round), "kind": "update", "at": c.sent}, c.update[c.sent:end])
+		c.send(fields{
+			"t": "chunk", "round": int(c.round), "kind": "update", "at": c.sent, "grant": c.grant,
+		}, c.update[c.sent:end])
 		c.sent = end
 	}
 	c.again = time.Now().Add(silence)
