@@ -629,11 +629,11 @@ type client struct {
 	grant   any // what came with `go`, simple lane
 
 	link      *link
-	asking    time.Time // when a ticket was asked for; a newer one would void it
-	open      bool      // the link's greeting was answered
-	transfers int       // numbers used in `get`
-	getting   int       // number of the `get` being answered; 0: none
-	sending   bool      // an upload is with the link
+	tickets   int  // asked for: the answer to the last one is good
+	open      bool // the link's greeting was answered
+	transfers int  // numbers used in `get`
+	getting   int  // number of the `get` being answered; 0: none
+	sending   bool // an upload is with the link
 }
 
 func newClient(f file) (*client, error) {
@@ -760,7 +760,7 @@ func (c *client) connection() error {
 			log.Printf("lost the gateway at %s", c.endpoint)
 			c.lostAt = time.Now()
 		}
-		c.connected, c.greeted, c.asking = false, false, time.Time{}
+		c.connected, c.greeted = false, false
 	case what == zmq.EVENT_HANDSHAKE_SUCCEEDED:
 		c.connected = true
 		c.say()
@@ -802,8 +802,9 @@ func (c *client) send(message fields, payload []byte) bool {
 
 // linked says whether the bulk connection is open, and takes the next step towards one.
 func (c *client) linked() bool {
-	if c.link == nil && time.Since(c.asking) > silence-pause && c.send(fields{"t": "ticket"}, nil) {
-		c.asking = time.Now()
+	if c.link == nil {
+		c.tickets++
+		c.send(fields{"t": "ticket", "n": c.tickets}, nil)
 	}
 	return c.link != nil && c.open
 }
@@ -814,7 +815,7 @@ func (c *client) drop(why string) {
 		c.link.close()
 		log.Printf("bulk connection closed: %s", why)
 	}
-	c.link, c.open, c.getting, c.sending, c.asking = nil, false, 0, false, time.Time{}
+	c.link, c.open, c.getting, c.sending = nil, false, 0, false
 }
 
 // get asks for what is missing of the model.
@@ -890,7 +891,7 @@ func (c *client) message(parts [][]byte) (done bool, err error) {
 		}
 		c.begin(number, need, payload)
 	case "ticket":
-		if c.link == nil {
+		if n, _ := m["n"].(int64); c.link == nil && int(n) == c.tickets {
 			c.dial(m)
 		}
 	case "gone":
@@ -1063,9 +1064,6 @@ func (c *client) rejected(m fields, number int64, numbered bool) error {
 	case numbered && number < c.round-1:
 	case retry:
 		c.sending, c.asked = false, c.have
-		if m["of"] == "ticket" {
-			c.asking = time.Time{}
-		}
 		c.again = time.Now().Add(pause)
 	case m["of"] == "hello" || m["of"] == "ticket":
 		return fmt.Errorf("the gateway refuses %v: %v", m["of"], m["text"])
