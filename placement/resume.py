@@ -75,9 +75,12 @@ def keep(config: dict[str, Any]) -> None:
     """Write down what the engine is started with, for the next start."""
     path = Path(config["run_dir"]) / RUN
     temporary = path.with_suffix(".new")
-    temporary.touch(mode=0o600)
-    temporary.write_text(json.dumps(config))
-    temporary.rename(path)
+    try:
+        temporary.touch(mode=0o600)
+        temporary.write_text(json.dumps(config))
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def as_text(job: FLJob) -> str:

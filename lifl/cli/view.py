@@ -22,7 +22,9 @@ from lifl.cli.story import Story
 
 REFRESH_PER_S = 8
 _STYLES: Final = {"warning": "yellow", "restart": "yellow", "keys": "yellow", "output": ""}
-_NO_RESULTS: Final = ("clients", "keys", "metrics.json")  # of what is in a run directory
+STORE: Final = "job.sqlite"
+_NO_RESULTS: Final = ("clients", "keys", "metrics.json", "run.json", STORE, f"{STORE}-wal",
+                      f"{STORE}-shm")  # of what is in a run directory
 
 
 class View:
@@ -108,7 +110,9 @@ def left(run_dir: str) -> str:
     """What of a run's results there is."""
     path = Path(run_dir) if run_dir else None
     names = sorted(p.name for p in path.iterdir()) if path is not None and path.is_dir() else []
+    can_go_on = STORE in names
     names = [name for name in names if name not in _NO_RESULTS]
     if not names:
         return "nothing was written"
-    return f"{run_dir} has {', '.join(names)}"
+    more = f"; lifl run --resume {run_dir} goes on" if can_go_on else ""
+    return f"{run_dir} has {', '.join(names)}{more}"

@@ -140,7 +140,7 @@ def test_a_round_in_which_nobody_sends(runner: Runner) -> None:
 def test_a_virtual_client_that_fails_ends_the_run(runner: Runner) -> None:
     run = virtual(runner, env={"FAIL": "1"})
     assert run.status == 1
-    assert "ValueError: no such data" in run.stderr
+    assert "ValueError: no such data" in run.of("failed")[0]["error"]
 
 
 # ---------------------------------------------------------------- from outside
@@ -167,7 +167,7 @@ def test_the_readme_of_the_outside_example(runner: Runner) -> None:
     run = start(job)
     assert run.stdout is not None
     for line in run.stdout:
-        if line.startswith("clients connect to"):
+        if line.startswith("in other terminals:"):
             break
     files = sorted(path.name for path in (runner.folder / "runs/latest/clients").iterdir())
     assert files == [f"client-{index}.json" for index in range(4)]  # clients.max

@@ -96,7 +96,7 @@ def test_an_agent_that_cannot_start_says_why(runner: Runner) -> None:
     ("moment", "sign", "by", "what"),
     [
         ("run directory", signal.SIGTERM, "SIGTERM", "nothing was written"),
-        ("hand-offs", signal.SIGINT, "Ctrl-C", " has rounds.jsonl"),
+        ("hand-offs", signal.SIGINT, "Ctrl-C", "rounds.jsonl; lifl run --resume "),
     ],
 )
 def test_a_stopped_run_says_what_there_is(
@@ -121,7 +121,7 @@ def test_a_stopped_run_says_what_there_is(
     assert process.returncode == 130
     last = out.splitlines()[-1]
     assert last.startswith(f"toy: stopped by {by} after ")
-    assert last.endswith(what)
+    assert what in last
     assert (out + err).count("stopped by") == 1
     assert err == ""
 
