@@ -2,17 +2,14 @@
 
     hello ─► welcome, round      get ─► model      put ─► go … chunk ─► more … ─► ack
 
-Owns the ROUTER's messages: who asks, what is wrong with it, which slot it gets.  The checks of an
-update are in jobs.py, the steps on shared words in intake.py, payloads over TCP in bulk.py.
-Called by gateway.py.
+Owns the ROUTER's messages: who asks, who may, who has left, and models on their way down.  Updates
+on their way into slots are in uploads.py.  Called by gateway.py.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
-import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,14 +18,13 @@ import zmq
 import zmq.utils.monitor
 
 from lifl.errors import Busy, InvalidUpdate, Late, LiflError, PermanentError, Refused, Unreachable
-from lifl.faults import fault
-from lifl.functions.bulk import Bulk, Connection, Sending
-from lifl.functions.jobs import Asking, Job, Uploading, measured, rejection, weight_of
-from lifl.functions.sealing import CHUNK, Mode
+from lifl.functions.bulk import Sending
+from lifl.functions.jobs import Job, measured, rejection, weight_of
+from lifl.functions.sealing import Mode
+from lifl.functions.uploads import Uploads
 from lifl.functions.wire import (
     DOWN_CHUNK,
     INLINE,
-    UP_WINDOW,
     Keys,
     Message,
     decode,
@@ -36,12 +32,10 @@ from lifl.functions.wire import (
     sender,
     virtual_key,
 )
-from lifl.shm.slots import Payload
 
 log = logging.getLogger("lifl.gateway")
 
 BATCH = 64
-LOOK_AGAIN_S = 1.0
 LEAVE_S = 1.0  # for clients to hear that a job is done
 LOOK_S = 0.1  # many connections end at once when a machine of clients does
 HANDED_OUT = 10_000  # virtual clients in one message
@@ -85,9 +79,8 @@ class Clients:
     ) -> None:  # fmt: skip
         self.router, self.node = router, node
         self.secure = keys.is_secure
-        self.bulk = Bulk(host, keys.public, wrote=self._wrote, lost=self._lost)
-        # not from 1: a client may still think of the last gateway's
-        self._transfers = itertools.count(1 + secrets.randbelow(1 << 31))
+        self.uploads = Uploads(jobs, host, keys.public, send=self.send, serve=serve)
+        self.bulk = self.uploads.bulk
         self.rights, self.jobs = rights, jobs
         self.report, self.serve = report, serve
         self.rejected: dict[str, int] = {}  # by code, since the agent last asked
@@ -176,13 +169,13 @@ class Clients:
             raise Busy(f"job {name!r} is not at this gateway yet", code="not-started")
         match message["t"]:
             case "put" if message.get("kind") == "model":
-                self._put_model(job, peer, right, message)
+                self.uploads.put_model(job, peer, right, message)
             case "put":
-                self._put(job, job.check(peer, key, right, message), payload)
+                self.uploads.put(job, job.check(peer, key, right, message), payload)
             case "chunk" if message.get("kind") == "model" and right == "coordinator":
-                self._model_chunk(job, peer, message, _payload(payload))
+                self.uploads.model_chunk(job, peer, message, _payload(payload))
             case "chunk":
-                self._chunk(job, key, message, _payload(payload))
+                self.uploads.chunk(job, key, message, _payload(payload))
             case "get" if "transfer" in message:
                 self._get_bulk(job, key, peer, message)
             case "get":
@@ -240,6 +233,15 @@ class Clients:
                 due = min(due, job.leave_by)
         return max(0.0, due - time.monotonic())
 
+    def expire(self) -> None:
+        """Take slots back from uploads that stand still; see who left."""
+        now = time.monotonic()
+        self.uploads.expire(now)
+        if now >= self._look_at:
+            self._see_who_left()
+        for job in self.jobs.values():
+            self._report_the_end(job, now)
+
     def ends(self, job: Job) -> None:
         """Everybody was told that the job is done; once they have left, or soon, that is reported.
 
@@ -263,7 +265,8 @@ class Clients:
                     del job.clients[key]
                     self.report({"t": "gone", "job": job.name, "key": key})
                     if key in job.uploads:
-                        self.abandon(job, job.uploads[key], Unreachable("the connection ended"))
+                        error = Unreachable("the connection ended")
+                        self.uploads.abandon(job, job.uploads[key], error)
 
     # -- who may speak -----------------------------------------------------------------------
     def enrol(self, rights: dict[str, str], names: list[str]) -> None:
@@ -281,7 +284,7 @@ class Clients:
             for key in gone:
                 peer = job.clients.pop(key, None) or job.observers.pop(key, None)
                 if (upload := job.uploads.get(key)) is not None:
-                    self.abandon(job, upload, self._stranger(key))
+                    self.uploads.abandon(job, upload, self._stranger(key))
                 elif peer is not None:
                     self.send(peer, rejection(job.name, {}, self._stranger(key)))
             job.waiting = type(job.waiting)(a for a in job.waiting if a.key in self.rights)
@@ -402,7 +405,7 @@ class Clients:
             return job.intake.arena.payload(now[0], end) if now is not None and same else None
 
         transfer = int(message["transfer"])
-        self.bulk.send(self._connection(job, key), Sending(round_, transfer, at, end, model))
+        self.bulk.send(self.uploads.connection(job, key), Sending(round_, transfer, at, end, model))
 
     def _ticket(self, job: Job, key: str, right: str, peer: bytes, message: Message) -> None:
         """The right to open one connection to the bulk port."""
@@ -416,231 +419,6 @@ class Clients:
 
     def _mode(self) -> Mode:
         return Mode.SEALED if self.secure else Mode.PLAIN
-
-    def _connection(self, job: Job, key: str) -> Connection:
-        connection = self.bulk.of(key, job.name)
-        if connection is None:
-            raise Unreachable("this client has no bulk connection here: ask for a ticket")
-        return connection
-
-    def _put(self, job: Job, asking: Asking, payload: memoryview | None) -> None:
-        before = job.uploads.get(asking.key)
-        if before is not None and before.is_repeated(asking):
-            before.asking = asking
-            self._go(job, before)  # its first go was lost, or it is still writing
-            return
-        if before is not None:
-            self._drop(job, before)
-        self._take_in(job, asking, payload)
-        if before is not None:
-            self.serve(job)  # a slot may be free for somebody else
-
-    def _take_in(self, job: Job, asking: Asking, payload: memoryview | None) -> None:
-        if self._known(job, asking):
-            return
-        if payload is not None and len(payload) == asking.length <= INLINE:
-            grant = job.intake.begin(asking.clients, asking.consumer, asking.length)
-            if grant is not None:
-                self._write(job, job.uploading(asking, grant, time.monotonic()), payload)
-                return
-        if asking.is_bulk:
-            self._connection(job, asking.key)
-        if job.waiting or not self.admit(job, asking):
-            for place, other in enumerate(job.waiting):
-                if other.key == asking.key:  # asked again: it keeps its place
-                    job.waiting[place] = asking
-                    break
-            else:
-                job.waiting.append(asking)
-            self.send(asking.peer, {"t": "wait", "job": job.name, "round": job.round})
-
-    def _known(self, job: Job, asking: Asking) -> bool:
-        """Answer at once what needs no slot: a duplicate, or too late."""
-        verdict = job.intake.look(asking.clients)
-        if verdict is None and job.cut and asking.payload is Payload.UPDATE:
-            verdict = "late"
-        if verdict is not None:
-            self._answer(job, asking, verdict)
-        return verdict is not None
-
-    def admit(self, job: Job, asking: Asking) -> bool:
-        """Give a slot to one that asked; False when there is none."""
-        if asking.message["round"] != job.intake.round or self._known(job, asking):
-            return True
-        connection = self.bulk.of(asking.key, job.name) if asking.is_bulk else None
-        if asking.is_bulk and connection is None:
-            error = Unreachable("the bulk connection broke: ask for a ticket and put again")
-            self.send(asking.peer, rejection(job.name, asking.message, error))
-            return True
-        grant = job.intake.begin(asking.clients, asking.consumer, asking.length)
-        if grant is None:
-            return False
-        job.intake.tally.granted(asking.asked_at, waited=bool(job.waiting))
-        upload = job.uploading(asking, grant, time.monotonic())
-        job.uploads[asking.key] = upload
-        if connection is not None:
-            upload.connection, upload.transfer = connection, next(self._transfers)
-            self.bulk.grant(connection, upload)
-        self._go(job, upload)
-        return True
-
-    def _go(self, job: Job, upload: Uploading) -> None:
-        go: Message = {"t": "go", "job": job.name, "round": job.round}
-        if upload.connection is not None:
-            go["transfer"] = upload.transfer
-        else:
-            go |= {"n": UP_WINDOW, "grant": upload.grant.generation}
-        self.send(upload.asking.peer, go)
-
-    def _drop(self, job: Job, upload: Uploading) -> None:
-        """Forget an upload; what of it is still on its way is thrown away."""
-        job.uploads.pop(upload.asking.key, None)
-        job.intake.drop(upload.grant)
-        if upload.connection is not None:
-            upload.connection.forget()
-
-    def _wrote(self, connection: Connection, upload: Uploading) -> None:
-        """A chunk is in its slot, and its tag was right."""
-        job, grant = self.jobs[connection.job], upload.grant
-        at = grant.written
-        job.intake.wrote(grant, min(CHUNK, len(grant.view) - at))
-        self._written(job, upload, at)
-
-    def _moves(self, job: Job, upload: Uploading, now_s: float) -> bool:
-        """Look at bytes that were not worth a wake-up; False when that was the end of it."""
-        assert upload.connection is not None
-        if now_s - upload.moved_at < LOOK_AGAIN_S:
-            return True
-        self.bulk.look(upload.connection)
-        if upload.received > upload.seen:
-            upload.seen, upload.moved_at = upload.received, now_s
-        return job.uploads.get(upload.asking.key) is upload
-
-    def _lost(self, connection: Connection, upload: Uploading, error: LiflError) -> None:
-        """The connection of an upload broke; its slot is somebody else's."""
-        job = self.jobs.get(connection.job)
-        if job is not None and job.uploads.get(upload.asking.key) is upload:
-            self.abandon(job, upload, error)
-
-    def _chunk(self, job: Job, key: str, message: Message, payload: memoryview) -> None:
-        upload = job.uploads.get(key)
-        if upload is None or message["round"] != upload.grant.round:
-            return  # of an upload that was given up; its sender was told
-        if message["grant"] != upload.grant.generation:
-            return  # on its way when the sender asked again
-        grant = upload.grant
-        follows = message["at"] == grant.written and len(payload) > 0
-        if not follows or grant.written + len(payload) > len(grant.view):
-            self.abandon(job, upload, InvalidUpdate(
-                f"{len(payload)} bytes at {message['at']} where byte {grant.written} of "
-                f"{len(grant.view)} is next", code="oversized",
-            ))  # fmt: skip
-            return
-        self._write(job, upload, payload)
-
-    def _write(self, job: Job, upload: Uploading, payload: memoryview) -> None:
-        """The next bytes of an update, looked at while they are in the cache."""
-        at = upload.grant.written
-        job.intake.write(upload.grant, at, payload)
-        self._written(job, upload, at)
-
-    def _written(self, job: Job, upload: Uploading, at: int) -> None:
-        """Bytes from `at` on are in the slot, however they came."""
-        grant = upload.grant
-        upload.moved_at = time.monotonic()
-        bad = upload.check.feed(at, grant.view[at : grant.written]) if upload.check else None
-        if bad is not None:
-            self.abandon(job, upload, _not_finite(job, bad))
-        elif grant.written == len(grant.view):
-            job.uploads.pop(upload.asking.key, None)
-            self._finish(job, upload)
-        elif upload.connection is None:
-            self.send(upload.asking.peer,
-                       {"t": "more", "job": job.name, "round": grant.round, "n": 1})  # fmt: skip
-
-    def _finish(self, job: Job, upload: Uploading) -> None:
-        asking = upload.asking
-        verdict = job.intake.finish(
-            upload.grant, payload=asking.payload, weight=asking.weight, epoch=asking.epoch
-        )
-        job.bytes_in += asking.length
-        if verdict == "accepted":
-            job.metrics.append((asking.weight, measured(asking.message)))
-        self._answer(job, asking, verdict)
-
-    def _answer(self, job: Job, asking: Asking, verdict: str) -> None:
-        round_ = asking.message["round"]
-        if verdict == "accepted":
-            job.dirty = True
-            self.send(asking.peer, {"t": "ack", "job": job.name, "round": round_})
-            fault("gateway_acked", "gateway")
-        elif verdict == "late":
-            error: LiflError = Late(
-                f"round {round_} is closed: go on with the next one", job=job.name
-            )
-            self.send(asking.peer, rejection(job.name, asking.message, error))
-        else:
-            error = InvalidUpdate(
-                "some clients of this sum are accepted already", code="duplicate-overlap"
-            )
-            self.send(asking.peer, rejection(job.name, asking.message, error))
-
-    def abandon(self, job: Job, upload: Uploading, error: LiflError) -> None:
-        """Take the slot back and say why; a sender in the middle of it notices its connection."""
-        self._drop(job, upload)
-        if upload.connection is not None:
-            self.bulk.close(upload.connection, error)
-        self.send(upload.asking.peer, rejection(job.name, upload.asking.message, error))
-        self.serve(job)
-
-    def expire(self) -> None:
-        """Take slots back from uploads that stand still or keep others waiting; see who left."""
-        self.bulk.tick()
-        now = time.monotonic()
-        if now >= self._look_at:
-            self._see_who_left()
-        for job in self.jobs.values():
-            for upload in list(job.uploads.values()):
-                if upload.connection is not None and not self._moves(job, upload, now):
-                    continue
-                if (why := job.too_slow(upload, now)) is not None:
-                    self.abandon(job, upload, Unreachable(f"{why}: send again", code="too-slow"))
-            self._report_the_end(job, now)
-
-    # -- the initial model, from the coordinator ---------------------------------------------
-    def _put_model(self, job: Job, peer: bytes, right: str, message: Message) -> None:
-        if right != "coordinator":
-            raise Refused(f"a {right} may not set the model", code="not-allowed")
-        found = job.intake.model()
-        if found is not None and found[1].round >= message["round"]:
-            self.send(peer, {"t": "ack", "job": job.name, "round": message["round"]})
-            return
-        job.model_upload = job.intake.begin_model(message["length"])
-        self.send(peer, {"t": "go", "job": job.name, "round": message["round"], "n": UP_WINDOW})
-
-    def _model_chunk(self, job: Job, peer: bytes, message: Message, payload: memoryview) -> None:
-        at, model = message["at"], job.model_upload
-        if model is None:
-            return  # begun at the gateway before this one; its sender asks again
-        model[at : at + len(payload)] = payload
-        answer = {"job": job.name, "round": message["round"]}
-        if at + len(payload) < len(model):
-            self.send(peer, answer | {"t": "more", "n": 1})
-            return
-        job.intake.finish_model(message["round"], len(model))
-        job.model_upload = None
-        self.send(peer, answer | {"t": "ack"})
-        for observer in job.observers.values():
-            self.send(observer, answer | {"t": "published"})
-
-
-def _not_finite(job: Job, offset: int) -> InvalidUpdate:
-    assert job.layout is not None
-    return InvalidUpdate(
-        f"{job.layout.name_at(offset)} is NaN or infinite: check the loss before sending, or "
-        "allow it with spec.aggregation.nonFinite: accept",
-        code="not-finite", job=job.name, round=job.round,
-    )  # fmt: skip
 
 
 def _payload(payload: memoryview | None) -> memoryview:

@@ -243,7 +243,8 @@ class Gateway:
         })  # fmt: skip
         for upload in list(job.uploads.values()):
             if upload.asking.payload is Payload.UPDATE:
-                self.clients.abandon(job, upload, Late(f"round {job.round} closed", job=job.name))
+                late = Late(f"round {job.round} closed", job=job.name)
+                self.clients.uploads.abandon(job, upload, late)
         self._serve(job)
 
     def _fetch_model(self, job: Job) -> None:
@@ -287,7 +288,7 @@ class Gateway:
             elif job.forward:
                 self._forward(job, slot, header)
         while job.waiting:
-            if not self.clients.admit(job, job.waiting[0]):
+            if not self.clients.uploads.admit(job, job.waiting[0]):
                 break
             job.waiting.popleft()
 

@@ -184,15 +184,25 @@ class Exchange:
                 case "ack" if message["round"] == number:
                     return True
                 case "reject" if message["round"] == number:
-                    error = error_of(
-                        message["code"], message["text"], retry=message["retry"],
-                        job=self.job, round=number,
-                    )  # fmt: skip
-                    if isinstance(error, Late):
+                    if self._does_without(message):
                         return False
-                    if not error.retryable:
-                        raise error
-                    self.retry_later()
+
+    def _does_without(self, rejection: Message) -> bool:
+        """True when the round goes on without this; False when it will be asked again.
+
+        Raises:
+            LiflError: it was refused for good.
+        """
+        error = error_of(
+            rejection["code"], rejection["text"], retry=rejection["retry"],
+            job=self.job, round=rejection["round"],
+        )  # fmt: skip
+        if isinstance(error, Late):
+            return True
+        if not error.retryable:
+            raise error
+        self.retry_later()
+        return False
 
     def retry_later(self) -> None:
         """Was refused for now: what is under way is asked again after a while, not before.
@@ -223,15 +233,8 @@ class Exchange:
                 case "ack" if answer["round"] == number:
                     return True
                 case "reject" if answer["round"] == number:
-                    error = error_of(
-                        answer["code"], answer["text"], retry=answer["retry"],
-                        job=self.job, round=number,
-                    )  # fmt: skip
-                    if isinstance(error, Late):
+                    if self._does_without(answer):
                         return False
-                    if not error.retryable:
-                        raise error
-                    self.retry_later()
 
     def fetch(self, number: int) -> State | None:
         """The model of a round as arrays of one's own; None when it is already replaced."""
@@ -394,15 +397,8 @@ class Exchange:
                 case "ack" if message["round"] == number:
                     return True
                 case "reject" if message["round"] == number and message["of"] == "put":
-                    error = error_of(
-                        message["code"], message["text"], retry=message["retry"],
-                        job=self.job, round=number,
-                    )  # fmt: skip
-                    if isinstance(error, Late):
+                    if self._does_without(message):
                         return False
-                    if not error.retryable:
-                        raise error
-                    self.retry_later()
         return False
 
     def _fetch_bulk(self, number: int, buffer: memoryview) -> bool:
