@@ -123,7 +123,7 @@ class Aggregator:
             accepted=arena.accepted(round_) if closed else 0,
             own=tuple(self._own(slot) for slot in self.role.slots),
             queued=tuple(self._queued(slot) for slot in arena.sealed_for(self.role.endpoint)),
-            inputs_exhausted=self.role.lazy and self._no_input_is_free(),
+            inputs_exhausted=self._no_input_is_free(),
         )
 
     def _own(self, slot: int) -> Own:

@@ -270,8 +270,8 @@ class Aggregation(_Part):
     )
     mode: Literal["eager", "lazy"] = Field(
         default="eager",
-        description="eager: an aggregator folds updates as they arrive.  lazy: it waits for all "
-        "that it expects.",
+        description="eager: an aggregator folds updates in pairs as they arrive.  lazy: it waits "
+        "for all that it expects.",
     )
     fan_in: int = Field(
         default=4, ge=1, le=1024, description="Most clients of one leaf of the tree."

@@ -52,8 +52,20 @@ def test_nothing_queued_is_wait() -> None:
 
 
 def test_the_first_fold_has_no_accumulator() -> None:
-    queued = update(5, 0b01)
-    assert next_step(LEAF, words(queued)) == Fold(0, 1, None, (queued,))
+    queued = update(5, 0b01), update(6, 0b10)
+    assert next_step(LEAF, words(*queued)) == Fold(0, 1, None, queued)
+
+
+def test_eager_folds_in_pairs_and_the_last_alone() -> None:
+    leaf = replace(LEAF, expected=3)
+    first, second, last = update(5, 0b001), update(6, 0b010), update(7, 0b100)
+    assert next_step(leaf, words(first)) == Wait()
+    assert next_step(leaf, words(first, second)) == Fold(0, 1, None, (first, second))
+    accumulator = open_sum(0, 1, 0b011)
+    own = (accumulator, FREE_PAIR[1])
+    assert next_step(leaf, words(last, own=own)) == Fold(1, 2, accumulator, (last,))
+    assert isinstance(next_step(leaf, words(first, inputs_exhausted=True)), Fold)
+    assert isinstance(next_step(leaf, words(first, closed=True)), Fold)
 
 
 def test_a_fold_takes_all_that_is_queued_out_of_place() -> None:
@@ -92,9 +104,9 @@ def test_an_update_of_an_older_round_is_released_unread() -> None:
 
 
 def test_a_sum_of_an_older_round_is_empty() -> None:
-    queued = update(5, 0b01, round_=2)
+    queued = update(5, 0b01, round_=2), update(6, 0b10, round_=2)
     own = (open_sum(0, 7, 0b01, round_=1), FREE_PAIR[1])
-    assert next_step(LEAF, words(queued, own=own, round=2)) == Fold(0, 8, None, (queued,))
+    assert next_step(LEAF, words(*queued, own=own, round=2)) == Fold(0, 8, None, queued)
 
 
 def test_a_sent_sum_is_not_overwritten_before_its_release() -> None:
