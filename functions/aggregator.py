@@ -40,7 +40,7 @@ from lifl.functions.round import (
 from lifl.proxy_ebpf.control import Control, close_all
 from lifl.proxy_ebpf.descriptor import Descriptor, Kind, lane
 from lifl.proxy_ebpf.port import Port, make_pair
-from lifl.shm.arena import lock_role, map_arena, unlock_role
+from lifl.shm.arena import lock_role, map_arena, touch_sums, unlock_role
 from lifl.shm.geometry import Geometry
 from lifl.shm.slots import SUMS_BIT, Arena, Header, Payload, Phase
 
@@ -395,6 +395,7 @@ class Runtime:
             velocity_at=message["velocity_at"],
             optimiser=Optimiser(**message["optimiser"]),
         )
+        touch_sums(aggregator.arena, role.slots)
         self.held = Held(message["job"], aggregator, near, far, (inputs, sums, locks))
         self._register(self.held, first=True)
 

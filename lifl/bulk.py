@@ -8,6 +8,7 @@ connection is of no use and another ticket is needed.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import select
 import socket
 import struct
@@ -30,6 +31,7 @@ from lifl.functions.sealing import (
     verify,
 )
 from lifl.functions.transfer import Upload
+from lifl.functions.wire import INLINE
 
 CONNECT_S: Final = 5.0
 STILL_S: Final = 20  # no byte was taken for so long: the gateway or the way to it is gone
@@ -249,6 +251,13 @@ class Buffers:
     def __init__(self, most: int = 4) -> None:
         self._most = most
         self._arrays: list[np.ndarray[Any, Any]] = []
+
+    def prepare(self, size: int) -> None:
+        """Have pages for a model and an update before the first round needs them."""
+        if size > INLINE and not self._arrays:
+            self._arrays += [np.zeros(size, np.uint8) for _ in range(2)]
+            for array in self._arrays:
+                array[:: mmap.PAGESIZE] = 0
 
     def take(self, size: int) -> memoryview:
         for index in range(len(self._arrays)):

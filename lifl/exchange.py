@@ -356,6 +356,8 @@ class Exchange:
         match message["t"]:
             case "welcome":
                 self.layout = Layout.from_wire(message["layout"])
+                if self._may_bulk:
+                    self.buffers.prepare(self.layout.update_bytes)
                 self.settings = message["settings"]["args"]
                 self._lane = message["settings"]["lane"] if self._may_bulk else "zmq"
                 self.start = message["settings"]["start"]

@@ -6,15 +6,19 @@ processes map what they were handed.  Knows no slot: those are in slots.py.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
 from dataclasses import dataclass
+from typing import Final
 
 from lifl.errors import Busy
 from lifl.shm.geometry import Geometry, Region
-from lifl.shm.slots import Arena
+from lifl.shm.slots import SUMS_BIT, Arena
 
+_MADV_POPULATE_READ: Final = 22  # Linux 5.14; Python's mmap has no names for them
+_MADV_POPULATE_WRITE: Final = 23
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -70,11 +74,18 @@ def arena_bytes(geometry: Geometry, sum_slots: int) -> int:
 
 def map_arena(geometry: Geometry, inputs: int, sums: int, *, write_inputs: bool) -> Arena:
     """Map both memories; only the gateway writes inputs, only aggregators write sums."""
-    return Arena(
-        geometry,
-        _map(inputs, geometry.for_inputs, write=write_inputs),
-        _map(sums, geometry.for_sums, write=not write_inputs),
-    )
+    written = _map(inputs, geometry.for_inputs, write=write_inputs)
+    _touch(written, 0, len(written), write=write_inputs)
+    summed = _map(sums, geometry.for_sums, write=not write_inputs)
+    return Arena(geometry, memoryview(written), memoryview(summed))
+
+
+def touch_sums(arena: Arena, slots: tuple[int, ...]) -> None:
+    """A role's own sum slots, which the agent has reserved, before it writes them."""
+    region, memory = arena.geometry.for_sums, arena.sums.obj
+    assert isinstance(memory, mmap.mmap)
+    for slot in slots:
+        _touch(memory, region.payload_at(slot & ~SUMS_BIT), region.slot_bytes, write=True)
 
 
 def lock_role(locks: int, endpoint: int, *, wait: bool) -> bool:
@@ -113,6 +124,15 @@ def _populate(fd: int, start: int, length: int) -> None:
         ) from error
 
 
-def _map(fd: int, region: Region, *, write: bool) -> memoryview:
+def _map(fd: int, region: Region, *, write: bool) -> mmap.mmap:
     access = mmap.PROT_READ | (mmap.PROT_WRITE if write else 0)
-    return memoryview(mmap.mmap(fd, region.size_bytes, mmap.MAP_SHARED, access))
+    return mmap.mmap(fd, region.size_bytes, mmap.MAP_SHARED, access)
+
+
+def _touch(memory: mmap.mmap, start: int, length: int, *, write: bool) -> None:
+    """Enter pages that exist into this process's tables now, not in the midst of its first round.
+
+    Only of memory that is allocated: a hole would get its pages from here.
+    """
+    with contextlib.suppress(OSError):  # a kernel before 5.14 does it when they are used
+        memory.madvise(_MADV_POPULATE_WRITE if write else _MADV_POPULATE_READ, start, length)
