@@ -148,9 +148,14 @@ class Aggregator:
         return Queued(slot, generation, header.round, header.clients, header.weight, header.payload)
 
     def _no_input_is_free(self) -> bool:
+        """Every slot waits for a fold; to an eager role one that is being written is taken, too.
+
+        A slow upload must not keep others from a slot that a fold would free.
+        """
         arena = self.arena
         return all(
-            arena.state(slot).phase == Phase.SEALED and arena.is_unreleased(slot)
+            arena.is_unreleased(slot)
+            or (not self.role.lazy and arena.state(slot).phase == Phase.WRITING)
             for slot in range(arena.geometry.model_slot)
         )
 

@@ -213,7 +213,7 @@ class Clients:
             for key in waiting:
                 self._report_client(name, key)
         for job in self.jobs.values():
-            for key in [*job.clients, *job.observers]:
+            for key in [*job.clients, *job.workers, *job.observers]:
                 self._report_client(job.name, key)
 
     # -- who has left ------------------------------------------------------------------------
@@ -259,6 +259,11 @@ class Clients:
     def _see_who_left(self) -> None:
         """A message to a connection that has ended is refused: report whose it was."""
         self._look_at = math.inf
+        for name, waiting in self.unknown.items():
+            for key, peer in list(waiting.items()):
+                if not self.send(peer, {"t": "here", "job": name}):
+                    del waiting[key]
+                    self.report({"t": "gone", "job": name, "key": key})
         for job in self.jobs.values():
             for key, peer in list(job.clients.items()):
                 if not self.send(peer, {"t": "here", "job": job.name}):

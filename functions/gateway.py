@@ -328,6 +328,7 @@ class Gateway:
             "bytes": job.bytes_in - bytes_told, "metrics": job.metrics[metrics_told:],
             "again": again,
             "excused": _bits(job.excused),
+            "cut": job.cut or job.intake.arena.is_closed(job.round),
         })  # fmt: skip
 
 

@@ -326,7 +326,7 @@ def rejection(job: str, message: Message, error: LiflError) -> Message:
         "t": "reject", "of": _plain(message.get("t")), "job": job,
         "round": _plain(message.get("round")),
         "code": error.code,
-        "text": str(error), "retry": error.retryable,
+        "text": error.sentence, "retry": error.retryable,
         **({"as": message["as"]} if "as" in message else {}),
     }  # fmt: skip
 

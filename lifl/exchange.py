@@ -107,6 +107,11 @@ class Connection:
             found = self._connections > 1
         return found
 
+    @property
+    def has_connected(self) -> bool:
+        """A gateway has let this client in."""
+        return self._connections > 0
+
     def receive(self) -> tuple[Message, memoryview | None] | None:
         """The next message, if one waits."""
         if not self.socket.poll(0):
@@ -299,7 +304,8 @@ class Exchange:
                     return {"t": "bulk"}, None
                 if now >= self._retry_at:
                     asked_at, self._retry_at = 0.0, math.inf
-                expects = self.layout is None or again is not None
+                # who has shaken hands and hears nothing waits for others to come, like everybody
+                expects = again is not None or not connection.has_connected
                 if expects and now - self._heard_at > self.timeout_s:
                     raise Unreachable(
                         f"no gateway answered at {connection.address.endpoint} "

@@ -233,7 +233,8 @@ class Coordinator:
             case "restart":
                 self.record.restarted(node.name, message["what"])
             case "failed":
-                raise error_of(message["code"], message["error"], retry=False, node=node.name)
+                code = message.get("code", "defect")
+                raise error_of(code, message["error"], retry=False, node=node.name)
 
     # -- who is there ------------------------------------------------------------------------
     def _gateway(self, node: Known, peer: bytes, message: Message) -> None:
@@ -292,8 +293,8 @@ class Coordinator:
     def _let_go(self) -> None:
         """Clients that left and did not come back in time are not waited for any more."""
         for key in self.members.gone(time.monotonic()):
-            emit("warning", text=f"{self.members.names[key]} has left: its connection ended "
-                 f"{self.grace_s:g} s ago")  # fmt: skip
+            name = self.members.names.get(key, key)
+            emit("warning", text=f"{name} has left: its connection ended {self.grace_s:g} s ago")
             self.course.client_is_gone(key)
 
     # -- whole models ------------------------------------------------------------------------

@@ -80,6 +80,8 @@ class Course:
         self.holding = {*self.plan.used, *self.members.homes.values()}
         gone_at = time.monotonic() + self.job.spec.clients.grace_s + RECONNECT_S
         for key in self.roster:  # who is not reported again by then has left meanwhile
+            if key not in self.members.names:  # revoked meanwhile
+                continue
             home = self.members.homes.get(key, "")  # of virtual clients none
             self.members.comes(key, home)
             if home:
@@ -246,6 +248,8 @@ class Course:
         clients, excused = (
             int.from_bytes(message[which], "little") for which in ("clients", "excused")
         )
+        if message["cut"]:
+            self.round.on_cut()
         orders = self.round.on_accepted(node.name, clients, excused)
         fault("coordinator_accepted", "coordinator")
         self.order(orders)

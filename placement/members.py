@@ -99,6 +99,8 @@ class Members:
                 self.node.tell_gateway(job)
         elif "job" in message:
             self._rejoin(process, message, fds)
+        elif process.role is not None:  # an agent before this one died with the assignment
+            process.role, process.joined = None, False
         close_all(fds)
         process.holds = set(message.get("holds", ()))
         for job in self.node.jobs.values():

@@ -43,6 +43,7 @@ class Round:
     closed: dict[str, int] = field(default_factory=dict)  # final sets of the other nodes
     phase: Literal["planned", "open", "closing", "closed", "published"] = "open"
     overdue: bool = False
+    is_decided: bool = False  # by a coordinator before this one: some gateway takes no more
     gone: int = 0  # clients that left: not waited for, though their update may still count
 
     @property
@@ -69,6 +70,10 @@ class Round:
             self.closed[node] = clients
             self.accepted[node] = clients
         return self._next()
+
+    def on_cut(self) -> None:
+        """A gateway says that it takes no more updates, which it was told to: the round is over."""
+        self.is_decided = True
 
     def on_gone(self, clients: int) -> list[Order]:
         """Clients have left and did not come back in time."""
@@ -116,7 +121,9 @@ class Round:
             clients & ~self.accepted.get(node, 0) & ~self.gone & ~self.excused
             for node, clients in self.selected.items()
         )
-        return (not missing or self.overdue) and self.in_count >= self.minimum
+        return self.is_decided or (
+            (not missing or self.overdue) and self.in_count >= self.minimum
+        )
 
     @property
     def is_starved(self) -> bool:

@@ -37,6 +37,8 @@ def make_if_nobody_holds(node: Node, job: NodeJob) -> None:
         job.inodes = []
         if job.handed:
             error = f"every process of {node.name} died at once, and the job's memory with them"
-            node.report({"t": "failed", "job": job.name, "error": error})
+            node.report({
+                "t": "failed", "job": job.name, "error": error, "code": "defect",
+            })
             return
         node.carry_out(job.plan)

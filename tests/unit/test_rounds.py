@@ -110,3 +110,13 @@ def test_an_update_of_one_who_left_counts() -> None:
     round_.on_gone(0b10)
     assert round_.on_accepted(A, 0b11) == [Order(A, "close")]
     assert round_.in_count == 2
+
+
+def test_a_new_coordinator_ends_what_the_last_one_had_decided() -> None:
+    """It had closed the round without a client that left; that one is back, and refused."""
+    round_ = two_nodes()
+    round_.on_accepted(A, 0b0001)
+    round_.on_cut()
+    assert round_.on_accepted(B, 0b1100) == [Order(B, "close"), Order(A, "cut")]
+    round_.on_closed(B, 0b1100)
+    assert round_.on_accepted(A, 0b1101) == [Order(A, "close")]
