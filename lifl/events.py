@@ -38,3 +38,8 @@ def emit(event: str, **fields: Any) -> None:
     data = line.encode()
     while data:
         data = data[os.write(_stream, data) :]
+
+
+def say(who: str, text: str) -> None:
+    """A line that a process of the run has printed, as an event."""
+    emit("output", who=who, text=text)

@@ -176,21 +176,35 @@ class Exchange:
         number, start = upload.put["round"], self.start
         while True:
             message, _ = self.wait_for("go", "more", "ack", "reject", "round", again=upload.start)
+            counts = self._counts(message, number, start)
+            if counts is not None:
+                return counts
             match message["t"]:
                 case "go" | "more":
                     self._connection.send(upload.take(message))
-                case "round" if message["round"] > number or self.start != start:
-                    self.pending = message
-                    return False
-                case "round" if not message["need"]:
-                    return True
                 case "round":  # a gateway that was restarted
                     self._connection.send(upload.start())
-                case "ack" if message["round"] == number:
-                    return True
-                case "reject" if message["round"] == number:
-                    if self._does_without(message):
-                        return False
+
+    def _counts(self, message: Message, number: int, start: int) -> bool | None:
+        """Whether what was sent for a round counts, as far as this message says; None: not yet.
+
+        Args:
+            start: of the run, when it was sent.
+
+        Raises:
+            LiflError: it was refused for good.
+        """
+        match message["t"]:
+            case "round" if message["round"] > number or self.start != start:
+                self.pending = message
+                return False
+            case "round" if not message["need"]:
+                return True
+            case "ack" if message["round"] == number:
+                return True
+            case "reject" if message["round"] == number and self._does_without(message):
+                return False
+        return None
 
     def _does_without(self, rejection: Message) -> bool:
         """True when the round goes on without this; False when it will be asked again.
@@ -224,22 +238,14 @@ class Exchange:
             return [(message, None)]
 
         self._connection.send(start())
-        number = message["round"]
+        number, run_start = message["round"], self.start
         while True:
             answer, _ = self.wait_for("ack", "reject", "round", again=start)
-            match answer["t"]:
-                case "round" if answer["round"] > number:
-                    self.pending = answer
-                    return False
-                case "round" if not answer["need"]:
-                    return True
-                case "round":
-                    self._connection.send(start())
-                case "ack" if answer["round"] == number:
-                    return True
-                case "reject" if answer["round"] == number:
-                    if self._does_without(answer):
-                        return False
+            counts = self._counts(answer, number, run_start)
+            if counts is not None:
+                return counts
+            if answer["t"] == "round":  # a gateway that was restarted
+                self._connection.send(start())
 
     def fetch(self, number: int) -> State | None:
         """The model of a round as arrays of one's own; None when it is already replaced."""
@@ -386,6 +392,11 @@ class Exchange:
         bulk = self._start(put)
         while bulk is not None:
             message, _ = self.wait_for("go", "ack", "reject", "round", "bulk", again=lambda: put)
+            if message["t"] == "reject" and message["of"] != "put":
+                continue
+            counts = self._counts(message, number, start)
+            if counts is not None:
+                return counts
             match message["t"]:
                 case "go" if message["round"] == number and message["transfer"] != sent:
                     sent = message["transfer"]
@@ -395,18 +406,8 @@ class Exchange:
                         bulk, sent = self._start(put), 0
                 case "bulk":  # nothing should come: the gateway has ended it
                     bulk = self._start(put)
-                case "round" if message["round"] > number or self.start != start:
-                    self.pending = message
-                    return False
-                case "round" if not message["need"]:
-                    return True
                 case "round":  # a gateway that was restarted
                     bulk = self._start(put)
-                case "ack" if message["round"] == number:
-                    return True
-                case "reject" if message["round"] == number and message["of"] == "put":
-                    if self._does_without(message):
-                        return False
         return False
 
     def _fetch_bulk(self, number: int, buffer: memoryview) -> bool:

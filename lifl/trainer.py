@@ -31,7 +31,7 @@ from lifl.api.load import load_job
 from lifl.api.named import Figures, evaluator_of, trainer_of
 from lifl.client import Client
 from lifl.errors import InvalidJob
-from lifl.events import emit, keep_stdout
+from lifl.events import emit, keep_stdout, say
 from lifl.exchange import Address
 from lifl.fates import EVALUATOR, Fate, Fates
 from lifl.functions.wire import Keys
@@ -203,11 +203,6 @@ class Children:
             self.fates.add(child.what, Fate.from_words(speaker.words))
         elif code:
             self.fates.add(child.what, Fate(status=code))
-
-
-def say(who: str, text: str) -> None:
-    """A line that one of them has printed."""
-    emit("output", who=who, text=text)
 
 
 @click.command()

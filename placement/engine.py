@@ -34,7 +34,7 @@ from typing import Any, Final
 
 import click
 
-from lifl.events import emit, keep_stdout
+from lifl.events import emit, keep_stdout, say
 from lifl.functions.wire import Keys
 from lifl.placement import resume
 from lifl.placement.limits import oom_kills
@@ -346,11 +346,6 @@ class Engine:
         if self.pins:
             unmount(self.directory / "bpf")
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def say(who: str, text: str) -> None:
-    """A line that a process of the run has printed."""
-    emit("output", who=who, text=text)
 
 
 def _ending(what: str, code: int, last: str) -> str:

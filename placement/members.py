@@ -100,12 +100,20 @@ class Members:
         elif "job" in message:
             self._rejoin(process, message, fds)
         elif process.role is not None:  # an agent before this one died with the assignment
-            process.role, process.joined = None, False
+            self._vacate(process)
         close_all(fds)
         process.holds = set(message.get("holds", ()))
         for job in self.node.jobs.values():
             make_if_nobody_holds(self.node, job)
             self.node.staff(job)
+
+    def _vacate(self, process: Process) -> None:
+        """It holds its role no more, and lives: the role is anybody's."""
+        if process.role is not None:
+            number, endpoint = process.role
+            if number in self.node.jobs:
+                self.node.jobs[number].assigned.pop(endpoint, None)
+        process.role, process.joined = None, False
 
     def _rejoin(self, process: Process, message: Message, fds: list[int]) -> None:
         """A runtime comes back with its role, its socket pair and its memory."""
@@ -129,9 +137,7 @@ class Members:
                 self._register(process, message, fds)
             case "left":
                 self.node.router.unregister(message["job"], message["endpoint"])
-                process.role, process.joined = None, False
-                if message["job"] in self.node.jobs:
-                    self.node.jobs[message["job"]].assigned.pop(message["endpoint"], None)
+                self._vacate(process)
                 for job in list(self.node.jobs.values()):
                     self.node.staff(job)
                     self.node.forget_if_left(job)

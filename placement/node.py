@@ -107,7 +107,8 @@ class Node:
         self.forget_if_left(job)
 
     def forget_if_left(self, job: NodeJob) -> None:
-        if not job.over or any(p.role and p.role[0] == job.number for p in self.pool.all()):
+        processes = self.pool.processes.values()
+        if not job.over or any(p.role and p.role[0] == job.number for p in processes):
             return
         gateway = self.pool.gateway
         if gateway and gateway.control:

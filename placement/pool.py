@@ -81,9 +81,6 @@ class Pool:
     def gateway(self) -> Process | None:
         return next((p for p in self.processes.values() if p.kind == "gateway"), None)
 
-    def all(self) -> list[Process]:
-        return list(self.processes.values())
-
     def idle(self, but: Process | None = None) -> Process | None:
         """A connected runtime without a role."""
         return next(

@@ -361,9 +361,11 @@ def _no_work() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """The file as a whole or not at all; `mode` as for open(2)."""
     temporary = path.with_name(path.name + ".new")
     try:
+        temporary.touch(mode)
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()

@@ -73,14 +73,7 @@ def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
 
 def keep(config: dict[str, Any]) -> None:
     """Write down what the engine is started with, for the next start."""
-    path = Path(config["run_dir"]) / RUN
-    temporary = path.with_suffix(".new")
-    try:
-        temporary.touch(mode=0o600)
-        temporary.write_text(json.dumps(config))
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(Path(config["run_dir"]) / RUN, json.dumps(config).encode(), mode=0o600)
 
 
 def as_text(job: FLJob) -> str:

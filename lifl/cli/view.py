@@ -19,11 +19,11 @@ from rich.text import Text
 from lifl.cli.live import screen, summary_lines
 from lifl.cli.plain import Lines, outside
 from lifl.cli.story import Story
+from lifl.placement.resume import RUN, STORE
 
 REFRESH_PER_S = 8
 _STYLES: Final = {"warning": "yellow", "restart": "yellow", "keys": "yellow", "output": ""}
-STORE: Final = "job.sqlite"
-_NO_RESULTS: Final = ("clients", "keys", "metrics.json", "run.json", STORE, f"{STORE}-wal",
+_NO_RESULTS: Final = ("clients", "keys", "metrics.json", RUN, STORE, f"{STORE}-wal",
                       f"{STORE}-shm")  # of what is in a run directory
 
 
