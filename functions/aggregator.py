@@ -61,6 +61,16 @@ class Work:
     models: dict[int, float] = field(default_factory=dict)  # round -> when its model was written
 
 
+@dataclass
+class Terms:
+    """What is added up: `acc` in sum layout or None, the inputs, and who is in both."""
+
+    acc: memoryview | None
+    inputs: list[Input]
+    clients: int
+    weight: float
+
+
 class Aggregator:
     """One role of one job, held by this process: its words, its socket, its arithmetic."""
 
@@ -191,34 +201,12 @@ class Aggregator:
         arena, began = self.arena, time.monotonic()
         arena.set_state(step.into, step.generation, Phase.WRITING, 0)
         fault("fold_writing", self.role.kind)
-        clients, weight = 0, 0.0
-        inputs = []
-        if step.accumulator:
-            clients, weight = step.accumulator.clients, step.accumulator.weight
-        for queued in step.inputs:
-            is_sum = queued.payload is Payload.SUM
-            length = self.sum_bytes if is_sum else self.update_bytes
-            inputs.append(Input(arena.payload(queued.slot, length), queued.weight, is_sum))
-            clients |= queued.clients
-            weight += queued.weight
+        terms = self._terms(step)
         self.kernels.fold(
-            arena.payload(step.into, self.sum_bytes),
-            arena.payload(step.accumulator.slot, self.sum_bytes) if step.accumulator else None,
-            inputs,
-            self.sections,
+            arena.payload(step.into, self.sum_bytes), terms.acc, terms.inputs, self.sections
         )
-        arena.set_header(
-            step.into, self._header(round_, Payload.SUM, clients, weight, self.sum_bytes)
-        )
-        fault("fold_written", self.role.kind)
-        arena.set_state(step.into, step.generation, Phase.OPEN, 0)
-        fault("fold_committed", self.role.kind)
-        self.work.folds += 1
-        self.work.updates += len(inputs)
-        self.work.bytes += sum(len(i.data) for i in inputs)
-        ended = time.monotonic()
-        self.work.seconds += ended - began
-        self.work.spans.append((round_, began, ended))
+        self._commit(step, Payload.SUM, round_, terms, self.sum_bytes)
+        self._count(terms, round_, began)
 
     def _finish(self, step: Finish, round_: int) -> None:
         arena, sums, began = self.arena, self.arena.payload(step.into), time.monotonic()
@@ -234,36 +222,58 @@ class Aggregator:
             base = arena.payload(base_slot, self.update_bytes)
             if header.length >= length:
                 velocity_in = arena.payload(base_slot, length)[self.velocity_at :]
+        terms = self._terms(step)
         self.kernels.finish(
             sums[: self.update_bytes],
-            arena.payload(step.accumulator.slot, self.sum_bytes),
-            step.accumulator.weight,
+            terms.acc,
+            terms.weight,
             self.sections,
+            inputs=terms.inputs,
             base=base,
             velocity_in=velocity_in,
             velocity_out=velocity_out,
             optimiser=self.optimiser,
         )
-        arena.set_header(
-            step.into,
-            self._header(
-                round_,
-                Payload.MODEL,
-                step.accumulator.clients,
-                step.accumulator.weight,
-                length,
-            ),
-        )
-        fault("fold_written", self.role.kind)
-        arena.set_state(step.into, step.generation, Phase.OPEN, 0)
-        fault("fold_committed", self.role.kind)
-        self.work.models[round_] = ended = time.monotonic()
-        self.work.spans.append((round_, began, ended))
+        self._commit(step, Payload.MODEL, round_, terms, length)
+        self._count(terms, round_, began)
+        self.work.models[round_] = time.monotonic()
 
-    def _header(
-        self, round_: int, payload: Payload, clients: int, weight: float, length: int
-    ) -> Header:
-        return Header(round_, 0, payload, clients, weight, length, source=self.role.endpoint)
+    def _terms(self, step: Fold | Finish) -> Terms:
+        """What a step adds up: the accumulator, and what is queued."""
+        payload = self.arena.payload
+        acc, clients, weight = None, 0, 0.0
+        if step.accumulator:
+            acc = payload(step.accumulator.slot, self.sum_bytes)
+            clients, weight = step.accumulator.clients, step.accumulator.weight
+        inputs = []
+        for queued in step.inputs:
+            is_sum = queued.payload is Payload.SUM
+            length = self.sum_bytes if is_sum else self.update_bytes
+            inputs.append(Input(payload(queued.slot, length), queued.weight, is_sum))
+            clients |= queued.clients
+            weight += queued.weight
+        return Terms(acc, inputs, clients, weight)
+
+    def _commit(
+        self, step: Fold | Finish, payload: Payload, round_: int, terms: Terms, length: int
+    ) -> None:
+        """The payload is written: its header, and then the one word after which it counts."""
+        header = Header(
+            round_, 0, payload, terms.clients, terms.weight, length, source=self.role.endpoint
+        )
+        self.arena.set_header(step.into, header)
+        fault("fold_written", self.role.kind)
+        self.arena.set_state(step.into, step.generation, Phase.OPEN, 0)
+        fault("fold_committed", self.role.kind)
+
+    def _count(self, terms: Terms, round_: int, began: float) -> None:
+        ended = time.monotonic()
+        if terms.inputs:
+            self.work.folds += 1
+            self.work.updates += len(terms.inputs)
+            self.work.bytes += sum(len(i.data) for i in terms.inputs)
+            self.work.seconds += ended - began
+        self.work.spans.append((round_, began, ended))
 
     def _release(self, step: Release) -> None:
         for queued in step.slots:

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from lifl.errors import InvalidUpdate, LiflError, Unreachable
+from lifl.functions import tcp
 from lifl.functions.jobs import Uploading
 from lifl.functions.sealing import (
     CHUNK,
@@ -198,7 +199,7 @@ class Bulk:
             except OSError:
                 return
             sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            tcp.prepare(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_MS)
             stranger = Connection(sock, time.monotonic())

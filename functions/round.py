@@ -102,11 +102,12 @@ class Fold:
 
 @dataclass(frozen=True)
 class Finish:
-    """into ← the next global model from the complete sum, under `generation`, then OPEN."""
+    """into ← the next global model from accumulator + Σ inputs, complete, then OPEN."""
 
     into: int
     generation: int
-    accumulator: Own
+    accumulator: Own | None
+    inputs: tuple[Queued, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,20 +141,19 @@ def next_step(role: Role, words: Words) -> Step:
         return Release(tuple(refused), refused=True)
     if done:
         return Release(tuple(done))
-    if admitted and _is_time(role, words, accumulator, admitted):
-        into = _free_slot(words.own, newest)
+    is_model = accumulator is not None and accumulator.payload is Payload.MODEL
+    held = _union(accumulator, admitted)
+    into = _free_slot(words.own, newest)
+    if role.kind == "top" and not is_model and _is_complete(role, words, held):
+        if into is None:
+            return Wait()
+        return Finish(into, _next_generation(words.own), accumulator, tuple(admitted))
+    if admitted and _is_time(role, words, held, len(admitted)):
         if into is None:
             return Wait()  # the parent's release wakes us
         return Fold(into, _next_generation(words.own), accumulator, tuple(admitted))
-    if accumulator is None or admitted:
+    if accumulator is None or admitted or not _is_complete(role, words, held):
         return Wait()
-    if not _is_complete(role, words, accumulator):
-        return Wait()
-    if role.kind == "top" and accumulator.payload is not Payload.MODEL:
-        into = _free_slot(words.own, newest)
-        if into is None:
-            return Wait()
-        return Finish(into, _next_generation(words.own), accumulator)
     return Seal(accumulator)
 
 
@@ -176,27 +176,33 @@ def _admit(words: Words, taken: int) -> tuple[list[Queued], list[Queued], list[Q
     return admitted, done, refused
 
 
-def _is_time(role: Role, words: Words, accumulator: Own | None, admitted: Sequence[Queued]) -> bool:
+def _union(accumulator: Own | None, admitted: Sequence[Queued]) -> int:
+    """Clients of the sum as it will be when what is admitted is folded."""
+    held = accumulator.clients if accumulator else 0
+    for queued in admitted:
+        held |= queued.clients
+    return held
+
+
+def _is_time(role: Role, words: Words, held: int, admitted: int) -> bool:
     """Eager folds two at a time, and the last alone; lazy when all are there.
 
     A fold reads and writes the accumulator however many inputs it has, so that pairs cost two
     thirds of the memory traffic, and what is left to do after the last arrival hardly grows.  Both
-    fold whatever there is when nothing more can arrive.
+    fold whatever there is when nothing more can arrive.  A top that has all that it expects waits
+    for the end of the round, which is near, and finishes from what is queued in one pass.
     """
     if words.closed or words.inputs_exhausted:
         return True
-    if not role.lazy and len(admitted) >= PAIR:
-        return True
-    held = accumulator.clients if accumulator else 0
-    for queued in admitted:
-        held |= queued.clients
-    return held.bit_count() >= role.expected
+    if held.bit_count() >= role.expected:
+        return role.kind != "top"
+    return not role.lazy and admitted >= PAIR
 
 
-def _is_complete(role: Role, words: Words, accumulator: Own) -> bool:
+def _is_complete(role: Role, words: Words, held: int) -> bool:
     if role.is_root:
-        return words.closed and accumulator.clients == words.accepted
-    return words.closed or accumulator.clients.bit_count() >= role.expected
+        return words.closed and held == words.accepted
+    return words.closed or held.bit_count() >= role.expected
 
 
 def _free_slot(own: tuple[Own, ...], newest: Own | None) -> int | None:

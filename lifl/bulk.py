@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from lifl.errors import Unreachable
+from lifl.functions import tcp
 from lifl.functions.sealing import (
     ANSWER,
     CHUNK,
@@ -60,7 +61,7 @@ class BulkConnection:
             self._sock.settimeout(None)
             for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
                 self._sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(STILL_S, 0))
-            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            tcp.prepare(self._sock)
             self._sock.sendall(ticket.greeting())
             answer = self._sock.recv(ANSWER, socket.MSG_WAITALL)
         except OSError as error:

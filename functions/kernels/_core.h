@@ -173,7 +173,8 @@ struct isa {
     void (*fold)(char *out, const char *acc, const struct term *terms, size_t k, size_t at,
                  size_t n, unsigned code, bool stream);
     void (*finish)(const struct finish *how, char *out, const char *total, const char *base,
-                   const char *velocity_in, char *velocity_out, size_t n, unsigned code);
+                   const char *velocity_in, char *velocity_out, size_t n, unsigned code,
+                   bool stream);
     bool (*finite)(const char *data, size_t n, unsigned code);
 };
 
@@ -257,18 +258,47 @@ static void core_fold(const struct isa *isa, char *out, const char *acc, const s
 #endif
 }
 
+/* out <- the next model from (total or 0) + sum of terms, over all sections. Without terms `total` is
+ * divided where it lies; with them it is folded block by block into a scratch that stays in the
+ * first-level cache, so that the complete sum is neither written to memory nor read again. */
 static void core_finish(const struct isa *isa, const struct finish *how, char *out,
-                        const char *total, const char *base, const char *velocity_in,
-                        char *velocity_out, const struct section *sections, size_t count)
+                        const char *total, const struct term *inputs, struct term *terms, size_t k,
+                        const char *base, const char *velocity_in, char *velocity_out,
+                        const struct section *sections, size_t count)
 {
+    char scratch[SCRATCH_BYTES] __attribute__((aligned(64)));
+    int64_t written = 0;
+    for (size_t s = 0; s < count; s++)
+        written += sections[s].count * (int64_t)code_bytes[sections[s].code];
+    bool stream = written >= STREAM_BYTES;
     for (size_t s = 0; s < count; s++) {
         const struct section *at = &sections[s];
-        isa->finish(how, out + at->update_offset, total + at->sum_offset,
-                    base ? base + at->update_offset : NULL,
-                    velocity_in ? velocity_in + at->sum_offset : NULL,
-                    velocity_out ? velocity_out + at->sum_offset : NULL, (size_t)at->count,
-                    (unsigned)at->code);
+        unsigned code = (unsigned)at->code;
+        size_t n = (size_t)at->count, size = sum_bytes_of(code), wide = code_bytes[code];
+        size_t block = k ? SCRATCH_BYTES / size : n;
+        const char *sums = total ? total + at->sum_offset : NULL;
+        for (size_t from = 0; from < n; from += block) {
+            size_t m = n - from < block ? n - from : block;
+            for (size_t j = 0; j < k; j++) {
+                terms[j] = inputs[j];
+                terms[j].data += inputs[j].is_sum ? (size_t)at->sum_offset + from * size
+                                                  : (size_t)at->update_offset + from * wide;
+            }
+            if (k)
+                fold_section(isa, scratch, sums ? sums + from * size : NULL, terms, k, m, code,
+                             false);
+            isa->finish(how, out + at->update_offset + from * wide,
+                        k ? scratch : sums + from * size,
+                        base ? base + at->update_offset + from * wide : NULL,
+                        velocity_in ? velocity_in + at->sum_offset + from * size : NULL,
+                        velocity_out ? velocity_out + at->sum_offset + from * size : NULL, m, code,
+                        stream);
+        }
     }
+#if defined(__x86_64__)
+    if (stream)
+        _mm_sfence(); /* as in core_fold */
+#endif
 }
 
 /* The first float of an update, of those that lie whole in its bytes [start, start + length), that

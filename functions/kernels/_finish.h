@@ -12,6 +12,25 @@
 
 enum { FINISH_BLOCK = 512 };
 
+/* A finished block to where the model lies; `stream`: past the caches, since nothing of what is
+ * overwritten is read and the model is longer than they are. */
+INLINE void put_block(char *out, const void *block, size_t bytes, bool stream)
+{
+#if defined(__x86_64__)
+    if (stream && (uintptr_t)out % 16 == 0) {
+        size_t i = 0;
+        for (; i + 16 <= bytes; i += 16)
+            _mm_stream_si128((__m128i *)(out + i),
+                             _mm_loadu_si128((const __m128i *)((const char *)block + i)));
+        memcpy(out + i, (const char *)block + i, bytes - i);
+        return;
+    }
+#else
+    (void)stream;
+#endif
+    memcpy(out, block, bytes);
+}
+
 /* Half to even, then clipped; NaN, which only a corrupt sum holds, becomes 0. `below` is the
  * least value and `above` the greatest plus one: both are exact in float64. */
 #define STORE_INTEGER(TYPE, LEAST, GREATEST, ABOVE)                                                \
@@ -24,7 +43,7 @@ enum { FINISH_BLOCK = 512 };
     }                                                                                              \
     return
 
-INLINE void store_f64(char *out, const double *model, size_t n, unsigned code)
+INLINE void store_f64(char *out, const double *model, size_t n, unsigned code, bool stream)
 {
     switch (code) {
     case I8: STORE_INTEGER(int8_t, INT8_MIN, INT8_MAX, 0x1p7);
@@ -39,12 +58,12 @@ INLINE void store_f64(char *out, const double *model, size_t n, unsigned code)
         for (size_t i = 0; i < n; i++)
             ((uint8_t *)out)[i] = model[i] >= 0.5;
         return;
-    default: memcpy(out, model, n * 8); return;
+    default: put_block(out, model, n * 8, stream); return;
     }
 }
 #undef STORE_INTEGER
 
-INLINE void store_f32(char *out, const float *model, size_t n, unsigned code)
+INLINE void store_f32(char *out, const float *model, size_t n, unsigned code, bool stream)
 {
     switch (code) {
     case F16:
@@ -55,13 +74,14 @@ INLINE void store_f32(char *out, const float *model, size_t n, unsigned code)
         for (size_t i = 0; i < n; i++)
             ((u16u *)out)[i] = bf16_of_f32(model[i]);
         return;
-    default: memcpy(out, model, n * 4); return;
+    default: put_block(out, model, n * 4, stream); return;
     }
 }
 
 #define DEFINE_FINISH(NAME, SCALAR, UNALIGNED, ELEMENT, STORE)                                     \
     INLINE void NAME(const struct finish *how, char *out, const char *total, const char *base,     \
-                     const char *velocity_in, char *velocity_out, size_t n, unsigned code)         \
+                     const char *velocity_in, char *velocity_out, size_t n, unsigned code,         \
+                     bool stream)                                                                  \
     {                                                                                              \
         double weight = how->total_weight, rate = how->learning_rate, beta = how->momentum;        \
         for (size_t at = 0; at < n; at += FINISH_BLOCK) {                                          \
@@ -80,7 +100,7 @@ INLINE void store_f32(char *out, const float *model, size_t n, unsigned code)
                     model[i] = (SCALAR)(from - rate * (double)v);                                  \
                 }                                                                                  \
             }                                                                                      \
-            STORE(out + at * code_bytes[code], model, m, code);                                    \
+            STORE(out + at * code_bytes[code], model, m, code, stream);                            \
         }                                                                                          \
     }
 
@@ -90,11 +110,11 @@ DEFINE_FINISH(finish_f64, double, f64u, element_f64, store_f64)
 
 INLINE void finish_section(const struct finish *how, char *out, const char *total,
                            const char *base, const char *velocity_in, char *velocity_out, size_t n,
-                           unsigned code)
+                           unsigned code, bool stream)
 {
     switch (code) { /* a constant code in each call lets the loops be compiled for it */
 #define CASE(CODE, NAME)                                                                           \
-    case CODE: NAME(how, out, total, base, velocity_in, velocity_out, n, CODE); return;
+    case CODE: NAME(how, out, total, base, velocity_in, velocity_out, n, CODE, stream); return;
     CASE(F64, finish_f64)
     CASE(F32, finish_f32)
     CASE(F16, finish_f32)

@@ -69,6 +69,47 @@ static void release(Py_buffer *buffer)
         PyBuffer_Release(buffer);
 }
 
+/* Queued inputs, and the buffers that they lie in. */
+struct queue {
+    Py_ssize_t k, held;
+    Py_buffer *buffers;
+    struct term *terms; /* as given, and room for as many once more */
+};
+
+static int take_queue(PyObject *inputs, int64_t update, int64_t sum, struct queue *queue)
+{
+    queue->k = PyTuple_GET_SIZE(inputs);
+    queue->buffers = PyMem_Calloc((size_t)queue->k + 1, sizeof *queue->buffers);
+    queue->terms = PyMem_Calloc(2 * (size_t)queue->k + 1, sizeof *queue->terms);
+    if (!queue->buffers || !queue->terms) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < queue->k; i++) {
+        PyObject *data;
+        double weight;
+        int is_sum;
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(inputs, i), "Odp;an input is (data, weight, is_sum)",
+                              &data, &weight, &is_sum) ||
+            PyObject_GetBuffer(data, &queue->buffers[i], PyBUF_SIMPLE) < 0)
+            return -1;
+        queue->held++;
+        if (!long_enough("an input", &queue->buffers[i], is_sum ? sum : update))
+            return -1;
+        queue->terms[i] =
+            (struct term){queue->buffers[i].buf, weight, (float)weight, is_sum != 0};
+    }
+    return 0;
+}
+
+static void drop_queue(struct queue *queue)
+{
+    for (Py_ssize_t i = 0; i < queue->held; i++)
+        release(&queue->buffers[i]);
+    PyMem_Free(queue->buffers);
+    PyMem_Free(queue->terms);
+}
+
 PyDoc_STRVAR(fold_doc, "fold(isa, out, acc, inputs, sections, /)\n--\n\n"
                        "out <- (acc or 0) + sum of weight * data over inputs.");
 
@@ -77,10 +118,9 @@ static PyObject *fold(PyObject *module, PyObject *args)
     (void)module;
     const char *name;
     PyObject *out_object, *acc_object, *inputs;
-    Py_buffer table = {0}, out = {0}, acc = {0}, *buffers = NULL;
-    struct term *terms = NULL;
+    Py_buffer table = {0}, out = {0}, acc = {0};
+    struct queue queue = {0};
     PyObject *result = NULL;
-    Py_ssize_t held = 0;
     int64_t update, sum;
 
     if (!PyArg_ParseTuple(args, "sOOO!y*", &name, &out_object, &acc_object, &PyTuple_Type, &inputs,
@@ -91,41 +131,16 @@ static PyObject *fold(PyObject *module, PyObject *args)
         goto done;
     if (PyObject_GetBuffer(out_object, &out, PyBUF_WRITABLE) < 0 ||
         get_optional(acc_object, &acc, PyBUF_SIMPLE) < 0 || !long_enough("out", &out, sum) ||
-        !long_enough("acc", &acc, sum))
+        !long_enough("acc", &acc, sum) || take_queue(inputs, update, sum, &queue) < 0)
         goto done;
-
-    Py_ssize_t k = PyTuple_GET_SIZE(inputs);
-    buffers = PyMem_Calloc((size_t)k + 1, sizeof *buffers);
-    terms = PyMem_Calloc(2 * (size_t)k + 1, sizeof *terms); /* as given, and per section */
-    if (!buffers || !terms) {
-        PyErr_NoMemory();
-        goto done;
-    }
-    for (; held < k; held++) {
-        PyObject *data;
-        double weight;
-        int is_sum;
-        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(inputs, held), "Odp;an input is (data, weight, is_sum)",
-                              &data, &weight, &is_sum) ||
-            PyObject_GetBuffer(data, &buffers[held], PyBUF_SIMPLE) < 0)
-            goto done;
-        if (!long_enough("an input", &buffers[held], is_sum ? sum : update)) {
-            held++;
-            goto done;
-        }
-        terms[held] = (struct term){buffers[held].buf, weight, (float)weight, is_sum != 0};
-    }
     Py_BEGIN_ALLOW_THREADS
-    core_fold(isa, out.buf, acc.buf, terms, terms + k, (size_t)k, table.buf,
+    core_fold(isa, out.buf, acc.buf, queue.terms, queue.terms + queue.k, (size_t)queue.k, table.buf,
               (size_t)table.len / sizeof(struct section));
     Py_END_ALLOW_THREADS
     result = Py_NewRef(Py_None);
 
 done:
-    for (Py_ssize_t i = 0; i < held; i++)
-        release(&buffers[i]);
-    PyMem_Free(buffers);
-    PyMem_Free(terms);
+    drop_queue(&queue);
     release(&acc);
     release(&out);
     PyBuffer_Release(&table);
@@ -133,23 +148,24 @@ done:
 }
 
 PyDoc_STRVAR(finish_doc,
-             "finish(isa, out, total, total_weight, base, velocity_in, velocity_out,\n"
+             "finish(isa, out, total, inputs, total_weight, base, velocity_in, velocity_out,\n"
              "       learning_rate, momentum, with_momentum, sections, /)\n--\n\n"
-             "out <- the next model, from the sum of a round.");
+             "out <- the next model, from (total or 0) + the sum of weight * data over inputs.");
 
 static PyObject *finish(PyObject *module, PyObject *args)
 {
     (void)module;
     const char *name;
-    PyObject *out_object, *total_object, *base_object, *in_object, *velocity_object;
+    PyObject *out_object, *total_object, *inputs, *base_object, *in_object, *velocity_object;
     Py_buffer table = {0}, out = {0}, total = {0}, base = {0}, in = {0}, velocity = {0};
+    struct queue queue = {0};
     struct finish how = {0};
     int with_momentum;
     PyObject *result = NULL;
     int64_t update, sum;
 
-    if (!PyArg_ParseTuple(args, "sOOdOOOddpy*", &name, &out_object, &total_object,
-                          &how.total_weight, &base_object, &in_object, &velocity_object,
+    if (!PyArg_ParseTuple(args, "sOOO!dOOOddpy*", &name, &out_object, &total_object, &PyTuple_Type,
+                          &inputs, &how.total_weight, &base_object, &in_object, &velocity_object,
                           &how.learning_rate, &how.momentum, &with_momentum, &table))
         return NULL;
     how.with_momentum = with_momentum != 0;
@@ -157,26 +173,32 @@ static PyObject *finish(PyObject *module, PyObject *args)
     if (!isa || extents(&table, &update, &sum) < 0)
         goto done;
     if (PyObject_GetBuffer(out_object, &out, PyBUF_WRITABLE) < 0 ||
-        PyObject_GetBuffer(total_object, &total, PyBUF_SIMPLE) < 0 ||
+        get_optional(total_object, &total, PyBUF_SIMPLE) < 0 ||
         get_optional(base_object, &base, PyBUF_SIMPLE) < 0 ||
         get_optional(in_object, &in, PyBUF_SIMPLE) < 0 ||
         get_optional(velocity_object, &velocity, PyBUF_WRITABLE) < 0)
         goto done;
     if (!long_enough("out", &out, update) || !long_enough("total", &total, sum) ||
         !long_enough("base", &base, update) || !long_enough("velocity_in", &in, sum) ||
-        !long_enough("velocity_out", &velocity, sum))
+        !long_enough("velocity_out", &velocity, sum) || take_queue(inputs, update, sum, &queue) < 0)
         goto done;
+    if (!total.obj && !queue.k) {
+        PyErr_SetString(PyExc_ValueError, "nothing to finish: neither a total nor an input");
+        goto done;
+    }
     if (how.with_momentum && (!base.obj || !velocity.obj)) {
         PyErr_SetString(PyExc_ValueError, "fedavgm needs base and velocity_out");
         goto done;
     }
     Py_BEGIN_ALLOW_THREADS
-    core_finish(isa, &how, out.buf, total.buf, base.buf, in.buf, velocity.buf, table.buf,
+    core_finish(isa, &how, out.buf, total.buf, queue.terms, queue.terms + queue.k, (size_t)queue.k,
+                base.buf, in.buf, velocity.buf, table.buf,
                 (size_t)table.len / sizeof(struct section));
     Py_END_ALLOW_THREADS
     result = Py_NewRef(Py_None);
 
 done:
+    drop_queue(&queue);
     release(&velocity);
     release(&in);
     release(&base);

@@ -15,7 +15,8 @@ def fold(
 def finish(
     isa: str,
     out: Buffer,
-    total: Buffer,
+    total: Buffer | None,
+    inputs: tuple[tuple[Buffer, float, bool], ...],
     total_weight: float,
     base: Buffer | None,
     velocity_in: Buffer | None,

@@ -143,9 +143,9 @@ TARGET static void FN(fold)(char *out, const char *acc, const struct term *terms
 
 TARGET static void FN(finish)(const struct finish *how, char *out, const char *total,
                               const char *base, const char *velocity_in, char *velocity_out,
-                              size_t n, unsigned code)
+                              size_t n, unsigned code, bool stream)
 {
-    finish_section(how, out, total, base, velocity_in, velocity_out, n, code);
+    finish_section(how, out, total, base, velocity_in, velocity_out, n, code, stream);
 }
 
 #include "_finite.h"

@@ -56,21 +56,30 @@ def check_fold(
     target = _part("out", out, layout.sum_bytes, writable=True)
     if acc is not None:
         _apart(target, _part("acc", acc, layout.sum_bytes))
+    for part in _parts_of(inputs, layout):
+        _apart(target, part)
+    return layout
+
+
+def _parts_of(inputs: Sequence[Input], layout: Layout) -> list[_Part]:
+    """The bytes of each input, its weight looked at."""
+    parts = []
     for i, item in enumerate(inputs):
         needed = layout.sum_bytes if item.is_sum else layout.update_bytes
-        _apart(target, _part(f"inputs[{i}]", item.data, needed))
+        parts.append(_part(f"inputs[{i}]", item.data, needed))
         weight = abs(item.weight)
         if not (item.is_sum or weight == 0 or LEAST_WEIGHT <= weight <= MOST_WEIGHT):
             raise ValueError(
                 f"weight of inputs[{i}] is {item.weight!r}; it must be 0 or of a magnitude from "
                 f"{LEAST_WEIGHT:.8g} to {MOST_WEIGHT:.8g}, which float32 holds"
             )
-    return layout
+    return parts
 
 
 def check_finish(
     out: memoryview,
-    total: memoryview,
+    total: memoryview | None,
+    inputs: Sequence[Input],
     total_weight: float,
     sections: Sequence[Section],
     base: memoryview | None,
@@ -87,7 +96,11 @@ def check_finish(
         raise ValueError(f"total_weight is {total_weight!r}; it must be finite and more than 0")
     layout = layout_of(tuple(sections))
     target = _part("out", out, layout.update_bytes, writable=True)
-    read = [_part("total", total, layout.sum_bytes)]
+    if total is None and not inputs:
+        raise ValueError("total is None and there are no inputs: there is nothing to finish")
+    read = _parts_of(inputs, layout)
+    if total is not None:
+        read.append(_part("total", total, layout.sum_bytes))
     if optimiser.name == "fedavgm":
         if base is None or velocity_out is None:
             missing = "base" if base is None else "velocity_out"

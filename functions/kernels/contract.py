@@ -244,10 +244,11 @@ class Kernels(Protocol):
     def finish(
         self,
         out: memoryview,
-        total: memoryview,
+        total: memoryview | None,
         total_weight: float,
         sections: Sequence[Section],
         *,
+        inputs: Sequence[Input] = (),
         base: memoryview | None = None,
         velocity_in: memoryview | None = None,
         velocity_out: memoryview | None = None,
@@ -255,7 +256,10 @@ class Kernels(Protocol):
     ) -> None:
         """out ← the next model, from Σ wᵢxᵢ and Σ wᵢ.
 
-        mean = total / total_weight, in float64, rounded to the accumulator's dtype.
+        Σ wᵢxᵢ = (total or 0) + the terms of `inputs`, as `fold` adds them: what a fold and then a
+        finish of its sum would give, without the sum being written and read once more.
+
+        mean = Σ wᵢxᵢ / total_weight, in float64, rounded to the accumulator's dtype.
         `fedavg`: model = mean. `fedavgm`, on sections of floats alone (the others take the
         mean): v ← βv + (base − mean), then model ← base − ηv, each right-hand side in
         float64 from left to right and rounded once to the accumulator's dtype.
@@ -266,8 +270,9 @@ class Kernels(Protocol):
 
         Args:
             out: writable, update layout; overlaps no other buffer.
-            total: sum layout.
-            total_weight: Σ wᵢ, finite and more than 0.
+            total: sum layout; None where `inputs` are all that there is.
+            total_weight: Σ wᵢ, those of `inputs` included, finite and more than 0.
+            inputs: as of `fold`.
             base: update layout; the model that clients started from. `fedavgm` needs it;
                 `fedavg` ignores it and both velocities.
             velocity_in: sum layout; None means zeros, as in the first round. Sections of
@@ -277,5 +282,5 @@ class Kernels(Protocol):
 
         Raises:
             ValueError: as for `fold`; or a total weight that is not finite and positive; or
-                `fedavgm` without `base` or `velocity_out`.
+                neither a total nor an input; or `fedavgm` without `base` or `velocity_out`.
         """

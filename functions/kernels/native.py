@@ -34,16 +34,16 @@ class Native:
     ) -> None:
         """See `Kernels.fold`."""
         layout = check_fold(out, acc, inputs, sections)
-        terms = tuple((item.data, item.weight, item.is_sum) for item in inputs)
-        _fold.fold(self.isa, out, acc, terms, layout.table)
+        _fold.fold(self.isa, out, acc, _terms(inputs), layout.table)
 
     def finish(
         self,
         out: memoryview,
-        total: memoryview,
+        total: memoryview | None,
         total_weight: float,
         sections: Sequence[Section],
         *,
+        inputs: Sequence[Input] = (),
         base: memoryview | None = None,
         velocity_in: memoryview | None = None,
         velocity_out: memoryview | None = None,
@@ -51,13 +51,14 @@ class Native:
     ) -> None:
         """See `Kernels.finish`."""
         layout = check_finish(
-            out, total, total_weight, sections, base, velocity_in, velocity_out, optimiser
+            out, total, inputs, total_weight, sections, base, velocity_in, velocity_out, optimiser
         )
         with_momentum = optimiser.name == "fedavgm"
         _fold.finish(
             self.isa,
             out,
             total,
+            _terms(inputs),
             total_weight,
             base if with_momentum else None,
             velocity_in if with_momentum else None,
@@ -67,3 +68,7 @@ class Native:
             with_momentum,
             layout.table,
         )
+
+
+def _terms(inputs: Sequence[Input]) -> tuple[tuple[memoryview, float, bool], ...]:
+    return tuple((item.data, item.weight, item.is_sum) for item in inputs)

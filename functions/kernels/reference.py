@@ -37,39 +37,29 @@ class Reference:
         check_fold(out, acc, inputs, sections)
         with np.errstate(all="ignore"):
             for section, start, stop in _chunks(sections):
-                # A copy: += must not reach the accumulator.
-                total = (
-                    np.zeros(stop - start, section.sum_dtype)
-                    if acc is None
-                    else _sums(acc, section)[start:stop].copy()
-                )
-                weight_type = section.sum_dtype.type
-                for item in inputs:
-                    if item.is_sum:
-                        total += _sums(item.data, section)[start:stop]
-                    else:
-                        x = widen(_elements(item.data, section)[start:stop], section.code)
-                        total += weight_type(item.weight) * x
-                _sums(out, section)[start:stop] = total
+                _sums(out, section)[start:stop] = _folded(acc, inputs, section, start, stop)
 
     def finish(
         self,
         out: memoryview,
-        total: memoryview,
+        total: memoryview | None,
         total_weight: float,
         sections: Sequence[Section],
         *,
+        inputs: Sequence[Input] = (),
         base: memoryview | None = None,
         velocity_in: memoryview | None = None,
         velocity_out: memoryview | None = None,
         optimiser: Optimiser,
     ) -> None:
         """See `Kernels.finish`."""
-        check_finish(out, total, total_weight, sections, base, velocity_in, velocity_out, optimiser)
+        check_finish(
+            out, total, inputs, total_weight, sections, base, velocity_in, velocity_out, optimiser
+        )
         with np.errstate(all="ignore"):
             for section, start, stop in _chunks(sections):
                 code = section.code
-                sums = _sums(total, section)[start:stop]
+                sums = _folded(total, inputs, section, start, stop)
                 model = (sums.astype(np.float64) / total_weight).astype(section.sum_dtype)
                 if optimiser.name == "fedavgm" and code.is_float:
                     assert base is not None
@@ -85,6 +75,25 @@ class Reference:
                     step = optimiser.learning_rate * velocity.astype(np.float64)
                     model = (x - step).astype(section.sum_dtype)
                 _elements(out, section)[start:stop] = narrow(model, code)
+
+
+def _folded(
+    acc: memoryview | None, inputs: Sequence[Input], section: Section, start: int, stop: int
+) -> Array:
+    """(acc or 0) + Σ wᵢxᵢ over some elements of a section, in memory of its own."""
+    total: Array = (
+        np.zeros(stop - start, section.sum_dtype)
+        if acc is None
+        else _sums(acc, section)[start:stop].copy()  # += must not reach the accumulator
+    )
+    weight_type = section.sum_dtype.type
+    for item in inputs:
+        if item.is_sum:
+            total += _sums(item.data, section)[start:stop]
+        else:
+            x = widen(_elements(item.data, section)[start:stop], section.code)
+            total += weight_type(item.weight) * x
+    return total
 
 
 def _chunks(sections: Sequence[Section]) -> Iterator[tuple[Section, int, int]]:

@@ -111,7 +111,7 @@ class Roles(Words):
                 yield self._seal(w._replace(early=w.early - 1), at, newest)
             if self.c.leave == p.role == at and not w.replans and self.may_leave(w, p):
                 yield self._leave(w, at)
-        elif p.pc == "fold":
+        elif p.pc in ("fold", "finish"):
             yield self._write(w, at, p)
         elif p.pc in ("commit", "torn"):
             yield self._commit(w, at, p)
@@ -160,21 +160,37 @@ class Roles(Words):
         elif p.todo:
             yield self._move(w, at, "only release", p._replace(pc="release"))
         elif p.ready:
-            yield from self._fold(w, at, p, newest, acc)
+            yield from self._fold(w, at, p, newest, acc, finish=self._at_once(w, p, acc))
         elif acc.phase == OPEN:
-            node = self.node_of[p.role]
-            closed = self.is_closed(w, node, acc.round) if on["flush_is_state"] else p.told
-            root = p.to >= self.roles
-            complete = closed and (
-                not root or acc.clients == self.accepted(w, node, acc.round))
+            complete = self._is_complete(w, p, acc.round, acc.clients)
             leaving = self.c.leave == p.role and not w.replans
             if complete and p.role == self.top and not acc.is_model:
-                yield from self._fold(w, at, p, newest, acc)
+                yield from self._fold(w, at, p, newest, acc, finish=True)
             elif complete or acc.is_model or (leaving and p.poked is False):
                 yield self._seal(w, at, newest)
 
-    def _fold(self, w: World, at: int, p: Proc, newest: int, acc: Slot) -> Iterator[Step]:
-        """Take a slot for what is admitted, or for the finished model if nothing is."""
+    def _is_complete(self, w: World, p: Proc, round_: int, clients: int) -> bool:
+        node = self.node_of[p.role]
+        closed = self.is_closed(w, node, round_) if self.on["flush_is_state"] else p.told
+        root = p.to >= self.roles
+        return closed and (not root or clients == self.accepted(w, node, round_))
+
+    def _at_once(self, w: World, p: Proc, acc: Slot) -> bool:
+        """What is admitted completes the round: the model is made of it without a fold before."""
+        first = w.slots[next(bits(p.ready))]
+        if p.role != self.top or (acc.phase == OPEN and acc.is_model):
+            return False
+        if not self.on["finish_out_of_place"] or not self.on["out_of_place"]:
+            return False  # in place there is nothing but a fold and then a finish
+        clients = acc.clients if acc.phase == OPEN and acc.round == first.round else 0
+        for i in bits(p.ready):
+            clients |= w.slots[i].clients
+        return self._is_complete(w, p, first.round, clients)
+
+    def _fold(
+        self, w: World, at: int, p: Proc, newest: int, acc: Slot, *, finish: bool
+    ) -> Iterator[Step]:
+        """Take a slot for what is admitted, or for the finished model."""
         rule = "out_of_place" if p.ready else "finish_out_of_place"
         if acc.phase == OPEN and not self.on[rule]:
             changed = {"payload": acc.payload + sum(w.slots[i].payload for i in bits(p.ready)),
@@ -193,9 +209,9 @@ class Roles(Words):
                 s = w2.slots[i]
                 w2 = w2._replace(slots=put(w2.slots, i, s._replace(released=s.gen)))
             w2 = self.poke(w2, self.members[self.node_of[p.role]] & ~(1 << p.role))
-        what = f"fold {list(bits(p.ready))}" if p.ready else "finish"
-        yield self._move(w2, at, f"{what} into slot {to}", w2.procs[at]._replace(
-            pc="fold", cur=to), "fold_writing")  # fmt: skip
+        what = "finish" if finish else "fold"
+        yield self._move(w2, at, f"{what} {list(bits(p.ready))} into slot {to}",
+                         w2.procs[at]._replace(pc=what, cur=to), "fold_writing")  # fmt: skip
 
     def _content(self, w: World, p: Proc) -> tuple[Slot, int]:
         """Header and payload after the fold, and the accumulator's own client set."""
@@ -216,8 +232,9 @@ class Roles(Words):
         for i in bits(p.ready):
             payload += w.slots[i].payload
             clients |= w.slots[i].clients
+        finish = p.pc == "finish"
         return s._replace(payload=payload, clients=clients, round=first.round, epoch=first.epoch,
-                          divided=0, is_model=False), acc.clients  # fmt: skip
+                          divided=int(finish), is_model=finish), acc.clients  # fmt: skip
 
     def _write(self, w: World, at: int, p: Proc) -> Step:
         s, before = self._content(w, p)

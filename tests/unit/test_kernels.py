@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lifl.functions.kernels import (
@@ -397,6 +397,53 @@ def test_half_precision_agrees_with_its_definition(kernels: Kernels, code: Code)
     got = finished(kernels, totals, 1.0, lay_out([(code, totals.size)]))[0]
     with np.errstate(over="ignore", invalid="ignore"):
         assert same(got, totals.astype(dtype))
+
+
+@every_kernel
+@pytest.mark.parametrize("code", Code)
+@SETTINGS
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=SIZES,
+    k=st.integers(0, 10),
+    with_total=st.booleans(),
+    momentum=st.booleans(),
+)
+def test_a_finish_of_queued_inputs_is_a_fold_and_a_finish(
+    kernels: Kernels, code: Code, seed: int, count: int, k: int, with_total: bool, momentum: bool
+) -> None:
+    """Bit for bit, velocity included, whatever is queued; a second section shifts the offsets."""
+    assume(k or with_total)
+    rng = np.random.default_rng(seed)
+    sections = lay_out([(code, count), (Code.F32, 7)])
+
+    def update() -> Array:
+        return update_of([values(rng, c, n) for c, n in ((code, count), (Code.F32, 7))], sections)
+
+    def total() -> Array:
+        return folded(kernels, [Input(view(update()), 2.0, False)], sections)
+
+    acc = total() if with_total else None
+    inputs = [
+        Input(view(total()), 1.0, True) if i % 3 == 2 else Input(view(update()), 1.5 + i, False)
+        for i in range(k)
+    ]
+    base, before = update(), total()
+    optimiser = Optimiser("fedavgm" if momentum else "fedavg", learning_rate=0.5, momentum=0.9)
+
+    def finish(total: Array | None, inputs: list[Input]) -> tuple[Array, Array]:
+        out, after = np.zeros_like(base), np.zeros_like(before)
+        kernels.finish(
+            view(out), None if total is None else view(total), 3.25, sections, inputs=inputs,
+            base=view(base), velocity_in=view(before), velocity_out=view(after),
+            optimiser=optimiser,
+        )  # fmt: skip
+        return out, after
+
+    at_once, apart = finish(acc, inputs), finish(folded(kernels, inputs, sections, acc), [])
+    for section in sections:
+        assert same(elements(at_once[0], section), elements(apart[0], section))
+        assert same(sums(at_once[1], section), sums(apart[1], section))
 
 
 @every_kernel

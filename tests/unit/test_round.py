@@ -138,16 +138,47 @@ def test_an_incomplete_sum_is_sealed_when_the_round_is_closed() -> None:
 
 
 def test_only_the_accepted_set_completes_the_top() -> None:
-    own = (open_sum(0, 1, 0b11), FREE_PAIR[1], Own(2, 0, Phase.FREE, released=True))
+    own = (open_sum(0, 1, 0b11), *TRIPLE[1:])
     assert next_step(TOP, words(own=own)) == Wait()
     assert next_step(TOP, words(own=own, closed=True, accepted=0b111)) == Wait()
     step = next_step(TOP, words(own=own, closed=True, accepted=0b11))
     assert step == Finish(1, 2, own[0])
 
 
+TRIPLE = (*FREE_PAIR, Own(2, 0, Phase.FREE, released=True))
+
+
+def test_the_top_waits_for_the_end_of_the_round_and_finishes_in_one_pass() -> None:
+    queued = replace(update(5, 0b01), payload=Payload.SUM), update(6, 0b10)
+    assert next_step(TOP, words(*queued, own=TRIPLE)) == Wait()
+    step = next_step(TOP, words(*queued, own=TRIPLE, closed=True, accepted=0b11))
+    assert step == Finish(0, 1, None, queued)
+    own = (open_sum(0, 1, 0b01), *TRIPLE[1:])
+    step = next_step(TOP, words(queued[1], own=own, closed=True, accepted=0b11))
+    assert step == Finish(1, 2, own[0], queued[1:])
+
+
+def test_what_the_model_was_made_of_is_released_before_it_is_sealed() -> None:
+    """Also by a successor of a top that died right after the commit."""
+    queued = update(5, 0b01), update(6, 0b10)
+    model = replace(open_sum(0, 1, 0b11), payload=Payload.MODEL)
+    done = words(*queued, own=(model, *TRIPLE[1:]), closed=True, accepted=0b11)
+    assert next_step(TOP, done) == Release(queued)
+    assert next_step(TOP, replace(done, queued=())) == Seal(model)
+
+
+def test_the_top_folds_early_where_slots_are_short_or_clients_are_missing() -> None:
+    queued = update(5, 0b001), update(6, 0b010)
+    top = replace(TOP, expected=3)
+    assert isinstance(next_step(top, words(*queued, own=TRIPLE)), Fold)  # a pair
+    assert isinstance(next_step(TOP, words(*queued, own=TRIPLE, inputs_exhausted=True)), Fold)
+    late = words(*queued, own=TRIPLE, closed=True, accepted=0b111)
+    assert isinstance(next_step(top, late), Fold)  # one more is on its way up
+
+
 def test_the_top_seals_the_model_not_the_sum() -> None:
     model = replace(open_sum(1, 2, 0b11), payload=Payload.MODEL)
-    own = (open_sum(0, 1, 0b11), model, Own(2, 0, Phase.FREE, released=True))
+    own = (open_sum(0, 1, 0b11), model, TRIPLE[2])
     assert next_step(TOP, words(own=own, closed=True, accepted=0b11)) == Seal(model)
 
 
