@@ -142,10 +142,16 @@ INLINE double element_f64(const char *data, size_t i, unsigned code)
 #if defined(__x86_64__)
 #define STREAM_F32(p, v) _mm_stream_ps((float *)(p), (__m128)(v))
 #define STREAM_F64(p, v) _mm_stream_pd((double *)(p), (__m128d)(v))
+#define LOW_F64(v) _mm_cvtps_pd((__m128)(v))
+#define HIGH_F64(v) _mm_cvtps_pd(_mm_movehl_ps((__m128)(v), (__m128)(v)))
+#define JOIN_F32(l, h) _mm_movelh_ps(_mm_cvtpd_ps((__m128d)(l)), _mm_cvtpd_ps((__m128d)(h)))
 #elif defined(__aarch64__)
 #undef ISA
 #define ISA neon
 #define LOAD_F16(p) vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8((const uint8_t *)(p))))
+#define LOW_F64(v) vcvt_f64_f32(vget_low_f32((float32x4_t)(v)))
+#define HIGH_F64(v) vcvt_high_f64_f32((float32x4_t)(v))
+#define JOIN_F32(l, h) vcvt_high_f32_f64(vcvt_f32_f64((float64x2_t)(l)), (float64x2_t)(h))
 #endif
 #include "_isa.h"
 
@@ -156,6 +162,9 @@ INLINE double element_f64(const char *data, size_t i, unsigned code)
 #define LOAD_F16(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
 #define STREAM_F32(p, v) _mm256_stream_ps((float *)(p), (__m256)(v))
 #define STREAM_F64(p, v) _mm256_stream_pd((double *)(p), (__m256d)(v))
+#define LOW_F64(v) _mm256_cvtps_pd(_mm256_castps256_ps128((__m256)(v)))
+#define HIGH_F64(v) _mm256_cvtps_pd(_mm256_extractf128_ps((__m256)(v), 1))
+#define JOIN_F32(l, h) _mm256_set_m128(_mm256_cvtpd_ps((__m256d)(h)), _mm256_cvtpd_ps((__m256d)(l)))
 #include "_isa.h"
 
 #define ISA avx512f
@@ -164,6 +173,12 @@ INLINE double element_f64(const char *data, size_t i, unsigned code)
 #define LOAD_F16(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
 #define STREAM_F32(p, v) _mm512_stream_ps((float *)(p), (__m512)(v))
 #define STREAM_F64(p, v) _mm512_stream_pd((double *)(p), (__m512d)(v))
+#define LOW_F64(v) _mm512_cvtps_pd(_mm512_castps512_ps256((__m512)(v)))
+#define HIGH_F64(v) _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)(v), 1)))
+#define JOIN_F32(l, h)                                                                             \
+    _mm512_insertf64x4(                                                                            \
+        _mm512_castpd256_pd512(_mm256_castps_pd(_mm512_cvtpd_ps((__m512d)(l)))),                   \
+        _mm256_castps_pd(_mm512_cvtpd_ps((__m512d)(h))), 1)
 #include "_isa.h"
 #endif
 
@@ -171,7 +186,7 @@ struct isa {
     const char *name;
     bool (*supported)(void);
     void (*fold)(char *out, const char *acc, const struct term *terms, size_t k, size_t at,
-                 size_t n, unsigned code, bool stream);
+                 size_t n, unsigned code, bool stream, const struct finish *mean);
     void (*finish)(const struct finish *how, char *out, const char *total, const char *base,
                    const char *velocity_in, char *velocity_out, size_t n, unsigned code,
                    bool stream);
@@ -217,7 +232,7 @@ INLINE void fold_section(const struct isa *isa, char *out, const char *acc,
                          const struct term *terms, size_t k, size_t n, unsigned code, bool stream)
 {
     if (k <= GROUP) {
-        isa->fold(out, acc, terms, k, 0, n, code, stream);
+        isa->fold(out, acc, terms, k, 0, n, code, stream, NULL);
         return;
     }
     char scratch[SCRATCH_BYTES] __attribute__((aligned(64)));
@@ -228,9 +243,22 @@ INLINE void fold_section(const struct isa *isa, char *out, const char *acc,
         for (size_t g = 0; g < k; g += GROUP) {
             bool last = k - g <= GROUP;
             isa->fold(last ? out + at * size : scratch, from, terms + g, last ? k - g : GROUP, at,
-                      m, code, last && stream);
+                      m, code, last && stream, NULL);
             from = scratch;
         }
+    }
+}
+
+/* terms <- inputs, with their data at an element of a section. */
+INLINE void point_at(struct term *terms, const struct term *inputs, size_t k,
+                     const struct section *section, size_t element)
+{
+    unsigned code = (unsigned)section->code;
+    for (size_t j = 0; j < k; j++) {
+        terms[j] = inputs[j];
+        terms[j].data += inputs[j].is_sum
+                             ? (size_t)section->sum_offset + element * sum_bytes_of(code)
+                             : (size_t)section->update_offset + element * code_bytes[code];
     }
 }
 
@@ -245,10 +273,7 @@ static void core_fold(const struct isa *isa, char *out, const char *acc, const s
     bool stream = written >= STREAM_BYTES;
     for (size_t s = 0; s < count; s++) {
         const struct section *at = &sections[s];
-        for (size_t j = 0; j < k; j++) {
-            terms[j] = inputs[j];
-            terms[j].data += inputs[j].is_sum ? at->sum_offset : at->update_offset;
-        }
+        point_at(terms, inputs, k, at, 0);
         fold_section(isa, out + at->sum_offset, acc ? acc + at->sum_offset : NULL, terms, k,
                      (size_t)at->count, (unsigned)at->code, stream);
     }
@@ -258,9 +283,10 @@ static void core_fold(const struct isa *isa, char *out, const char *acc, const s
 #endif
 }
 
-/* out <- the next model from (total or 0) + sum of terms, over all sections. Without terms `total` is
- * divided where it lies; with them it is folded block by block into a scratch that stays in the
- * first-level cache, so that the complete sum is neither written to memory nor read again. */
+/* out <- the next model from (total or 0) + sum of terms, over all sections. The complete sum is
+ * never written to memory: where a model's elements are those of the sum, the mean is taken in the
+ * registers of the fold, which costs nothing beside its reads; else block by block, through a
+ * scratch that stays in the first-level cache. */
 static void core_finish(const struct isa *isa, const struct finish *how, char *out,
                         const char *total, const struct term *inputs, struct term *terms, size_t k,
                         const char *base, const char *velocity_in, char *velocity_out,
@@ -277,13 +303,14 @@ static void core_finish(const struct isa *isa, const struct finish *how, char *o
         size_t n = (size_t)at->count, size = sum_bytes_of(code), wide = code_bytes[code];
         size_t block = k ? SCRATCH_BYTES / size : n;
         const char *sums = total ? total + at->sum_offset : NULL;
+        if (!how->with_momentum && (code == F32 || code == F64) && k <= GROUP) {
+            point_at(terms, inputs, k, at, 0);
+            isa->fold(out + at->update_offset, sums, terms, k, 0, n, code, stream, how);
+            continue;
+        }
         for (size_t from = 0; from < n; from += block) {
             size_t m = n - from < block ? n - from : block;
-            for (size_t j = 0; j < k; j++) {
-                terms[j] = inputs[j];
-                terms[j].data += inputs[j].is_sum ? (size_t)at->sum_offset + from * size
-                                                  : (size_t)at->update_offset + from * wide;
-            }
+            point_at(terms, inputs, k, at, from);
             if (k)
                 fold_section(isa, scratch, sums ? sums + from * size : NULL, terms, k, m, code,
                              false);

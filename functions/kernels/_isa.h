@@ -5,6 +5,7 @@
  *   TARGET        attribute of the functions
  *   LOAD_F16      optional: binary16 at p -> a vector of float32
  *   STREAM_F32, STREAM_F64  optional: store a vector at an aligned p past the caches
+ *   LOW_F64, HIGH_F64, JOIN_F32  optional: the halves of a vector of float32 as float64, and back
  *
  * and which are undefined again at the end.
  */
@@ -62,13 +63,31 @@ TARGET INLINE FN(vec_f64) FN(load_f64)(const char *data, size_t i, unsigned code
 #undef LOAD
 }
 
+/* (float)((double)x / weight), lane by lane. */
+TARGET INLINE FN(vec_f32) FN(mean_f32)(FN(vec_f32) x, double weight)
+{
+#ifdef JOIN_F32
+    FN(vec_f64) low = (FN(vec_f64))LOW_F64(x) / weight, high = (FN(vec_f64))HIGH_F64(x) / weight;
+    return (FN(vec_f32))JOIN_F32(low, high);
+#else
+    for (size_t i = 0; i < VECTOR_BYTES / 4; i++)
+        x[i] = (float)((double)x[i] / weight);
+    return x;
+#endif
+}
+
+TARGET INLINE FN(vec_f64) FN(mean_f64)(FN(vec_f64) x, double weight) { return x / weight; }
+
 /* n elements of one section. `out` and `acc` point at the first; the terms' data are `at`
- * elements before it. Four vectors at a time stay in registers while every term is added. */
-#define DEFINE_FOLD(NAME, SCALAR, VEC, CODE_OF_SUM, WEIGHT, LOAD, ELEMENT, STREAM)                 \
+ * elements before it. Four vectors at a time stay in registers while every term is added.
+ * `mean`, if there is one: what is written is divided by its total weight. */
+#define DEFINE_FOLD(NAME, SCALAR, VEC, CODE_OF_SUM, WEIGHT, LOAD, ELEMENT, STREAM, MEAN)           \
     TARGET INLINE void FN(NAME)(char *out, const char *acc, const struct term *terms, size_t k,    \
-                                size_t at, size_t n, unsigned code, bool stream)                   \
+                                size_t at, size_t n, unsigned code, bool stream,                   \
+                                const struct finish *mean)                                         \
     {                                                                                              \
         typedef FN(VEC) vec;                                                                       \
+        double total = mean ? mean->total_weight : 1;                                              \
         enum { LANES = VECTOR_BYTES / sizeof(SCALAR) };                                            \
         stream = stream && (uintptr_t)out % VECTOR_BYTES == 0;                                     \
         size_t i = 0;                                                                              \
@@ -93,6 +112,10 @@ TARGET INLINE FN(vec_f64) FN(load_f64)(const char *data, size_t i, unsigned code
                     d += LOAD(t->data, e + 3 * LANES, code) * w;                                   \
                 }                                                                                  \
             }                                                                                      \
+            if (mean) {                                                                            \
+                a = MEAN(a, total), b = MEAN(b, total);                                            \
+                c = MEAN(c, total), d = MEAN(d, total);                                            \
+            }                                                                                      \
             vec *to = (vec *)(out + i * sizeof(SCALAR));                                           \
             if (stream) {                                                                          \
                 STREAM(to, a);                                                                     \
@@ -108,6 +131,8 @@ TARGET INLINE FN(vec_f64) FN(load_f64)(const char *data, size_t i, unsigned code
             for (const struct term *t = terms; t < terms + k; t++)                                 \
                 a += t->is_sum ? ELEMENT(t->data, at + i, CODE_OF_SUM)                             \
                                : t->WEIGHT * ELEMENT(t->data, at + i, code);                       \
+            if (mean)                                                                              \
+                a = (SCALAR)((double)a / total);                                                   \
             memcpy(out + i * sizeof(SCALAR), &a, sizeof(SCALAR));                                  \
         }                                                                                          \
     }
@@ -116,14 +141,23 @@ TARGET INLINE FN(vec_f64) FN(load_f64)(const char *data, size_t i, unsigned code
 #define STREAM_F32(p, v) (*(p) = (v))
 #define STREAM_F64(p, v) (*(p) = (v))
 #endif
-DEFINE_FOLD(fold_f32, float, vec_f32, F32, weight_f32, FN(load_f32), element_f32, STREAM_F32)
-DEFINE_FOLD(fold_f64, double, vec_f64, F64, weight, FN(load_f64), element_f64, STREAM_F64)
+DEFINE_FOLD(fold_f32, float, vec_f32, F32, weight_f32, FN(load_f32), element_f32, STREAM_F32,
+            FN(mean_f32))
+DEFINE_FOLD(fold_f64, double, vec_f64, F64, weight, FN(load_f64), element_f64, STREAM_F64, FN(mean_f64))
 
 TARGET static void FN(fold)(char *out, const char *acc, const struct term *terms, size_t k,
-                            size_t at, size_t n, unsigned code, bool stream)
+                            size_t at, size_t n, unsigned code, bool stream,
+                            const struct finish *mean)
 {
-    switch (code) { /* a constant code in each call lets the loops be compiled for it */
-#define CASE(CODE, NAME) case CODE: FN(NAME)(out, acc, terms, k, at, n, CODE, stream); return;
+    /* a constant code, and a constant absence of a mean, let the loops be compiled for it */
+    if (mean && code == F32)
+        FN(fold_f32)(out, acc, terms, k, at, n, F32, stream, mean);
+    else if (mean && code == F64)
+        FN(fold_f64)(out, acc, terms, k, at, n, F64, stream, mean);
+    if (mean)
+        return;
+    switch (code) {
+#define CASE(CODE, NAME) case CODE: FN(NAME)(out, acc, terms, k, at, n, CODE, stream, NULL); return;
     CASE(F64, fold_f64)
     CASE(F32, fold_f32)
     CASE(F16, fold_f32)
@@ -159,3 +193,6 @@ TARGET static void FN(finish)(const struct finish *how, char *out, const char *t
 #undef LOAD_F16
 #undef STREAM_F32
 #undef STREAM_F64
+#undef LOW_F64
+#undef HIGH_F64
+#undef JOIN_F32
