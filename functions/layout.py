@@ -40,6 +40,10 @@ class Tensor:
         return math.prod(self.shape)
 
     @property
+    def size_bytes(self) -> int:
+        return self.count * self.code.size_bytes
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """As the user sees it: bfloat16 is ml_dtypes' own."""
         return _BFLOAT16 if self.code is Code.BF16 else self.code.dtype
@@ -133,26 +137,26 @@ class Layout:
     def from_wire(cls, rows: list[Any]) -> Self:
         return cls(tuple(Tensor(name, Code(code), tuple(shape)) for name, code, shape in rows))
 
-    def pack_into(self, state: Mapping[str, Any], buffer: memoryview) -> None:
-        """Write a state_dict into `buffer` (at least `update_bytes` long).
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Look whether a state_dict has this layout.
 
         Raises:
             InvalidUpdate: a tensor is missing, unknown, or has another shape or dtype.
         """
-        unknown = [name for name in state if name not in {t.name for t in self.tensors}]
+        unknown = state.keys() - {tensor.name for tensor in self.tensors}
         if unknown:
+            name = next(name for name in state if name in unknown)
             raise InvalidUpdate(
-                f"tensor {unknown[0]!r} is not part of this job's model: send what round.model has",
+                f"tensor {name!r} is not part of this job's model: send what round.model has",
                 code="wrong-names",
             )
-        for tensor, offset in zip(self.tensors, self.offsets, strict=True):
+        for tensor in self.tensors:
             if tensor.name not in state:
                 raise InvalidUpdate(
                     f"tensor {tensor.name!r} of this job's model is missing: send all of them",
                     code="wrong-names",
                 )
-            value = state[tensor.name]
-            dtype, shape = kind(value)
+            dtype, shape = kind(state[tensor.name])
             if shape != tensor.shape:
                 raise InvalidUpdate(
                     f"tensor {tensor.name!r} has the shape {list(shape)}; this job's model "
@@ -165,9 +169,18 @@ class Layout:
                     f"{tensor.dtype} there: cast it with astype",
                     code="wrong-dtype",
                 )
+
+    def pack_into(self, state: Mapping[str, Any], buffer: memoryview) -> None:
+        """Write a state_dict into `buffer` (at least `update_bytes` long).
+
+        Raises:
+            InvalidUpdate: a tensor is missing, unknown, or has another shape or dtype.
+        """
+        self.check(state)
+        for tensor, offset in zip(self.tensors, self.offsets, strict=True):
             if tensor.count:
                 target = np.frombuffer(buffer, tensor.dtype, tensor.count, offset)
-                write(value, target.reshape(tensor.shape))
+                write(state[tensor.name], target.reshape(tensor.shape))
 
     def views(self, buffer: memoryview) -> dict[str, np.ndarray[Any, Any]]:
         """The state_dict as views over `buffer`; nothing is copied."""

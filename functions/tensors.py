@@ -65,6 +65,19 @@ def write(value: Any, target: Array) -> None:
             _as_tensor(torch, target).copy_(value.detach())
 
 
+def flat(value: Any) -> np.ndarray[tuple[int], np.dtype[np.uint8]] | None:
+    """The bytes of an array or tensor where they lie, if they lie one after the other here."""
+    torch = torch_of(value)
+    if torch is not None:
+        if value.device.type != "cpu" or not value.is_contiguous() or not value.numel():
+            return None
+        array: Array = value.detach().reshape(-1).view(torch.uint8).numpy()
+        return array
+    if not isinstance(value, np.ndarray) or not value.flags.c_contiguous:
+        return None
+    return value.reshape(-1).view(np.uint8)
+
+
 def load_into(target: Any, model: Mapping[str, Array]) -> None:
     """Copy a model into a torch module or a state_dict, in place.
 

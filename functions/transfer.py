@@ -62,6 +62,8 @@ class Upload:
     Args:
         put: the message that asks for a slot; `length` is added.
         data: the payload; kept until the gateway has acknowledged.
+        reach: told how much of `data` must be in place now, where it is written only when it is
+            needed (packing.py).
         progress: told (bytes handed over, bytes in all) as they go; falls back to 0 when a
             gateway forgot what it had.
     """
@@ -73,6 +75,14 @@ class Upload:
     granted: bool = False
     grant: int = 0  # which `go` the chunks answer
     progress: Callable[[int, int], None] | None = field(default=None, repr=False)
+    reach: Callable[[int], None] | None = field(default=None, repr=False)
+
+    def part(self, at: int, size: int) -> memoryview:
+        """At most `size` bytes of the payload, in place."""
+        end = min(at + size, len(self.data))
+        if self.reach is not None:
+            self.reach(end)
+        return self.data[at:end]
 
     def moved(self) -> None:
         """Tell how far it is; whoever moves `sent` calls this."""
@@ -84,7 +94,7 @@ class Upload:
         self.sent = self.window = 0
         self.granted = False
         put = self.put | {"length": len(self.data)}
-        return [(put, self.data if len(self.data) <= INLINE else None)]
+        return [(put, self.part(0, INLINE) if len(self.data) <= INLINE else None)]
 
     def take(self, message: Message) -> list[Outgoing]:
         """`go` and `more` open the window; what may be sent now."""
@@ -97,7 +107,7 @@ class Upload:
             self.window += message["n"]
         out: list[Outgoing] = []
         while self.window > 0 and self.granted and self.sent < len(self.data):
-            payload = self.data[self.sent : self.sent + UP_CHUNK]
+            payload = self.part(self.sent, UP_CHUNK)
             head = {k: self.put[k] for k in ("job", "round", "kind", "as") if k in self.put}
             out.append((head | {"t": "chunk", "at": self.sent, "grant": self.grant}, payload))
             self.sent += len(payload)

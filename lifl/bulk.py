@@ -100,9 +100,9 @@ class BulkConnection:
     # -- up ----------------------------------------------------------------------------------
     def send(self, upload: Upload, *, number: int, transfer: int) -> None:
         """A whole update, chunk by chunk, each sealed in a buffer that stays in the cache."""
-        data, upload.sent = upload.data, 0
-        for at in range(0, len(data), CHUNK):
-            part = data[at : at + CHUNK]
+        upload.sent = 0
+        for at in range(0, len(upload.data), CHUNK):
+            part = upload.part(at, CHUNK)
             head = Head(Kind.UPDATE, len(part), number, transfer, at).pack()
             try:
                 if self._up is None:

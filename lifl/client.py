@@ -26,6 +26,7 @@ import numpy as np
 from lifl.errors import InvalidJob, InvalidUpdate, Unreachable
 from lifl.exchange import Address, Exchange, State
 from lifl.functions.layout import Layout
+from lifl.functions.packing import Packing
 from lifl.functions.tensors import load_into
 from lifl.functions.transfer import Upload
 from lifl.functions.wire import LEAST_WEIGHT, MOST_WEIGHT, Keys, Message, is_weight
@@ -203,11 +204,12 @@ class Client:
                 self._answer()
                 continue
             exchange.pending = message  # whoever is interrupted meanwhile finds it again
+            self._kept = None  # its round has ended, and its memory is the model's
             model = exchange.fetch(number - 1)
             if exchange.pending is message:
                 exchange.pending = None
             if model is not None:
-                self._last, self._kept = number, None
+                self._last = number
                 return Round(number, model, dict(message["settings"]), self)
 
     def send_update(
@@ -279,7 +281,7 @@ def update(
     layout: Layout | None, job: str, number: int, model: Mapping[str, Any], weight: float,
     metrics: Mapping[str, float], progress: Progress | None, buffer: memoryview | None = None,
 ) -> Upload:  # fmt: skip
-    """A trained model, packed, into `buffer` if there is one.
+    """A trained model on its way into `buffer`, or into memory of its own.
 
     Raises:
         InvalidUpdate: another layout, or a weight that is not finite and positive.
@@ -292,8 +294,7 @@ def update(
         "t": "put", "kind": "update", "job": job, "round": number, "digest": layout.digest,
         "weight": _weight(weight), "metrics": _numbers(metrics),
     }  # fmt: skip
-    layout.pack_into(model, buffer)
-    return Upload(put, buffer, progress=progress)
+    return Upload(put, buffer, progress=progress, reach=Packing(layout, model, buffer).reach)
 
 
 def report(job: str, number: int, weight: float, metrics: Mapping[str, float]) -> Message:
@@ -308,7 +309,10 @@ def answer(exchange: Exchange, what: Upload | Message) -> bool:
     """Bring it to the gateway; True when it counts."""
     if not isinstance(what, Upload):
         return exchange.report(what)
-    counts = exchange.upload(what)
+    try:
+        counts = exchange.upload(what)
+    finally:
+        what.part(len(what.data), 0)  # from now on the user's arrays may change
     if counts and what.progress is not None:
         what.progress(len(what.data), len(what.data))
     return counts
