@@ -8,7 +8,7 @@ clients.py says what a connection may write and what is sent on it.  One epoll d
 connections, which gateway.py polls with its sockets; a turn costs what is ready and not what is
 connected.
 
-Memory beyond the arena: one chunk for all that comes (a chunk is opened piece by piece, into a slot
+Memory beyond the arena: two chunks for all that comes (a chunk is opened piece by piece, into a slot
 that nobody reads before the last tag), one for all that goes, and at most HELD_BYTES of sealed
 bytes that the network did not take at once, then HELD_PIECE a connection.
 """
@@ -53,6 +53,7 @@ PIECES: Final = 3  # of a model in one go
 BATCH: Final = 64
 TURNS: Final = 8  # the gateway's own loop costs more than a look at this one
 WAKE_AT: Final = 1 << 18  # bytes of a long upload that are worth a wake-up
+TAKEN: Final = 2 * CHUNK  # in one go: each read also costs its sender a wake-up
 DEAD_MS: Final = 30_000  # bytes unacknowledged for so long: the peer is gone
 _READ: Final = select.EPOLLIN | select.EPOLLRDHUP
 
@@ -142,7 +143,7 @@ class Bulk:
         self._strangers: dict[int, Connection] = {}  # by fd, oldest first
         self._clients: dict[tuple[str, str], Connection] = {}
         self.tickets = Tickets(gateway)
-        self._in = memoryview(bytearray(CHUNK))
+        self._in = memoryview(bytearray(TAKEN))
         self._out = memoryview(bytearray(HEAD + CHUNK + TAG))
         self._held = 0
         self.refused: Counter[str] = Counter()
@@ -199,9 +200,13 @@ class Bulk:
             except OSError:
                 return
             sock.setblocking(False)
-            tcp.prepare(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_MS)
+            try:
+                tcp.prepare(sock)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_MS)
+            except OSError:  # gone before it was looked at
+                sock.close()
+                continue
             stranger = Connection(sock, time.monotonic())
             self._by_fd[sock.fileno()] = self._strangers[sock.fileno()] = stranger
             self._epoll.register(sock.fileno(), _READ)

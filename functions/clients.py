@@ -414,7 +414,7 @@ class Clients:
 
     def _ticket(self, job: Job, key: str, right: str, peer: bytes, message: Message) -> None:
         """The right to open one connection to the bulk port."""
-        if right not in ("client", "observer", "node"):
+        if right not in ("client", "observer", "node", "coordinator"):
             raise Refused(f"a {right} gets no ticket")
         ticket = self.bulk.tickets.issue(key, job.name, self._mode())
         self.send(peer, {

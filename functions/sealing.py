@@ -1,7 +1,7 @@
 """What the bulk port carries, byte by byte: the greeting, the keys, the chunks.
 
 Owns formats and cryptography of docs/protocol.md, section "The bulk port", for both sides.  Does no
-I/O and keeps no buffer: functions/bulk.py (gateway) and lifl/bulk.py (client) do.
+I/O and keeps no buffer: bulk.py (gateway) and bulk_client.py do.
 
     greeting   "LIFL" version mode 0 0, ticket id, proof                    client -> gateway, once
     answer     proof                                                        gateway -> client, once

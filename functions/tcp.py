@@ -1,4 +1,4 @@
-"""What both ends of the bulk port ask of TCP.  Called by functions/bulk.py and lifl/bulk.py."""
+"""What both ends of the bulk port ask of TCP.  Called by bulk.py and bulk_client.py."""
 
 from __future__ import annotations
 

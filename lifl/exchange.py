@@ -1,7 +1,8 @@
 """What a client and its gateways say to one another: the control channel and transfers over it.
 
 Owns the connection, following the plan from gateway to gateway, saying everything again that a
-gateway forgot, and asking for tickets: bytes on the bulk port are bulk.py's.  Knows no training
+gateway forgot, and asking for tickets: bytes on the bulk port are
+functions/bulk_client.py's.  Knows no training
 loop: client.py does.
 """
 
@@ -22,8 +23,9 @@ import zmq
 import zmq.utils.monitor
 
 from lifl.api.codes import error_of
-from lifl.bulk import Broken, Buffers, BulkConnection
+from lifl.buffers import Buffers
 from lifl.errors import Late, Refused, Unreachable
+from lifl.functions.bulk_client import Broken, BulkConnection
 from lifl.functions.layout import Layout
 from lifl.functions.sealing import Mode, Ticket, about
 from lifl.functions.transfer import Download, Outgoing, Upload

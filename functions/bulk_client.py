@@ -1,21 +1,17 @@
-"""The client's end of the bulk port, and the buffers that models and updates lie in.
+"""The other end of the bulk port: of a client, and of a coordinator that fetches a model.
 
-Owns one TCP connection and its bytes; formats and keys are functions/sealing.py's.  Knows neither
-rounds nor when to ask for a ticket: exchange.py does.  Every failure is `Broken`, after which the
-connection is of no use and another ticket is needed.
+Owns one TCP connection and its bytes; formats and keys are sealing.py's.  Knows neither rounds nor
+when to ask for a ticket: lifl/exchange.py and placement/models.py do.  Every failure is `Broken`,
+after which the connection is of no use and another ticket is needed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import select
 import socket
 import struct
-import sys
 from typing import Any, Final
-
-import numpy as np
 
 from lifl.errors import Unreachable
 from lifl.functions import tcp
@@ -32,7 +28,6 @@ from lifl.functions.sealing import (
     verify,
 )
 from lifl.functions.transfer import Upload
-from lifl.functions.wire import INLINE
 
 CONNECT_S: Final = 5.0
 STILL_S: Final = 20  # no byte was taken for so long: the gateway or the way to it is gone
@@ -240,33 +235,3 @@ class BulkConnection:
 
     def close(self) -> None:
         self._sock.close()
-
-
-class Buffers:
-    """Memory for models and updates that is used again once nobody looks at it.
-
-    Fresh pages cost more than receiving into them.  An array is free when no view of it is left:
-    every view, a torch tensor's too, holds a reference to it.
-    """
-
-    def __init__(self, most: int = 4) -> None:
-        self._most = most
-        self._arrays: list[np.ndarray[Any, Any]] = []
-
-    def prepare(self, size: int) -> None:
-        """Have pages for a model and an update before the first round needs them."""
-        if size > INLINE and not self._arrays:
-            self._arrays += [np.zeros(size, np.uint8) for _ in range(2)]
-            for array in self._arrays:
-                array[:: mmap.PAGESIZE] = 0
-
-    def take(self, size: int) -> memoryview:
-        for index in range(len(self._arrays)):
-            # two references: the list's and getrefcount's own
-            if self._arrays[index].size == size and sys.getrefcount(self._arrays[index]) == 2:
-                return self._arrays[index].data
-        array = np.zeros(size, np.uint8)  # padding that nobody writes tells nothing
-        if len(self._arrays) == self._most:
-            self._arrays.pop(0)
-        self._arrays.append(array)
-        return array.data

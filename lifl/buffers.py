@@ -1,0 +1,41 @@
+"""The memory that a client's models and updates lie in.  Called by exchange.py and client.py."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from typing import Any
+
+import numpy as np
+
+from lifl.functions.wire import INLINE
+
+
+class Buffers:
+    """Memory for models and updates that is used again once nobody looks at it.
+
+    Fresh pages cost more than receiving into them.  An array is free when no view of it is left:
+    every view, a torch tensor's too, holds a reference to it.
+    """
+
+    def __init__(self, most: int = 4) -> None:
+        self._most = most
+        self._arrays: list[np.ndarray[Any, Any]] = []
+
+    def prepare(self, size: int) -> None:
+        """Have pages for a model and an update before the first round needs them."""
+        if size > INLINE and not self._arrays:
+            self._arrays += [np.zeros(size, np.uint8) for _ in range(2)]
+            for array in self._arrays:
+                array[:: mmap.PAGESIZE] = 0
+
+    def take(self, size: int) -> memoryview:
+        for index in range(len(self._arrays)):
+            # two references: the list's and getrefcount's own
+            if self._arrays[index].size == size and sys.getrefcount(self._arrays[index]) == 2:
+                return self._arrays[index].data
+        array = np.zeros(size, np.uint8)  # padding that nobody writes tells nothing
+        if len(self._arrays) == self._most:
+            self._arrays.pop(0)
+        self._arrays.append(array)
+        return array.data
