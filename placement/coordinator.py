@@ -275,7 +275,8 @@ class Coordinator:
         if change.enrolled or change.revoked:
             emit("keys", enrolled=[*change.enrolled.values()], revoked=[*change.revoked.values()])
         self.enrolment.answer(
-            job=self.name, run_dir=self.config["run_dir"], gateways=self.members.gateways or {}
+            job=self.name, run_dir=self.config["run_dir"], gateways=self.members.gateways or {},
+            own=len(self.config["clients"]),
         )
 
     def _client(self, node: Known, message: Message) -> None:

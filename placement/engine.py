@@ -36,7 +36,8 @@ import click
 
 from lifl.events import emit, keep_stdout, say
 from lifl.functions.wire import Keys
-from lifl.placement import resume
+from lifl.placement import clientfiles, resume
+from lifl.placement.keyring import Keyring
 from lifl.placement.limits import oom_kills
 from lifl.placement.output import Outputs, Speaker
 from lifl.placement.processes import adopt_orphans, end_descendants, private_bpffs, unmount
@@ -308,20 +309,24 @@ class Engine:
             raise Over("")
 
     def _write_client_files(self) -> None:
-        """One file a client, mode 0600: all that it needs to take part."""
-        where = list(self.gateways.values())
+        """One file a client: all that it needs to take part."""
+        where, job = list(self.gateways.values()), self.config["name"]
+        folder = Path(self.config["run_dir"]) / "clients"
         for index, file in enumerate(map(Path, self.config["client_files"])):
             public, secret = self.config["client_keys"][index]
-            endpoint, server_key = where[index % len(where)]
-            file.touch(mode=0o600)
-            file.write_text(json.dumps({
-                "job": self.config["name"], "endpoint": endpoint, "server_key": server_key,
-                "public_key": public, "secret_key": secret,
-                "index": self.config["first_file"] + index, "count": self.config["client_count"],
-            }))  # fmt: skip
+            clientfiles.write(
+                folder, file.stem, job=job, where=where[index % len(where)], public_key=public,
+                secret_key=secret, index=self.config["first_file"] + index,
+                count=self.config["client_count"],
+            )  # fmt: skip
+        enrolled = clientfiles.write_outside(
+            folder, Keyring(Path(self.config["keyring"])).entries, job=job,
+            gateways=self.gateways, own=len(self.config["clients"]),
+        )  # fmt: skip
         if self.config["outside"]:
-            files = str(Path(self.config["run_dir"]) / "clients")
-            emit("endpoint", endpoint=where[0][0], files=files)
+            started = self.config["trainers"]  # the others' files are for other terminals
+            emit("endpoint", endpoint=where[0][0], files=str(folder), enrolled=[*enrolled],
+                 outsiders=[Path(f).stem for f in self.config["client_files"][started:]])  # fmt: skip
 
     # -- the end -----------------------------------------------------------------------------
     def end(self) -> None:

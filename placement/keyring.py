@@ -40,6 +40,11 @@ class Entry:
     enrolled_at: str
     revoked_at: str | None = None
 
+    @property
+    def is_own(self) -> bool:
+        """Its keys were made by the run whose directory this is."""
+        return _OWN.fullmatch(self.name) is not None
+
 
 class Keyring:
     """One key directory, mode 0700."""

@@ -97,11 +97,13 @@ class Lines:
 
 def outside(story: Story) -> Iterator[str]:
     """How clients in other terminals take part."""
-    if story.files:
-        yield (
-            f"in other terminals: LIFL_CLIENT={story.files}/client-0.json python your_client.py"
-            + (f", and so on to client-{story.clients - 1}.json" if story.clients > 1 else "")
-        )
+    what = "in other terminals: LIFL_CLIENT={}/{}.json {}python your_client.py{}"
+    for names, key in ((story.outsiders, ""), (story.enrolled, "LIFL_KEY={}.key ")):
+        if names:
+            more = f", and so on to {names[-1]}.json" if len(names) > 1 else ""
+            yield what.format(story.files, names[0], key.format(names[0]), more)
+    if story.files and not story.outsiders and not story.enrolled:
+        yield "nobody is enrolled there yet: lifl keys enroll lets clients take part"
 
 
 def backends(story: Story) -> str:

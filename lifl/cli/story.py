@@ -23,7 +23,8 @@ class Story:
     Attributes:
         evaluated: the job has an evaluator, so that a round's figures are still to come.
         reason: why the proxy is not a better one, with the fix; `short_reason` is its beginning.
-        files: folder of the client files, where clients come from outside.
+        files: folder of the client files, where clients come from outside: `outsiders`, whose
+            keys are in there, and those `enrolled` in a key directory, who have their own.
         done_rounds: rounds whose model exists.
         clients: of the round, or those that it waits for.
         accuracy: round → accuracy of its model.
@@ -44,6 +45,8 @@ class Story:
     endpoint: str = ""
     insecure: bool = False
     files: str = ""
+    outsiders: tuple[str, ...] = ()
+    enrolled: tuple[str, ...] = ()
     waiting: tuple[int, int] | None = None
     round: int = 0
     done_rounds: int = 0
@@ -71,6 +74,8 @@ class Story:
             case "endpoint":
                 self.endpoint = clean(event.get("endpoint", ""))
                 self.files = clean(event.get("files", ""))
+                for name in ("outsiders", "enrolled"):
+                    setattr(self, name, tuple(map(clean, event.get(name, ()))))
             case "waiting":
                 self.waiting = event.get("clients", 0), event.get("need", 0)
             case "round_started":

@@ -136,7 +136,8 @@ def test_keys_that_come_and_go() -> None:
 
 
 def test_an_endpoint_for_clients_from_outside() -> None:
-    event = {"event": "endpoint", "endpoint": "tcp://[::1]:7", "files": "runs/x/clients"}
+    event = {"event": "endpoint", "endpoint": "tcp://[::1]:7", "files": "runs/x/clients",
+             "outsiders": [f"client-{n}" for n in range(16)]}  # fmt: skip
     said = (
         "in other terminals: LIFL_CLIENT=runs/x/clients/client-0.json python your_client.py, "
         "and so on to client-15.json\n"
@@ -144,6 +145,12 @@ def test_an_endpoint_for_clients_from_outside() -> None:
     assert shown([event]) == said
     live = shown([event], plain=False, force_terminal=True, color_system=None)
     assert said.strip() in live.replace("\r", "")
+    enrolled = shown([event | {"outsiders": [], "enrolled": ["clinic"]}])
+    assert enrolled == (
+        "in other terminals: LIFL_CLIENT=runs/x/clients/clinic.json LIFL_KEY=clinic.key "
+        "python your_client.py\n"
+    )
+    assert "lifl keys enroll" in shown([event | {"outsiders": []}])
 
 
 def test_unknown_and_incomplete_events_do_not_matter() -> None:
