@@ -38,9 +38,9 @@ class Course:
         send: a message to a connection of a node, if there is one.
         put_model: takes the model that this start of the run begins with to a node.
         offer: hears which node has the model of a round that is over.
-        first_needs: clients that the first round waits for, beside spec.clients.min.
 
     Attributes:
+        first_needs: clients that the first round waits for, beside spec.clients.min.
         base: the round whose model this start of the run begins with; 0: the initial model.
         holding: nodes that may have memory of the job.
         deadline_at, done_at: monotonic times of the round's deadline and of the last patience.
@@ -50,12 +50,11 @@ class Course:
         self, job: FLJob, members: Membership, planning: Planning, record: Recorder,
         store: JobStore, *, send: Callable[[bytes | None, Message], None],
         put_model: Callable[[Known, int], None], offer: Callable[[int, Known], None],
-        first_needs: int,
     ) -> None:  # fmt: skip
         self.job, self.members, self.planning = job, members, planning
         self.record, self.store = record, store
         self.send, self.put_model, self.offer = send, put_model, offer
-        self.first_needs = first_needs
+        self.first_needs = 1
         self.plan: Plan | None = None
         self.roster: list[str] = []
         self.holding: set[str] = set()

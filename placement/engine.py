@@ -35,6 +35,7 @@ from typing import Any, Final
 import click
 
 from lifl.events import emit, keep_stdout, say
+from lifl.fates import FIRST_WAITS
 from lifl.functions.wire import Keys
 from lifl.placement import clientfiles, resume
 from lifl.placement.keyring import Keyring
@@ -79,7 +80,7 @@ class Engine:
         self.outputs = Outputs(self.selector)
         self.gateways: dict[str, list[str]] = {}
         self.pins = ""
-        self.done = False
+        self.has_begun = self.done = False
         self.oom_kills = oom_kills()
         self.over_at = math.inf  # when those who have not ended by themselves are ended
         self.unread: dict[int, bytes] = {}  # what each child has begun to say
@@ -204,11 +205,20 @@ class Engine:
         return first + 1 + list(self.config["nodes"]).index(name) if first else 0
 
     def _start_trainers(self) -> None:
+        """All but those whose rights were taken away before the run went on."""
+        keys = [public for public, _ in self.config["client_keys"]]
+        files = [*zip(keys, self.config["client_files"], strict=True)][: self.config["trainers"]]
+        entries = Keyring(Path(self.config["keyring"])).entries
+        revoked = {entry.public_key: entry.name for entry in entries if entry.revoked_at}
+        for key, _ in files:
+            if key in revoked:
+                emit("warning", text=f"{revoked[key]} is revoked: its trainer is not started")
         path = self._write("trainers", {
             "job": self.config["job"], "name": self.config["name"], "gateways": self.gateways,
             "observer": self.config["observer"],
-            "client_files": self.config["client_files"][: self.config["trainers"]],
+            "client_files": [file for key, file in files if key not in revoked],
             "workers": self.config["workers"], "client_count": self.config["client_count"],
+            "others": self.config["outside"],
         })  # fmt: skip
         self._spawn("trainers", "lifl.trainer", "--config", str(path), events=True)
 
@@ -299,6 +309,12 @@ class Engine:
                     self._write_client_files()
                     self._start_trainers()
                 return
+            case "missed":
+                if not self.has_begun:
+                    raise Over(f"{event['text']}, {FIRST_WAITS}", code="trainer-failed")
+                return
+            case "round_started":
+                self.has_begun = True
             case "restart":
                 self._see_memory(event["what"])
             case "done":
@@ -324,9 +340,9 @@ class Engine:
             gateways=self.gateways, own=len(self.config["clients"]),
         )  # fmt: skip
         if self.config["outside"]:
-            started = self.config["trainers"]  # the others' files are for other terminals
+            others = self.config["client_files"][self.config["trainers"] :]  # for other terminals
             emit("endpoint", endpoint=where[0][0], files=str(folder), enrolled=[*enrolled],
-                 outsiders=[Path(f).stem for f in self.config["client_files"][started:]])  # fmt: skip
+                 outsiders=[Path(file).stem for file in others])  # fmt: skip
 
     # -- the end -----------------------------------------------------------------------------
     def end(self) -> None:

@@ -132,7 +132,8 @@ class Field:
         wait_until(lambda: self.of("endpoint"), self.say, 60)
         self.run_dir = Path(self.of("engine")[0]["run_dir"])
         self.folder = Path(self.of("endpoint")[0]["files"])
-        files = sorted(self.folder.glob("client-*.json"), key=lambda p: int(p.stem.rpartition("-")[2]))
+        files = self.folder.glob("client-*.json")
+        files = sorted(files, key=lambda path: int(path.stem.rpartition("-")[2]))
         self.clients = [Outsider(path) for path in files]
         for client in self.clients:
             client.send("hello")
