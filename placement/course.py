@@ -286,6 +286,20 @@ class Course:
                  f"{self.round.in_count} updates, and spec.clients.minUpdates is "
                  f"{self.round.minimum}: the round waits for more")  # fmt: skip
 
+    def _let_go_of_the_away(self) -> None:
+        """Who was away when the deadline passed would cost the next round its deadline, too.
+
+        It is drawn again as soon as it is back.
+        """
+        assert self.round is not None
+        if not self.round.overdue:
+            return
+        for bit, key in enumerate(self.roster):
+            if self.round.missing >> bit & 1 and self.members.is_away(key):
+                self.members.forget(key)
+                emit("warning", text=f"{self.members.names.get(key, key)} has left: its connection "
+                     f"had ended when the deadline of round {self.round.number} passed")  # fmt: skip
+
     def client_is_gone(self, key: str) -> None:
         if self.round and key in self.roster:
             self.order(self.round.on_gone(1 << self.roster.index(key)))
@@ -325,6 +339,7 @@ class Course:
         for name in self.plan.used:
             self._ask_for_report(self.members[name], number)
         self._end_if_last()
+        self._let_go_of_the_away()
         self.try_to_plan()
         if self.record.unsaved:  # no next round has taken it along
             self.store.save(

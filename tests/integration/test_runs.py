@@ -103,6 +103,21 @@ def test_a_deadline_closes_a_round_without_the_one_who_is_silent(runner: Runner)
     check(run, rounds=3, clients=[3, 2, 3])
 
 
+def test_a_dead_trainer_costs_one_deadline(runner: Runner) -> None:
+    """Its grace is longer; the round after the one that it died in does not draw it again."""
+    run = runner(
+        "--proxy", PROXY, "--nodes", "2", trainers=3, rounds=4, deadlineS=1.5,
+        aggregation={"fanIn": 2}, clients={"min": 2, "graceS": 60}, env={"TOY_ODD": "2 2 die"},
+    )  # fmt: skip
+    check(run, rounds=4, clients=[3, 2, 2, 2])
+    assert [event["clients"] for event in run.of("round_started")] == [3, 3, 2, 2]
+    assert any(
+        event["text"].startswith("client-2 has left: its connection had ended when the deadline of "
+                                 "round 2 passed")
+        for event in run.of("warning")
+    )  # fmt: skip
+
+
 def test_a_trainer_that_raises_ends_a_run_that_needs_it(runner: Runner) -> None:
     run = runner("--proxy", PROXY, trainers=3, rounds=4, env={"TOY_ODD": "1 2 raise"})
     assert run.status == 1
