@@ -100,6 +100,9 @@ class Coordinator:
         self.record.is_continued = saved is not None and saved.start == config["start"]
         if saved is None or not self.record.is_continued:
             saved = self._begin(saved, run_dir)
+            self.record.has_run_for(saved.clock.elapsed_s)
+        else:
+            self.record.has_run_for(saved.clock.elapsed_s + time.time() - saved.clock.at_s)
         self.layout = Layout.from_wire(saved.layout)
         enrolled = max(len(self.members.names), spec.client_count)
         planning = Planning(
@@ -127,7 +130,7 @@ class Coordinator:
         else:
             saved = Saved(
                 job=as_text(self.job), names=self.members.names, start=self.config["start"],
-                layout=Layout.of(self._initial_model()).to_wire(),
+                layout=Layout.of(self._initial_model()).to_wire(), clock=self.record.clock(),
             )  # fmt: skip
         self.store.begin(saved)
         return saved

@@ -24,7 +24,6 @@ from lifl.placement.planning import JOB, Planning, roles_of, selected
 from lifl.placement.record import Recorder
 from lifl.placement.rounds import Order, Round
 from lifl.placement.snapshot import Plan
-from lifl.placement.stopping import verdict
 from lifl.placement.store import Change, JobStore, Saved, UnderWay
 
 LAST_METRICS_S: Final = 30.0
@@ -224,6 +223,7 @@ class Course:
                     plan=self.plan, homes=self.members.homes, started_at_s=started_at_s,
                 ),
                 rows=self.record.take_unsaved(), model_at=self.record.published_by,
+                clock=self.record.clock(),
             )
         )  # fmt: skip
 
@@ -266,9 +266,8 @@ class Course:
 
     def look_whether_to_stop(self) -> None:
         """A round under way is finished first: its clients are at work."""
-        stop = self.job.spec.stop
-        if stop is not None and self.record.stopped is None and self.done_at is None:
-            self.record.stopped = verdict(stop, self.record.values(stop.metric))
+        if self.record.stopped is None and self.done_at is None:
+            self.record.stopped = self.record.watch.verdict()
 
     def closed(self, node: Known, message: Message) -> None:
         if self.round is not None and message["round"] == self.round.number:
@@ -297,8 +296,9 @@ class Course:
         for bit, key in enumerate(self.roster):
             if self.round.missing >> bit & 1 and self.members.is_away(key):
                 self.members.forget(key)
-                emit("warning", text=f"{self.members.names.get(key, key)} has left: its connection "
-                     f"had ended when the deadline of round {self.round.number} passed")  # fmt: skip
+                name, number = self.members.names.get(key, key), self.round.number
+                emit("warning", text=f"{name} has left: its connection had ended when the deadline "
+                     f"of round {number} passed")  # fmt: skip
 
     def client_is_gone(self, key: str) -> None:
         if self.round and key in self.roster:
@@ -343,8 +343,11 @@ class Course:
         self.try_to_plan()
         if self.record.unsaved:  # no next round has taken it along
             self.store.save(
-                Change(rows=self.record.take_unsaved(), model_at=self.record.published_by)
-            )
+                Change(
+                    rows=self.record.take_unsaved(), model_at=self.record.published_by,
+                    clock=self.record.clock(),
+                )
+            )  # fmt: skip
         if self.done_at is None:
             self.offer(number, holder)
 

@@ -40,6 +40,7 @@ from lifl.functions.wire import Keys
 from lifl.placement import clientfiles, resume
 from lifl.placement.keyring import Keyring
 from lifl.placement.limits import oom_kills
+from lifl.placement.monitoring import end_of_metrics
 from lifl.placement.output import Outputs, Speaker
 from lifl.placement.processes import adopt_orphans, end_descendants, private_bpffs, unmount
 
@@ -366,6 +367,7 @@ class Engine:
             self.outputs.close_all()
         if self.pins:
             unmount(self.directory / "bpf")
+        end_of_metrics(Path(self.config["run_dir"]))
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

@@ -194,15 +194,18 @@ def validate(job_file: Path, no_import: bool) -> None:
     from lifl.api.load import load_job
 
     job = load_job(job_file)
+    notes: list[str] = []
     if not no_import:
         from lifl.placement.trial import try_out
 
-        try_out(job, job_file)
+        notes = try_out(job, job_file)
     spec = job.spec
     click.echo(
         f"{job_file} is valid: job {job.metadata.name}, rounds {spec.rounds}, "
         f"clients {spec.clients.min}, nodes {spec.nodes}"
     )
+    for note in notes:
+        click.secho(f"warning: {note}", fg="yellow", err=True)
 
 
 @main.command()

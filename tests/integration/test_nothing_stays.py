@@ -41,9 +41,12 @@ def end(process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize("sign", ["SIGKILL", "SIGINT", "SIGTERM"])
 def test_the_command_is_ended(runner: Runner, sign: str) -> None:
     process = start(runner)
+    assert (runner.folder / "runs/latest/metrics.json").exists()
     process.send_signal(getattr(signal, sign))
     end(process)
     assert process.returncode == (-9 if sign == "SIGKILL" else 130)
+    gone = runner.folder / "runs/latest/metrics.json"  # nobody answers there any more
+    wait_until(lambda: not gone.exists(), lambda: f"{gone} stays")
 
 
 def test_interrupted_twice(runner: Runner) -> None:
@@ -60,6 +63,7 @@ def test_a_process_that_the_run_needs_is_killed(runner: Runner, module: str) -> 
     os.kill(min(runner.processes(module)), signal.SIGKILL)
     process.communicate(timeout=30)  # reading on, since a run that is not read waits
     assert process.returncode == 1
+    assert not (runner.folder / "runs/latest/metrics.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -48,18 +48,19 @@ def resume(runner: Runner, *arguments: str, env: dict[str, str] | None = None) -
 
 def test_everything_is_killed_twice(runner: Runner) -> None:
     path = runner.job_file(rounds=60, checkpoint={"every": 1}, **FOUR)
-    process = runner.start(path, "--proxy", PROXY, "--nodes", "2", env={"TOY_SLOW": "0.02"})
+    process = runner.start(path, "--proxy", PROXY, "--nodes", "2", env={"TOY_SLOW": "0.2"})
     until_round(process, 7)
     kill_all(runner, process)
     keys = [p.read_text() for p in sorted((runner.folder / "runs/latest/clients").iterdir())]
     run_dir = runner.folder / "runs" / "latest"
-    process = runner.start(None, "--resume", str(run_dir), env={"TOY_SLOW": "0.02"})
+    process = runner.start(None, "--resume", str(run_dir), env={"TOY_SLOW": "0.2"})
     until_round(process, 15)
     kill_all(runner, process)
     run = resume(runner)
     check(run, rounds=60, clients=4)
     assert run.summary["updates"] == 240
     assert run.summary["starts"] == 3
+    assert run.summary["wall_s"] > sum(row["seconds"] for row in run.rows)  # of three starts
     assert run.of("round_started")[0]["round"] > 7
     assert keys == [p.read_text() for p in sorted((run_dir / "clients").iterdir())]
     assert not (run_dir / "checkpoints").exists()

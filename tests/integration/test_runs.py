@@ -65,6 +65,18 @@ def test_an_evaluator_sees_every_model(runner: Runner) -> None:
     assert run.summary["accuracy"] == pytest.approx(expected[-1])
 
 
+def test_a_misspelt_goal_is_said_in_the_first_round(runner: Runner) -> None:
+    run = runner(
+        "--proxy", PROXY, rounds=4, evaluator={"entrypoint": "toy:evaluate"},
+        stop={"metric": "acuracy", "atLeast": 100},
+    )  # fmt: skip
+    check(run, rounds=4, clients=4)
+    (said,) = [e["text"] for e in run.of("warning") if "spec.stop" in e["text"]]
+    assert "'acuracy', which nobody has reported by round" in said
+    assert "(evaluator: accuracy, clients: index)" in said
+    assert run.summary["stopped"] is None
+
+
 def test_one_client_and_one_slot(runner: Runner) -> None:
     run = runner("--proxy", PROXY, trainers=1, rounds=2, memory={"inputSlots": 1})
     check(run, rounds=2, clients=1)
