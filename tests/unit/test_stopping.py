@@ -91,9 +91,9 @@ def test_a_misspelt_metric_is_said_once_with_the_names_that_there_are() -> None:
 
 
 def test_a_goal_is_one_of_two() -> None:
-    for given in ({}, {"at_least": 1.0, "at_most": 2.0}):
+    for goals in ({}, {"at_least": 1.0, "at_most": 2.0}):
         with pytest.raises(ValidationError, match="atLeast"):
-            Stop(metric="loss", **given)
+            Stop(metric="loss", **goals)
 
 
 def test_changes_add_up_round_by_round() -> None:
