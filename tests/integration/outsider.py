@@ -189,6 +189,16 @@ class Field:
     def pid(self, module: str) -> int:
         return min(self.runner.processes(module))
 
+    def idle(self, module: str) -> None:
+        """Wait until every process of a module sleeps in the kernel."""
+        def asleep() -> bool:
+            return all(
+                Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+                for pid in self.runner.processes(module)
+            )
+
+        wait_until(asleep, lambda: f"{module} does not come to rest")
+
     def end(self) -> None:
         for client in self.clients:
             client.close()
