@@ -48,7 +48,9 @@ def keys() -> None:
 def new(name: str, out: Path, show_secret: bool) -> None:
     """Make a key pair: NAME.key, which stays with the client, and NAME.pub, to be enrolled."""
     from lifl.functions.wire import Keys
+    from lifl.placement.keyring import check_name
 
+    check_name(name)
     pair = Keys.new()
     secret, public = out / f"{name}.key", out / f"{name}.pub"
     for path in (secret, public):

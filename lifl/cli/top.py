@@ -95,7 +95,7 @@ def look(run: Path) -> Look:
     try:
         where = json.loads((run / "metrics.json").read_text())
         coordinator = scrape(where["coordinator"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise Unreachable(f"no job is running in {run}: {fix}") from None
     except (OSError, ValueError) as error:
         raise Unreachable(f"the job in {run} does not answer ({error}): {fix}") from error

@@ -92,6 +92,9 @@ def test_columns_go_whole_and_are_named() -> None:
 def test_without_a_running_job_the_fix_is_said(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match=r"no job is running in .*lifl run JOB\.yaml"):
         look(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(Unreachable, match="no job is running in "):
+        look(tmp_path / "file")
     where = {"coordinator": "http://127.0.0.1:9/metrics", "nodes": {}}
     (tmp_path / "metrics.json").write_text(json.dumps(where))
     with pytest.raises(Unreachable, match=r"does not answer .*lifl run JOB\.yaml"):
