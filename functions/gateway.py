@@ -349,7 +349,7 @@ def _bits(clients: int) -> bytes:
 def main(
     socket_path: Path, node: str, listen: str, keys: Path, coordinator: str, coordinator_key: str
 ) -> None:
-    """Run the gateway of one node until its agent's directory is gone."""
+    """Run the gateway of one node until its agent's directory, or its run, is gone."""
     logging.basicConfig(format="%(name)s: %(message)s")
     at_node(node)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

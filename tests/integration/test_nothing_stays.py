@@ -49,6 +49,24 @@ def test_the_command_is_ended(runner: Runner, sign: str) -> None:
     wait_until(lambda: not gone.exists(), lambda: f"{gone} stays")
 
 
+def test_everybody_who_could_end_it_is_killed(runner: Runner) -> None:
+    """Gateway and aggregators wait for an agent that nobody starts; then they end, and clear up."""
+    process = start(runner)
+    os.kill(runner.processes("lifl.placement.engine")[0], signal.SIGSTOP)  # it sees no death
+    modules = ("lifl.placement.agent", "lifl.placement.coordinator", "lifl.placement.engine")
+    doomed = [pid for module in modules for pid in runner.processes(module)]
+    process.kill()
+    for pid in doomed:
+        os.kill(pid, signal.SIGKILL)
+    end(process)
+    assert runner.processes("lifl.functions.gateway")
+    assert runner.processes("lifl.functions.aggregator")
+    wait_until(
+        lambda: not (runner.processes("lifl.functions.gateway") or [*runner.runtime_dir.iterdir()]),
+        lambda: f"there is still {runner.leftovers()}", 60,
+    )  # fmt: skip
+
+
 def test_interrupted_twice(runner: Runner) -> None:
     process = start(runner)
     process.send_signal(signal.SIGINT)
