@@ -28,7 +28,8 @@ class Story:
         done_rounds: rounds whose model exists.
         clients: of the round, or those that it waits for.
         accuracy: round → accuracy of its model.
-        rows: round → its row when it was done.
+        rows: rounds whose row is known; `last_row` is that of the newest, `round_s` the seconds of
+            all of them, without what is between them.
         handoffs: descriptors by back end, over all rounds.
     """
 
@@ -53,7 +54,9 @@ class Story:
     accepted: int = 0
     tree: Tree = field(default_factory=dict)
     accuracy: dict[int, float] = field(default_factory=dict)
-    rows: dict[int, Event] = field(default_factory=dict)
+    rows: set[int] = field(default_factory=set)
+    last_row: Event = field(default_factory=dict)
+    round_s: float = 0.0
     handoffs: dict[str, int] = field(default_factory=dict)
     cold_starts: int = 0
     warm_starts: int = 0
@@ -116,7 +119,12 @@ class Story:
 
     def _round_done(self, row: Event) -> None:
         number = row.get("round", self.round)
-        self.rows[number] = row
+        if number in self.rows:
+            return
+        if number >= self.last_row.get("round", 0):
+            self.last_row = row
+        self.rows.add(number)
+        self.round_s += float(row.get("seconds", 0.0))
         self.done_rounds = max(self.done_rounds, number)
         if number == self.round:
             self.accepted = row.get("clients", self.accepted)
@@ -133,15 +141,6 @@ class Story:
     @property
     def short_reason(self) -> str:
         return self.reason.partition(": ")[0]
-
-    @property
-    def round_s(self) -> float:
-        """Seconds of all rounds together, without what is between them."""
-        return float(sum(row.get("seconds", 0.0) for row in self.rows.values()))
-
-    @property
-    def last_row(self) -> Event:
-        return self.rows[max(self.rows)] if self.rows else {}
 
     @property
     def accuracies(self) -> list[float]:
