@@ -25,6 +25,7 @@ import click
 from lifl.errors import LiflError, Unreachable
 from lifl.faults import at_node, fault
 from lifl.functions.kernels import Input, Kernels, Optimiser, Section, choose
+from lifl.functions.orphaned import Orphaned
 from lifl.functions.round import (
     Finish,
     Fold,
@@ -315,6 +316,7 @@ class Runtime:
 
     def __init__(self, socket_path: Path) -> None:
         self.socket_path = socket_path
+        self.orphaned = Orphaned(socket_path)
         self.control: Control | None = None
         self.held: Held | None = None
         self.proxy = ""
@@ -369,7 +371,7 @@ class Runtime:
             control.send(hello, fds)
             self.control = control
         except Unreachable:
-            if not self.socket_path.parent.exists():
+            if self.orphaned.is_over():
                 raise SystemExit(0) from None
 
     def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
@@ -488,7 +490,7 @@ class Runtime:
 @click.option("--socket", "socket_path", type=click.Path(path_type=Path), required=True)
 @click.option("--node", required=True)
 def main(socket_path: Path, node: str) -> None:
-    """Run one aggregator runtime until its agent's directory is gone."""
+    """Run one aggregator runtime until its agent's directory, or its run, is gone."""
     logging.basicConfig(format="%(name)s: %(message)s")
     at_node(node)
     Runtime(socket_path).run()

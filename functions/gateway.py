@@ -195,7 +195,7 @@ class Gateway:
         match message["t"]:
             case "job":
                 job.layout = Layout.from_wire(message["layout"])
-                job.settings = message["settings"]
+                job.settings, job.eager = message["settings"], message["eager"]
                 for key, peer in [
                     *job.clients.items(), *job.workers.items(), *job.observers.items()
                 ]:  # fmt: skip
@@ -287,10 +287,13 @@ class Gateway:
                     self.clients.send(peer, news)
             elif job.forward:
                 self._forward(job, slot, header)
+        waited = len(job.waiting)
         while job.waiting:
             if not self.clients.uploads.admit(job, job.waiting[0]):
                 break
             job.waiting.popleft()
+        if job.eager and 0 < len(job.waiting) < waited:  # the slots are taken again
+            job.intake.nudge()
 
     def _forward(self, job: Job, slot: int, header: Header) -> None:
         """Send this node's sum to the node of the top; it stays here until that has it."""
@@ -346,7 +349,7 @@ def _bits(clients: int) -> bytes:
 def main(
     socket_path: Path, node: str, listen: str, keys: Path, coordinator: str, coordinator_key: str
 ) -> None:
-    """Run the gateway of one node until its agent's directory is gone."""
+    """Run the gateway of one node until its agent's directory, or its run, is gone."""
     logging.basicConfig(format="%(name)s: %(message)s")
     at_node(node)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -121,6 +121,17 @@ class Intake:
         self.tally.accepted(payload, len(grant.view), grant.granted_at)
         return "accepted"
 
+    def nudge(self) -> None:
+        """Somebody waits for a slot: whoever keeps a sealed one for a pair looks again.
+
+        An eager role that has one update waits for a second, unless every slot is taken.  That a
+        slot was taken is no news to it; this is.
+        """
+        arena = self.arena
+        slots = filter(arena.is_unreleased, range(arena.geometry.model_slot))
+        for role in sorted({arena.state(slot).consumer for slot in slots}):
+            self._send(role, Descriptor(0, 0, self.round, lane(role), Kind.FLUSH))
+
     def queued(self) -> int:
         """Updates that are sealed and not yet released."""
         return sum(map(self.arena.is_unreleased, range(self.arena.geometry.model_slot)))

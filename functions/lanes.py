@@ -14,6 +14,7 @@ from pathlib import Path
 from lifl.errors import Unreachable
 from lifl.functions.intake import Intake
 from lifl.functions.jobs import Job
+from lifl.functions.orphaned import Orphaned
 from lifl.functions.wire import Message
 from lifl.proxy_ebpf.control import Control, close_all
 from lifl.proxy_ebpf.descriptor import lane
@@ -53,6 +54,7 @@ class Lanes:
         ready: Callable[[Job], None], forgotten: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.socket_path, self.endpoint = socket_path, endpoint
+        self.orphaned = Orphaned(socket_path)
         self.jobs, self.ready, self.forgotten = jobs, ready, forgotten
         self.figures: Callable[[], Message] = dict  # what a ping is answered with
         self.control: Control | None = None
@@ -77,7 +79,7 @@ class Lanes:
                         )
             self.control = control
         except Unreachable:
-            if not self.socket_path.parent.exists():
+            if self.orphaned.is_over():
                 raise SystemExit(0) from None
 
     def drain(self, key: tuple[str, int]) -> None:

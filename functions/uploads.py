@@ -79,6 +79,8 @@ class Uploads:
                     break
             else:
                 job.waiting.append(asking)
+                if job.eager and len(job.waiting) == 1:
+                    job.intake.nudge()
             self.send(asking.peer, {"t": "wait", "job": job.name, "round": job.round})
 
     def _known(self, job: Job, asking: Asking) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from lifl.errors import LiflError
 
 EVALUATOR: Final = "the evaluator"
+FIRST_WAITS: Final = "and the first round waits for every client"
 _OURS: Final = Path(__file__).parent.resolve()
 _FOLDERS: Final = tuple(
     {_OURS, *(path.resolve() for path in _OURS.iterdir() if path.is_dir())}
@@ -31,6 +32,8 @@ class Fate:
         error: what was raised, on one line; empty where the function returned.
         trace: lines of the traceback, without LIFL's own.
         status: with which the process ended, where it did not say why; below 0 by a signal.
+        is_silent: it ended with status 0 and without a word, which returning does not do.
+        is_revoked: its key has no rights any more, which somebody wanted.
         is_said: the error is a whole sentence.
     """
 
@@ -39,17 +42,25 @@ class Fate:
     trace: tuple[str, ...] = ()
     status: int = 0
     is_said: bool = False
+    is_silent: bool = False
+    is_revoked: bool = False
 
     @classmethod
     def of(cls, error: BaseException, number: int) -> Fate:
         summary = traceback.TracebackException.from_exception(error)
         _without_our_frames(summary)
         trace = tuple("".join(summary.format()).rstrip().splitlines())
-        return cls(number, one_line(error), trace)
+        is_revoked = isinstance(error, LiflError) and error.code in ("revoked", "not-enrolled")
+        return cls(number, one_line(error), trace, is_revoked=is_revoked)
 
     @classmethod
     def from_words(cls, words: dict[str, Any]) -> Fate:
         return cls(**words | {"trace": tuple(words["trace"])})
+
+    @property
+    def is_early(self) -> bool:
+        """It is known that this one has not had a round."""
+        return not self.round and not self.status and not self.is_silent
 
 
 def one_line(error: BaseException) -> str:
@@ -77,6 +88,23 @@ def _is_ours(filename: str) -> bool:
     return any(Path(filename).resolve().is_relative_to(folder) for folder in _FOLDERS)
 
 
+@dataclass(frozen=True)
+class News:
+    """What has happened to some of them.
+
+    Attributes:
+        lines: of tracebacks, each with whose it is.
+        warnings: what the run can do without.
+        missed: the same of those who may not have had a round yet: the first one waits for them.
+        fatal: why the run cannot go on.
+    """
+
+    lines: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
+    fatal: str | None = None
+
+
 @dataclass
 class Fates:
     """Who has ended, and who is left.
@@ -99,14 +127,17 @@ class Fates:
     def has_news(self) -> bool:
         return bool(self._new)
 
-    def news(self) -> tuple[list[tuple[str, str]], list[str], str | None]:
-        """What has happened since the last call.
+    def too_few(self) -> str | None:
+        """Why a run cannot begin with those that were started: the keys of others are revoked."""
+        if not 0 < self.clients < self.needed:
+            return None
+        return f"{_clients(self.clients)} left, and a round needs {self.needed} (spec.clients.min)"
 
-        Returns:
-            Lines of tracebacks and who they belong to; warnings; why the run cannot go on.
-        """
+    def news(self) -> News:
+        """What has happened since the last call."""
         lines: list[tuple[str, str]] = []
         warnings: list[str] = []
+        missed: list[str] = []
         fatal: str | None = None
         for fate, names in self._new.items():
             who = _together(names)
@@ -119,12 +150,14 @@ class Fates:
             if self.clients < self.needed:
                 left = f"{_clients(self.clients)} left, and a round needs {self.needed}"
                 fatal = fatal or (sentence if fate.error else f"{sentence}: {left}")
-            elif not fate.round and not fate.status:  # and others would do the same
-                fatal = fatal or f"{sentence}, and the first round waits for every client"
+            elif fate.is_early and not fate.is_revoked:  # and others would do the same
+                fatal = fatal or f"{sentence}, {FIRST_WAITS}"
             else:
                 warnings.append(f"{sentence}; {_clients(self.clients)} left")
+                if fate.status or fate.is_silent:  # nobody says in which round that was
+                    missed.append(sentence)
         self._new = {}
-        return lines, warnings, fatal
+        return News(tuple(lines), tuple(warnings), tuple(missed), fatal)
 
     def _sentence(self, who: str, fate: Fate) -> str:
         if fate.status < 0:
@@ -132,6 +165,8 @@ class Fates:
             return f"{who} {was} killed by {signal.Signals(-fate.status).name}"
         if fate.status:
             return f"{who} ended with status {fate.status}"
+        if fate.is_silent:
+            return f"{who} ended with status 0 in the middle of its work, as os._exit(0) does"
         if fate.error and who == EVALUATOR:
             return f"{who} failed on the model of round {fate.round}: {fate.error}"
         if fate.error:

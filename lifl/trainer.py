@@ -41,6 +41,7 @@ from lifl.placement.processes import end_with_parent
 from lifl.virtual import Worker
 
 TOGETHER_S: Final = 0.3  # what happens to several clients within it is said once
+DONE: Final = {"done": True}  # last words of who has heard that the job is done
 
 
 class InRound(Exception):
@@ -137,8 +138,7 @@ def fork(what: str, work: Callable[[], Fate | None]) -> Child:
         fate = _fate(error)
     finally:
         with contextlib.suppress(Exception):
-            if fate is not None:
-                last_words(**asdict(fate))
+            last_words(**(DONE if fate is None else asdict(fate)))
             sys.stdout.flush()
         os._exit(status)
 
@@ -182,27 +182,32 @@ class Children:
                 told_at = time.monotonic() + TOGETHER_S
             if time.monotonic() >= told_at or not self.left:
                 told_at = math.inf
-                lines, warnings, fatal = self.fates.news()
-                for who, line in lines:
+                news = self.fates.news()
+                for who, line in news.lines:
                     say(who, line)
-                for text in warnings:
+                for text in news.warnings:
                     emit("warning", text=text)
-                if fatal is not None:
+                for text in news.missed:
+                    emit("missed", text=text)  # the engine knows whether a round has begun
+                if news.fatal is not None:
                     self.outputs.drain_all()
-                    return fatal
+                    return news.fatal
         return None
 
     def _ended(self, child: Child) -> None:
+        """Who was not killed says how it ended; without a word nothing has ended as it should."""
         self.selector.unregister(child.pidfd)
         os.close(child.pidfd)
         _, status = os.waitpid(child.pid, 0)
         code = os.waitstatus_to_exitcode(status)
         speaker = self.speakers[child.what]
         self.outputs.drain(speaker)
+        if speaker.words == DONE:
+            return
         if speaker.words:
             self.fates.add(child.what, Fate.from_words(speaker.words))
-        elif code:
-            self.fates.add(child.what, Fate(status=code))
+        else:
+            self.fates.add(child.what, Fate(status=code, is_silent=code == 0))
 
 
 @click.command()
@@ -239,7 +244,9 @@ def main(config_path: Path) -> None:
     clients = sum(child.what != EVALUATOR for child in children)
     # of workers none can be missed: nobody else runs its clients
     needed = clients if config["workers"] else spec.clients.min
-    fatal = Children(children, Fates(clients, needed, spec.rounds)).wait()
+    fates = Fates(clients, needed, spec.rounds)
+    fatal = None if config["others"] else fates.too_few()
+    fatal = fatal or Children(children, fates).wait()
     if fatal is not None:
         emit("failed", error=fatal, code="trainer-failed")
         sys.exit(1)

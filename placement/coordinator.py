@@ -100,6 +100,9 @@ class Coordinator:
         self.record.is_continued = saved is not None and saved.start == config["start"]
         if saved is None or not self.record.is_continued:
             saved = self._begin(saved, run_dir)
+            self.record.has_run_for(saved.clock.elapsed_s)
+        else:
+            self.record.has_run_for(saved.clock.elapsed_s + time.time() - saved.clock.at_s)
         self.layout = Layout.from_wire(saved.layout)
         enrolled = max(len(self.members.names), spec.client_count)
         planning = Planning(
@@ -116,8 +119,8 @@ class Coordinator:
         self.course = Course(
             self.job, self.members, planning, self.record, self.store, send=self._send,
             put_model=self._put_model, offer=self.checkpoints.offer,
-            first_needs=spec.trainer.clients if spec.trainer else 1,
         )  # fmt: skip
+        self.course.first_needs = self._started()
         self.course.go_on(saved)
 
     def _begin(self, before: Saved | None, run_dir: Path) -> Saved:
@@ -127,7 +130,7 @@ class Coordinator:
         else:
             saved = Saved(
                 job=as_text(self.job), names=self.members.names, start=self.config["start"],
-                layout=Layout.of(self._initial_model()).to_wire(),
+                layout=Layout.of(self._initial_model()).to_wire(), clock=self.record.clock(),
             )  # fmt: skip
         self.store.begin(saved)
         return saved
@@ -272,11 +275,20 @@ class Coordinator:
         for key in change.revoked:
             self.members.forget(key)
             self.course.client_is_gone(key)
+        self.course.first_needs = self._started()
+        self.course.try_to_plan()
         if change.enrolled or change.revoked:
             emit("keys", enrolled=[*change.enrolled.values()], revoked=[*change.revoked.values()])
         self.enrolment.answer(
-            job=self.name, run_dir=self.config["run_dir"], gateways=self.members.gateways or {}
+            job=self.name, run_dir=self.config["run_dir"], gateways=self.members.gateways or {},
+            own=len(self.config["clients"]),
         )
+
+    def _started(self) -> int:
+        """Clients that the run starts itself and that have their rights still."""
+        trainer = self.job.spec.trainer
+        own = [*self.config["clients"]][: trainer.clients] if trainer else []
+        return max(1, sum(key in self.members.names for key in own))
 
     def _client(self, node: Known, message: Message) -> None:
         if message["observer"] or message["job"] != self.name:

@@ -24,7 +24,6 @@ from lifl.placement.planning import JOB, Planning, roles_of, selected
 from lifl.placement.record import Recorder
 from lifl.placement.rounds import Order, Round
 from lifl.placement.snapshot import Plan
-from lifl.placement.stopping import verdict
 from lifl.placement.store import Change, JobStore, Saved, UnderWay
 
 LAST_METRICS_S: Final = 30.0
@@ -38,9 +37,9 @@ class Course:
         send: a message to a connection of a node, if there is one.
         put_model: takes the model that this start of the run begins with to a node.
         offer: hears which node has the model of a round that is over.
-        first_needs: clients that the first round waits for, beside spec.clients.min.
 
     Attributes:
+        first_needs: clients that the first round waits for, beside spec.clients.min.
         base: the round whose model this start of the run begins with; 0: the initial model.
         holding: nodes that may have memory of the job.
         deadline_at, done_at: monotonic times of the round's deadline and of the last patience.
@@ -50,12 +49,11 @@ class Course:
         self, job: FLJob, members: Membership, planning: Planning, record: Recorder,
         store: JobStore, *, send: Callable[[bytes | None, Message], None],
         put_model: Callable[[Known, int], None], offer: Callable[[int, Known], None],
-        first_needs: int,
     ) -> None:  # fmt: skip
         self.job, self.members, self.planning = job, members, planning
         self.record, self.store = record, store
         self.send, self.put_model, self.offer = send, put_model, offer
-        self.first_needs = first_needs
+        self.first_needs = 1
         self.plan: Plan | None = None
         self.roster: list[str] = []
         self.holding: set[str] = set()
@@ -225,6 +223,7 @@ class Course:
                     plan=self.plan, homes=self.members.homes, started_at_s=started_at_s,
                 ),
                 rows=self.record.take_unsaved(), model_at=self.record.published_by,
+                clock=self.record.clock(),
             )
         )  # fmt: skip
 
@@ -267,9 +266,8 @@ class Course:
 
     def look_whether_to_stop(self) -> None:
         """A round under way is finished first: its clients are at work."""
-        stop = self.job.spec.stop
-        if stop is not None and self.record.stopped is None and self.done_at is None:
-            self.record.stopped = verdict(stop, self.record.values(stop.metric))
+        if self.record.stopped is None and self.done_at is None:
+            self.record.stopped = self.record.watch.verdict()
 
     def closed(self, node: Known, message: Message) -> None:
         if self.round is not None and message["round"] == self.round.number:
@@ -286,6 +284,21 @@ class Course:
             emit("warning", text=f"round {self.round.number}: the deadline has passed with "
                  f"{self.round.in_count} updates, and spec.clients.minUpdates is "
                  f"{self.round.minimum}: the round waits for more")  # fmt: skip
+
+    def _let_go_of_the_away(self) -> None:
+        """Who was away when the deadline passed would cost the next round its deadline, too.
+
+        It is drawn again as soon as it is back.
+        """
+        assert self.round is not None
+        if not self.round.overdue:
+            return
+        for bit, key in enumerate(self.roster):
+            if self.round.missing >> bit & 1 and self.members.is_away(key):
+                self.members.forget(key)
+                name, number = self.members.names.get(key, key), self.round.number
+                emit("warning", text=f"{name} has left: its connection had ended when the deadline "
+                     f"of round {number} passed")  # fmt: skip
 
     def client_is_gone(self, key: str) -> None:
         if self.round and key in self.roster:
@@ -326,11 +339,15 @@ class Course:
         for name in self.plan.used:
             self._ask_for_report(self.members[name], number)
         self._end_if_last()
+        self._let_go_of_the_away()
         self.try_to_plan()
         if self.record.unsaved:  # no next round has taken it along
             self.store.save(
-                Change(rows=self.record.take_unsaved(), model_at=self.record.published_by)
-            )
+                Change(
+                    rows=self.record.take_unsaved(), model_at=self.record.published_by,
+                    clock=self.record.clock(),
+                )
+            )  # fmt: skip
         if self.done_at is None:
             self.offer(number, holder)
 

@@ -35,9 +35,12 @@ from typing import Any, Final
 import click
 
 from lifl.events import emit, keep_stdout, say
+from lifl.fates import FIRST_WAITS
 from lifl.functions.wire import Keys
-from lifl.placement import resume
+from lifl.placement import clientfiles, resume
+from lifl.placement.keyring import Keyring
 from lifl.placement.limits import oom_kills
+from lifl.placement.monitoring import end_of_metrics
 from lifl.placement.output import Outputs, Speaker
 from lifl.placement.processes import adopt_orphans, end_descendants, private_bpffs, unmount
 
@@ -78,7 +81,7 @@ class Engine:
         self.outputs = Outputs(self.selector)
         self.gateways: dict[str, list[str]] = {}
         self.pins = ""
-        self.done = False
+        self.has_begun = self.done = False
         self.oom_kills = oom_kills()
         self.over_at = math.inf  # when those who have not ended by themselves are ended
         self.unread: dict[int, bytes] = {}  # what each child has begun to say
@@ -203,11 +206,20 @@ class Engine:
         return first + 1 + list(self.config["nodes"]).index(name) if first else 0
 
     def _start_trainers(self) -> None:
+        """All but those whose rights were taken away before the run went on."""
+        keys = [public for public, _ in self.config["client_keys"]]
+        files = [*zip(keys, self.config["client_files"], strict=True)][: self.config["trainers"]]
+        entries = Keyring(Path(self.config["keyring"])).entries
+        revoked = {entry.public_key: entry.name for entry in entries if entry.revoked_at}
+        for key, _ in files:
+            if key in revoked:
+                emit("warning", text=f"{revoked[key]} is revoked: its trainer is not started")
         path = self._write("trainers", {
             "job": self.config["job"], "name": self.config["name"], "gateways": self.gateways,
             "observer": self.config["observer"],
-            "client_files": self.config["client_files"][: self.config["trainers"]],
+            "client_files": [file for key, file in files if key not in revoked],
             "workers": self.config["workers"], "client_count": self.config["client_count"],
+            "others": self.config["outside"],
         })  # fmt: skip
         self._spawn("trainers", "lifl.trainer", "--config", str(path), events=True)
 
@@ -298,6 +310,12 @@ class Engine:
                     self._write_client_files()
                     self._start_trainers()
                 return
+            case "missed":
+                if not self.has_begun:
+                    raise Over(f"{event['text']}, {FIRST_WAITS}", code="trainer-failed")
+                return
+            case "round_started":
+                self.has_begun = True
             case "restart":
                 self._see_memory(event["what"])
             case "done":
@@ -308,20 +326,24 @@ class Engine:
             raise Over("")
 
     def _write_client_files(self) -> None:
-        """One file a client, mode 0600: all that it needs to take part."""
-        where = list(self.gateways.values())
+        """One file a client: all that it needs to take part."""
+        where, job = list(self.gateways.values()), self.config["name"]
+        folder = Path(self.config["run_dir"]) / "clients"
         for index, file in enumerate(map(Path, self.config["client_files"])):
             public, secret = self.config["client_keys"][index]
-            endpoint, server_key = where[index % len(where)]
-            file.touch(mode=0o600)
-            file.write_text(json.dumps({
-                "job": self.config["name"], "endpoint": endpoint, "server_key": server_key,
-                "public_key": public, "secret_key": secret,
-                "index": self.config["first_file"] + index, "count": self.config["client_count"],
-            }))  # fmt: skip
+            clientfiles.write(
+                folder, file.stem, job=job, where=where[index % len(where)], public_key=public,
+                secret_key=secret, index=self.config["first_file"] + index,
+                count=self.config["client_count"],
+            )  # fmt: skip
+        enrolled = clientfiles.write_outside(
+            folder, Keyring(Path(self.config["keyring"])).entries, job=job,
+            gateways=self.gateways, own=len(self.config["clients"]),
+        )  # fmt: skip
         if self.config["outside"]:
-            files = str(Path(self.config["run_dir"]) / "clients")
-            emit("endpoint", endpoint=where[0][0], files=files)
+            others = self.config["client_files"][self.config["trainers"] :]  # for other terminals
+            emit("endpoint", endpoint=where[0][0], files=str(folder), enrolled=[*enrolled],
+                 outsiders=[Path(file).stem for file in others])  # fmt: skip
 
     # -- the end -----------------------------------------------------------------------------
     def end(self) -> None:
@@ -345,6 +367,7 @@ class Engine:
             self.outputs.close_all()
         if self.pins:
             unmount(self.directory / "bpf")
+        end_of_metrics(Path(self.config["run_dir"]))
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

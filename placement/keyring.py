@@ -40,6 +40,11 @@ class Entry:
     enrolled_at: str
     revoked_at: str | None = None
 
+    @property
+    def is_own(self) -> bool:
+        """Its keys were made by the run whose directory this is."""
+        return _OWN.fullmatch(self.name) is not None
+
 
 class Keyring:
     """One key directory, mode 0700."""
@@ -80,16 +85,8 @@ class Keyring:
                 entries.append(Entry(name, public_key, _now()))
 
     def _check(self, entries: list[Entry], name: str, public_key: str, own: bool) -> None:
-        if not _NAME.fullmatch(name):
-            raise InvalidJob(
-                f"{name!r} is no name for a client: use up to 63 letters, digits, '.', '_', '-'",
-                code="bad-keys",
-            )
-        if not own and _OWN.fullmatch(name):
-            raise InvalidJob(
-                f"{name!r} is what a run calls its own clients: choose another name",
-                code="bad-keys",
-            )
+        if not own:
+            check_name(name)
         if not own and not is_key(public_key):
             raise InvalidJob(
                 f"{public_key!r} is no public key: it has 40 characters, as printed by "
@@ -167,6 +164,24 @@ class Keyring:
                     f"the job at {path} did not answer ({error}): it looks when it is less busy"
                 ) from error
         return answers
+
+
+def check_name(name: str) -> None:
+    """Of a client from outside; files are called by it.
+
+    Raises:
+        InvalidJob: it cannot have this one.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidJob(
+            f"{name!r} is no name for a client: use up to 63 letters, digits, '.', '_', '-', the "
+            "first of them a letter or a digit",
+            code="bad-keys",
+        )
+    if _OWN.fullmatch(name):
+        raise InvalidJob(
+            f"{name!r} is what a run calls its own clients: choose another name", code="bad-keys"
+        )
 
 
 def is_key(text: str) -> bool:

@@ -28,6 +28,7 @@ from lifl.errors import InvalidJob
 from lifl.functions.wire import Keys, virtual_key
 from lifl.placement import resume
 from lifl.placement.keyring import Keyring
+from lifl.placement.monitoring import end_of_metrics
 from lifl.placement.processes import adopt_orphans, end_descendants
 from lifl.placement.record import full_disk_says
 
@@ -98,6 +99,7 @@ def run(
             end_descendants()
             if lock >= 0:
                 Keyring(Path(fields["keyring"])).sweep()
+                end_of_metrics(Path(fields["run_dir"]))  # of an engine that was killed
             shutil.rmtree(directory, ignore_errors=True)
             if lock >= 0:
                 os.close(lock)

@@ -100,8 +100,12 @@ class Membership:
         if self.connected.get(key) == node:
             self._leaving[key] = gone_at
 
+    def is_away(self, key: str) -> bool:
+        """Its connection has ended, and its time to come back is not over."""
+        return key in self._leaving
+
     def forget(self, key: str) -> None:
-        """A client that has no rights any more."""
+        """A client that is not waited for: revoked, or it has cost a round its deadline."""
         self.connected.pop(key, None)
         self._leaving.pop(key, None)
 

@@ -6,6 +6,7 @@ Called by record.py, which hears everything that happens to a job.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,13 +17,15 @@ from lifl.events import emit
 from lifl.metrics import Figures
 from lifl.placement.rounds import Round
 
+FILE = "metrics.json"
+
 
 class Monitoring:
     """What the outside may know of one job."""
 
     def __init__(self, job: FLJob, run_dir: Path) -> None:
         self.figures = Figures("coordinator")
-        self.path = run_dir / "metrics.json"
+        self.path = run_dir / FILE
         self.url = ""
         self.nodes: dict[str, str] = {}  # name -> where its agent serves metrics
         spec = job.spec
@@ -75,5 +78,10 @@ class Monitoring:
                 self.figures.set(name, float(value), metric=metric)
 
     def finish(self) -> None:
-        """Nobody answers there any more."""
-        self.path.unlink(missing_ok=True)
+        end_of_metrics(self.path.parent)
+
+
+def end_of_metrics(run_dir: Path) -> None:
+    """Nobody answers any more, however the run has ended."""
+    with contextlib.suppress(OSError):
+        (run_dir / FILE).unlink(missing_ok=True)

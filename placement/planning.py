@@ -155,7 +155,7 @@ class Planning:
         }
         return {
             "t": "job", "job": self.job.metadata.name, "layout": self.layout.to_wire(),
-            "settings": settings,
+            "settings": settings, "eager": spec.aggregation.mode == "eager",
         }  # fmt: skip
 
     def round_to_gateway(

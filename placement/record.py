@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import statistics
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,8 +29,10 @@ from lifl.functions.wire import Message
 from lifl.placement.monitoring import Monitoring
 from lifl.placement.phases import Timeline, split
 from lifl.placement.rounds import Round
+from lifl.placement.rows import cut_to_whole_lines, rows_of, summary_of
 from lifl.placement.snapshot import Plan
-from lifl.placement.store import Saved
+from lifl.placement.stopping import Watch
+from lifl.placement.store import Clock, Saved
 
 
 class Recorder:
@@ -39,8 +40,9 @@ class Recorder:
 
     def __init__(self, job: FLJob, run_dir: Path, evaluated: bool) -> None:
         self.job, self.run_dir, self.evaluated = job, run_dir, evaluated
-        self.started: dict[int, float] = {}
-        self.rows: dict[int, dict[str, Any]] = {}
+        self.path = run_dir / "rounds.jsonl"
+        self.started: dict[int, float] = {}  # the round under way
+        self.rows: dict[int, dict[str, Any]] = {}  # that are not written and saved yet
         self.open_rows: dict[int, set[str]] = {}  # rounds whose nodes have still to report
         self.written = 0
         self.last = job.spec.rounds
@@ -53,7 +55,8 @@ class Recorder:
         self.timelines: dict[int, Timeline] = {}
         self.monitoring = Monitoring(job, run_dir)
         self.backends: dict[str, str] = {}
-        self.began_at = time.monotonic()
+        self.watch = Watch(job.spec.stop, evaluated=evaluated, rounds=job.spec.rounds)
+        self.began_at = time.monotonic()  # with the time of earlier starts taken off
         self.is_continued = False  # a coordinator of this run has said some of it already
 
     def go_on(self, saved: Saved) -> None:
@@ -61,13 +64,25 @@ class Recorder:
 
         What is in rounds.jsonl is done; of rounds beyond that, nodes are asked again.
         """
-        self.rows = whole_lines(self.run_dir / "rounds.jsonl")
-        self.written = len(self.rows)
+        cut_to_whole_lines(self.path)
+        for done in rows_of(self.path):
+            self.written = done["round"]
+            self._watch(done)
+        self.watch.unheard_of(self.written)  # the coordinator before this one has said so
         self.published_by = saved.model_at
         for number, row in saved.rows.items():
             if number > self.written:
                 self.rows[number] = dict(row) | _no_work()
                 self.open_rows[number] = set(row["tree"])
+                self._watch(row)
+
+    def has_run_for(self, seconds: float) -> None:
+        """So long before this process began."""
+        self.began_at -= seconds
+
+    def clock(self) -> Clock:
+        """How long the run has taken until now, all its starts together."""
+        return Clock(elapsed_s=time.monotonic() - self.began_at, at_s=time.time())
 
     # -- events ------------------------------------------------------------------------------
     def gateways(self, where: dict[str, list[str]]) -> None:
@@ -95,7 +110,7 @@ class Recorder:
 
     # -- rounds ------------------------------------------------------------------------------
     def start(self, round_: Round, plan: Plan, *, age_s: float = 0.0) -> None:
-        self.started[round_.number] = time.monotonic() - age_s
+        self.started = {round_.number: time.monotonic() - age_s}
         self.timelines[round_.number] = Timeline()
         self.monitoring.started(round_)
         self.used = plan.used
@@ -141,6 +156,7 @@ class Recorder:
             "metrics": _weighted([row for rows in self.reported.values() for row in rows]),
         }
         self.unsaved.add(round_.number)
+        self._watch(row)
         self.published_by = round_.top_node
         self.open_rows[round_.number] = set(self.used)
         emit("published", round=round_.number, seconds=row["seconds"])
@@ -177,29 +193,28 @@ class Recorder:
         """Rows that changed since the last call."""
         rows = {number: self.rows[number] for number in self.unsaved}
         self.unsaved.clear()
+        self._forget()
         return rows
+
+    def _forget(self) -> None:
+        """Rows that are in the file and in the store are nobody's business any more."""
+        for number in [n for n in self.rows if n <= self.written and n not in self.unsaved]:
+            del self.rows[number]
+            self.open_rows.pop(number, None)
 
     def metrics(self, number: int, metrics: dict[str, float]) -> None:
         """An observer evaluated the model of a round."""
         row = self.rows.get(number)
-        if row is not None and row.get("evaluation") == metrics:
+        if number <= self.written or (row is not None and row.get("evaluation") == metrics):
             return  # said again, to a coordinator that came back
         if row is not None:
             self.unsaved.add(number)
             row["accuracy"] = metrics.get("accuracy")
             row["evaluation"] = metrics
+            self._watch(row)
         emit("metrics", round=number, figures=metrics)
         self.monitoring.evaluated(metrics)
         self._write()
-
-    def values(self, metric: str) -> dict[int, float]:
-        """A figure by round: the evaluator's where it reports that name, else the clients'."""
-        found = {
-            source: {n: row[source][metric] for n, row in self.rows.items()
-                     if metric in row.get(source, ())}
-            for source in ("evaluation", "metrics")
-        }  # fmt: skip
-        return found["evaluation"] or found["metrics"]
 
     @property
     def is_complete(self) -> bool:
@@ -208,8 +223,7 @@ class Recorder:
 
     def _write(self, force: bool = False) -> None:
         """Append rows in the order of rounds, each when nothing of it is missing."""
-        path = self.run_dir / "rounds.jsonl"
-        with full_disk_says(path), path.open("a") as file:
+        with full_disk_says(self.path), self.path.open("a") as file:
             while (row := self.rows.get(self.written + 1)) is not None:
                 number = self.written + 1
                 missing = number not in self.open_rows or self.open_rows[number]
@@ -221,6 +235,12 @@ class Recorder:
                 file.flush()
                 self.written = number
                 fault("coordinator_row_written", "coordinator")
+                if (text := self.watch.unheard_of(number)) is not None:
+                    emit("warning", text=text)
+        self._forget()
+
+    def _watch(self, row: Mapping[str, Any]) -> None:
+        self.watch.take(row["round"], row.get("metrics", {}), row.get("evaluation"))
 
     # -- the end -----------------------------------------------------------------------------
     def finish(
@@ -231,28 +251,13 @@ class Recorder:
         path = self.run_dir / "model.safetensors"
         with full_disk_says(path):
             save_model(layout, model, path)
-        rows = [row for row in self.rows.values() if "seconds" in row]
-        accuracies = [r["accuracy"] for r in rows if r["accuracy"] is not None]
-        handoffs = {
-            name: sum(r["handoffs"].get(name, 0) for r in rows) for name in ("ebpf", "unix")
-        }
-        summary = {
-            "accuracy": accuracies[-1] if accuracies else None,
-            "rounds": len(rows),
+        summary = summary_of(rows_of(self.path)) | {
             "stopped": self.stopped,
-            "metrics": next((r["metrics"] for r in reversed(rows) if r["metrics"]), {}),
-            "evaluation": next((r["evaluation"] for r in reversed(rows) if "evaluation" in r), {}),
-            "wall_s": round(time.monotonic() - self.began_at, 3),
-            "round_s_median": statistics.median(r["seconds"] for r in rows),
+            "wall_s": round(self.clock().elapsed_s, 3),
             "nodes": nodes,
             "insecure": self.job.spec.insecure,
-            "updates": sum(r["clients"] for r in rows),
-            "bytes": sum(r["bytes"] for r in rows),
-            "handoffs": handoffs,
             "proxy": self.backends.get("proxy"),
             "kernels": self.backends.get("kernels"),
-            "cold_starts": sum(r["cold_starts"] for r in rows),
-            "warm_starts": sum(r["warm_starts"] for r in rows),
             **more,
         }
         self.monitoring.finish()
@@ -261,19 +266,6 @@ class Recorder:
         with full_disk_says(path):
             write_whole(path, data)
         return summary
-
-
-def whole_lines(path: Path) -> dict[int, dict[str, Any]]:
-    """The rows of a rounds.jsonl by round; half a line at its end is cut off."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return {}
-    whole = data.rpartition(b"\n")[0]
-    if len(whole) + 1 < len(data):
-        os.truncate(path, len(whole) + 1 if whole else 0)
-    rows = (json.loads(line) for line in whole.splitlines())
-    return {row["round"]: row for row in rows}
 
 
 def initial_model(job: FLJob, job_path: Path) -> dict[str, Any]:

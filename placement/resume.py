@@ -16,7 +16,8 @@ from lifl.api.job import FLJob
 from lifl.api.load import load_job
 from lifl.errors import InvalidJob
 from lifl.placement.folder import Folder, Local, folder
-from lifl.placement.record import whole_lines, write_whole
+from lifl.placement.record import write_whole
+from lifl.placement.rows import cut_to_whole_lines, rows_of
 from lifl.placement.store import Saved
 from lifl.placement.store_sqlite import SqliteStore
 
@@ -92,12 +93,12 @@ def checkpoint_folder(job: FLJob, job_file: Path, run_dir: Path) -> Folder:
 def rewound(saved: Saved, run_dir: Path, *, start: int) -> Saved:
     """The store of a run that goes on from its last checkpoint; rounds.jsonl is cut to match."""
     number = saved.checkpoint.number if saved.checkpoint else 0
-    lines = {n: row for n, row in whole_lines(run_dir / "rounds.jsonl").items() if n <= number}
-    write_whole(
-        run_dir / "rounds.jsonl", "".join(json.dumps(row) + "\n" for row in lines.values()).encode()
-    )
+    path = run_dir / "rounds.jsonl"
+    cut_to_whole_lines(path)
+    kept = [json.dumps(row) + "\n" for row in rows_of(path) if row["round"] <= number]
+    write_whole(path, "".join(kept).encode())
     return Saved(
         job=saved.job, names=saved.names, layout=saved.layout, start=start, base=number,
         rows={n: row for n, row in saved.rows.items() if n <= number},
-        checkpoint=saved.checkpoint,
+        checkpoint=saved.checkpoint, clock=saved.clock,
     )  # fmt: skip

@@ -58,6 +58,14 @@ class Round:
     def of_count(self) -> int:
         return sum(clients.bit_count() for clients in self.selected.values())
 
+    @property
+    def missing(self) -> int:
+        """Clients that take part and have not answered."""
+        missing = 0
+        for node, clients in self.selected.items():
+            missing |= clients & ~self.accepted.get(node, 0) & ~self.excused
+        return missing
+
     def on_accepted(self, node: str, clients: int, excused: int = 0) -> list[Order]:
         """A gateway reports all that it has accepted so far, and who sends nothing."""
         self.excused |= excused
@@ -117,22 +125,15 @@ class Round:
         return orders
 
     def _is_over(self) -> bool:
-        missing = any(
-            clients & ~self.accepted.get(node, 0) & ~self.gone & ~self.excused
-            for node, clients in self.selected.items()
-        )
+        waited_for = self.missing & ~self.gone
         return self.is_decided or (
-            (not missing or self.overdue) and self.in_count >= self.minimum
+            (not waited_for or self.overdue) and self.in_count >= self.minimum
         )
 
     @property
     def is_starved(self) -> bool:
         """Everybody has answered, and too few with an update."""
-        missing = any(
-            clients & ~self.accepted.get(node, 0) & ~self.excused
-            for node, clients in self.selected.items()
-        )
-        return not missing and self.in_count < self.minimum
+        return not self.missing and self.in_count < self.minimum
 
     def _something_is_in(self) -> bool:
         return self.accepted.get(self.top_node, 0) != 0

@@ -48,6 +48,14 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Clock:
+    """How long a run has taken, all its starts together, and the Unix time at which that was."""
+
+    elapsed_s: float = 0.0
+    at_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Saved:
     """All that is known of a job.
 
@@ -60,6 +68,7 @@ class Saved:
         rows: published rounds.
         model_at: node that published the last of them.
         complete: its files are written.
+        clock: when something was saved last.
     """
 
     job: str
@@ -72,6 +81,7 @@ class Saved:
     model_at: str | None = None
     checkpoint: Checkpoint | None = None
     complete: bool = False
+    clock: Clock = Clock()
 
     @property
     def published(self) -> int:
@@ -88,6 +98,7 @@ class Change:
     model_at: str | None = None
     checkpoint: Checkpoint | None = None
     complete: bool = False
+    clock: Clock | None = None
 
 
 class JobStore(Protocol):

@@ -20,6 +20,7 @@ from lifl.errors import Busy, InvalidJob, LiflError, NoSpace
 from lifl.placement.store import (
     Change,
     Checkpoint,
+    Clock,
     Row,
     Saved,
     UnderWay,
@@ -106,6 +107,7 @@ class SqliteStore:
                 "with the LIFL that began the run"
             )
         checkpoint, round_ = parts.get("checkpoint"), parts.get("round")
+        clock = parts.get("clock", [0.0, 0.0])
         return Saved(
             job=parts["job"],
             names=parts["names"],
@@ -119,6 +121,7 @@ class SqliteStore:
             if checkpoint
             else None,
             complete=parts.get("complete", False),
+            clock=Clock(elapsed_s=clock[0], at_s=clock[1]),
         )
 
     def begin(self, saved: Saved) -> None:
@@ -134,7 +137,7 @@ class SqliteStore:
             self._keep(
                 Change(
                     round=saved.round, rows=saved.rows, model_at=saved.model_at,
-                    checkpoint=saved.checkpoint, complete=saved.complete,
+                    checkpoint=saved.checkpoint, complete=saved.complete, clock=saved.clock,
                 )
             )  # fmt: skip
 
@@ -168,6 +171,8 @@ class SqliteStore:
             self._put("model_at", change.model_at)
         if change.checkpoint is not None:
             self._put("checkpoint", [change.checkpoint.number, change.checkpoint.place])
+        if change.clock is not None:
+            self._put("clock", [change.clock.elapsed_s, change.clock.at_s])
         if change.complete:
             self._put("complete", True)
 

@@ -19,8 +19,11 @@ from lifl.shm.arena import arena_bytes
 LEAST_SUM_SLOTS = 5  # the node of the top has one, three slots, and a leaf, two
 
 
-def try_out(job: FLJob, job_path: Path) -> None:
+def try_out(job: FLJob, job_path: Path) -> list[str]:
     """Import the trainer, make the initial model, measure it.
+
+    Returns:
+        What may be a mistake and need not be one.
 
     Raises:
         InvalidJob: something cannot be used; names file, line and field.
@@ -43,9 +46,16 @@ def try_out(job: FLJob, job_path: Path) -> None:
     if spec.evaluator is not None:
         figures, name = evaluator_of(job, job_path), spec.evaluator.entrypoint
         try:
-            figures(model)
+            measured = figures(model)
         except InvalidJob:
             raise
         except Exception as error:
             with at_field(job_path, "spec", "evaluator", "entrypoint"):
                 raise raised(name, error, job_path.parent) from None
+        if spec.stop is not None and spec.stop.metric not in measured:
+            return [
+                f"spec.stop.metric is {spec.stop.metric!r}, and {name} returns "
+                f"{', '.join(sorted(measured)) or 'nothing'}: clients must report it, or the job "
+                f"runs all its {spec.rounds} rounds"
+            ]
+    return []

@@ -129,8 +129,9 @@ class Clients(_Part):
     grace_s: float = Field(
         default=5.0,
         ge=0,
-        description="Seconds that a client whose connection ended has to come back.  After that "
-        "its round does not wait for it, and later rounds do not draw it until it is back.",
+        description="Seconds that a client whose connection ended has to come back.  After that, "
+        "or after the deadline of its round, its round does not wait for it, and later rounds do "
+        "not draw it until it is back.",
     )
     min_updates: int = Field(
         default=1,

@@ -194,15 +194,18 @@ def validate(job_file: Path, no_import: bool) -> None:
     from lifl.api.load import load_job
 
     job = load_job(job_file)
+    notes: list[str] = []
     if not no_import:
         from lifl.placement.trial import try_out
 
-        try_out(job, job_file)
+        notes = try_out(job, job_file)
     spec = job.spec
     click.echo(
         f"{job_file} is valid: job {job.metadata.name}, rounds {spec.rounds}, "
         f"clients {spec.clients.min}, nodes {spec.nodes}"
     )
+    for note in notes:
+        click.secho(f"warning: {note}", fg="yellow", err=True)
 
 
 @main.command()
@@ -228,11 +231,20 @@ def doctor(as_json: bool, clean: bool) -> None:
 
 
 @main.command()
-@click.argument("directory", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument(
+    "directory",
+    metavar="[RUN]",
+    required=False,
+    default=Path("runs/latest"),
+    type=click.Path(path_type=Path),
+)
 @click.option("--no-plots", is_flag=True, help="report.html alone, no PNGs.")
 @_plainly
 def report(directory: Path, no_plots: bool) -> None:
-    """Write a run's report.html, which needs no network, and PNGs of its charts."""
+    """Write a run's report.html, which needs no network, and PNGs of its charts.
+
+    RUN is the run's directory, runs/latest unless given.
+    """
     from lifl.cli.report.write import can_plot, write_page, write_plots
 
     click.echo(write_page(directory))

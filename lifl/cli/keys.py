@@ -12,12 +12,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lifl.cli.plainly import plainly
 from lifl.errors import InvalidJob
+
+if TYPE_CHECKING:
+    from lifl.placement.keyring import Keyring
 
 RUN = click.option(
     "--run", "run_dir", metavar="RUN", type=click.Path(path_type=Path), default=Path("runs/latest"),
@@ -45,7 +48,9 @@ def keys() -> None:
 def new(name: str, out: Path, show_secret: bool) -> None:
     """Make a key pair: NAME.key, which stays with the client, and NAME.pub, to be enrolled."""
     from lifl.functions.wire import Keys
+    from lifl.placement.keyring import check_name
 
+    check_name(name)
     pair = Keys.new()
     secret, public = out / f"{name}.key", out / f"{name}.pub"
     for path in (secret, public):
@@ -71,24 +76,23 @@ def new(name: str, out: Path, show_secret: bool) -> None:
 def enroll(key: str, name: str, run_dir: Path, directory: Path | None) -> None:
     """Let a client take part: KEY is its public key, or a file with it.
 
-    A run that is under way takes it in at once.  What the client needs beside its key is written
-    to RUN/clients/NAME.json.
+    A run that is under way takes it in at once, a later one at its start.  What the client needs
+    beside its key is written to RUN/clients/NAME.json.
     """
     from lifl.placement.keyring import Keyring
 
     ring = Keyring(_directory(run_dir, directory, make=True))
+    _not_over(ring.directory)
     ring.enroll({name: _public(key)})
     answers = ring.tell()
     click.echo(f"{name} is enrolled in {ring.directory}")
     for answer in answers:
-        path = Path(answer["run_dir"]) / "clients" / f"{name}.json"
-        _client_file(path, _public(key), answer, index=len(ring.entries) - 1)
-        click.echo(
-            f"job {answer['job']} knows it; its client needs {path} and its own .key: "
-            f"LIFL_CLIENT={path.name} LIFL_KEY={name}.key"
-        )
+        click.echo(f"job {answer['job']} knows it; " + _handed_out(name, ring, answer))
     if not answers:
-        click.echo("no job that goes by it is under way: the next one knows it from its start")
+        click.echo(
+            f"no job that goes by it is under way; {_later(ring.directory)} knows it from its "
+            f"start, and writes what its client needs to RUN/clients/{name}.json"
+        )
 
 
 @keys.command()
@@ -106,8 +110,11 @@ def revoke(client: str, run_dir: Path, directory: Path | None) -> None:
     ring = Keyring(_directory(run_dir, directory))
     entry = ring.revoke(client)
     click.echo(f"{entry.name} is revoked in {ring.directory}")
-    for answer in ring.tell():
+    answers = ring.tell()
+    for answer in answers:
         click.echo(f"job {answer['job']} refuses it from now on")
+    if not answers:
+        click.echo("no job that goes by it is under way")
 
 
 @keys.command("list")
@@ -132,7 +139,11 @@ def list_(run_dir: Path, directory: Path | None, as_json: bool) -> None:
 
 
 def _directory(run_dir: Path, directory: Path | None, *, make: bool = False) -> Path:
-    """Where the keys are: as named, or those of a run."""
+    """Where the keys are: as named, or those of a run.
+
+    Raises:
+        InvalidJob: there are none.
+    """
     if directory is not None:
         if make:
             from lifl.placement.keyring import Keyring
@@ -169,11 +180,45 @@ def _public(key: str) -> str:
     return lines[0]
 
 
-def _client_file(path: Path, public_key: str, answer: dict[str, Any], *, index: int) -> None:
-    from lifl.placement.keyring import write_private
+def _not_over(directory: Path) -> None:
+    """Nobody can take part in a run that is complete.
 
-    endpoint, server_key = min(answer["gateways"].values())
-    write_private(path, json.dumps({
-        "job": answer["job"], "endpoint": endpoint, "server_key": server_key,
-        "public_key": public_key, "index": index, "count": index + 1,
-    }))  # fmt: skip
+    Raises:
+        InvalidJob: these are the keys of one.
+    """
+    if _is_a_runs(directory) and (directory.parent / "summary.json").exists():
+        raise InvalidJob(
+            f"the run in {directory.parent.resolve()} is complete, and nobody can take part in it "
+            "any more: name a run that is under way with --run, or a key directory for those to "
+            "come with --keys",
+            code="bad-keys",
+        )
+
+
+def _is_a_runs(directory: Path) -> bool:
+    from lifl.placement.resume import RUN
+
+    return (directory.parent / RUN).exists()
+
+
+def _later(directory: Path) -> str:
+    """What makes a job that goes by a key directory."""
+    if _is_a_runs(directory):
+        return f"lifl run --resume {directory.parent}"
+    return f"lifl run JOB.yaml --keys {directory}"
+
+
+def _handed_out(name: str, ring: Keyring, answer: dict[str, Any]) -> str:
+    """Write what the client needs; what is to be done with it."""
+    from lifl.placement.clientfiles import write_outside
+
+    folder = Path(answer["run_dir"]) / "clients"
+    if not answer["gateways"]:  # its nodes have only begun to start
+        return f"{folder / name}.json will be there when its nodes are"
+    paths = write_outside(
+        folder, ring.entries, job=answer["job"], gateways=answer["gateways"], own=answer["own"]
+    )
+    return (
+        f"its client needs {paths[name]} and its own .key: "
+        f"LIFL_CLIENT={name}.json LIFL_KEY={name}.key"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 
@@ -9,35 +10,35 @@ from lifl.cli.figures import amount, count, duration, figures, score
 from lifl.cli.story import Event, Roles, Story, Tree, clean
 
 FEW = 4  # clients of which each is a line; of more, every quarter
+HELD = 2  # rounds whose lines wait for figures while later rounds are done
 
 
 class Lines:
     """What to print for each event that the story has taken.
 
-    A round's line waits for the evaluator's figures; they come soon after, or else they get a
-    line of their own, after it.
+    A round's line waits for the evaluator's figures, which come while the next round is under way,
+    or the one after.  Where they take longer they get a line of their own, after the round's.
     """
 
     def __init__(self, story: Story) -> None:
         self._story = story
         self._tree: Tree = {}
         self._waited = -1
-        self._held: Event | None = None
+        self._held: dict[int, Event] = {}  # lines that wait, in the order of rounds
         self._early: dict[int, Event] = {}  # figures of rounds whose line is still to come
 
     def of(self, event: Event) -> Iterator[str]:
         """Lines for an event; those that waited come first."""
         story = self._story
         kind, number = event.get("event"), event.get("round", 0)
-        held = self._held
         if kind == "metrics" and number not in story.rows:
             self._early[number] = event
             return
-        if held is not None and kind == "metrics" and number == held.get("round"):
-            self._held = None
-            yield f"{self._label(number)}: {_row(held)}, {_measured(event)}"
+        if kind == "metrics" and number in self._held:
+            yield from self._let_go(below=number)  # overtaken: theirs do not come any more
+            yield f"{self._label(number)}: {_row(self._held.pop(number))}, {_measured(event)}"
             return
-        if kind in ("round_done", "warning", "restart", "done", "failed"):
+        if kind in ("warning", "restart", "done", "failed"):
             yield from self.rest()
         match kind:
             case "starting" if story.run_dir:
@@ -65,11 +66,11 @@ class Lines:
             case "round_done":
                 early = self._early.pop(number, None)
                 if early is not None:
+                    yield from self._let_go(below=number)
                     yield f"{self._label(number)}: {_row(event)}, {_measured(early)}"
                 else:
-                    self._held = event
-                if not story.evaluated:
-                    yield from self.rest()
+                    self._held[number] = event
+                yield from self._let_go(below=number + 1 - (HELD if story.evaluated else 0))
             case "metrics":
                 yield f"{self._label(number)}: {_measured(event)}"
             case "warning" | "restart" | "output" | "keys" if story.note:
@@ -77,9 +78,12 @@ class Lines:
 
     def rest(self) -> Iterator[str]:
         """What has waited until now."""
-        held, self._held = self._held, None
-        if held is not None:
-            yield f"{self._label(held.get('round', 0))}: {_row(held)}"
+        yield from self._let_go()
+
+    def _let_go(self, *, below: float = math.inf) -> Iterator[str]:
+        """Lines of earlier rounds, without figures."""
+        for number in [number for number in sorted(self._held) if number < below]:
+            yield f"{self._label(number)}: {_row(self._held.pop(number))}"
 
     def _label(self, number: int) -> str:
         return f"round {number:>{len(str(self._story.rounds))}}/{self._story.rounds}"
@@ -93,11 +97,13 @@ class Lines:
 
 def outside(story: Story) -> Iterator[str]:
     """How clients in other terminals take part."""
-    if story.files:
-        yield (
-            f"in other terminals: LIFL_CLIENT={story.files}/client-0.json python your_client.py"
-            + (f", and so on to client-{story.clients - 1}.json" if story.clients > 1 else "")
-        )
+    what = "in other terminals: LIFL_CLIENT={}/{}.json {}python your_client.py{}"
+    for names, key in ((story.outsiders, ""), (story.enrolled, "LIFL_KEY={}.key ")):
+        if names:
+            more = f", and so on to {names[-1]}.json" if len(names) > 1 else ""
+            yield what.format(story.files, names[0], key.format(names[0]), more)
+    if story.files and not story.outsiders and not story.enrolled:
+        yield "nobody is enrolled there yet: lifl keys enroll lets clients take part"
 
 
 def backends(story: Story) -> str:

@@ -23,11 +23,13 @@ class Story:
     Attributes:
         evaluated: the job has an evaluator, so that a round's figures are still to come.
         reason: why the proxy is not a better one, with the fix; `short_reason` is its beginning.
-        files: folder of the client files, where clients come from outside.
+        files: folder of the client files, where clients come from outside: `outsiders`, whose
+            keys are in there, and those `enrolled` in a key directory, who have their own.
         done_rounds: rounds whose model exists.
         clients: of the round, or those that it waits for.
         accuracy: round → accuracy of its model.
-        rows: round → its row when it was done.
+        rows: rounds whose row is known; `last_row` is that of the newest, `round_s` the seconds of
+            all of them, without what is between them.
         handoffs: descriptors by back end, over all rounds.
     """
 
@@ -44,13 +46,17 @@ class Story:
     endpoint: str = ""
     insecure: bool = False
     files: str = ""
+    outsiders: tuple[str, ...] = ()
+    enrolled: tuple[str, ...] = ()
     waiting: tuple[int, int] | None = None
     round: int = 0
     done_rounds: int = 0
     accepted: int = 0
     tree: Tree = field(default_factory=dict)
     accuracy: dict[int, float] = field(default_factory=dict)
-    rows: dict[int, Event] = field(default_factory=dict)
+    rows: set[int] = field(default_factory=set)
+    last_row: Event = field(default_factory=dict)
+    round_s: float = 0.0
     handoffs: dict[str, int] = field(default_factory=dict)
     cold_starts: int = 0
     warm_starts: int = 0
@@ -71,6 +77,8 @@ class Story:
             case "endpoint":
                 self.endpoint = clean(event.get("endpoint", ""))
                 self.files = clean(event.get("files", ""))
+                for name in ("outsiders", "enrolled"):
+                    setattr(self, name, tuple(map(clean, event.get(name, ()))))
             case "waiting":
                 self.waiting = event.get("clients", 0), event.get("need", 0)
             case "round_started":
@@ -111,7 +119,12 @@ class Story:
 
     def _round_done(self, row: Event) -> None:
         number = row.get("round", self.round)
-        self.rows[number] = row
+        if number in self.rows:
+            return
+        if number >= self.last_row.get("round", 0):
+            self.last_row = row
+        self.rows.add(number)
+        self.round_s += float(row.get("seconds", 0.0))
         self.done_rounds = max(self.done_rounds, number)
         if number == self.round:
             self.accepted = row.get("clients", self.accepted)
@@ -128,15 +141,6 @@ class Story:
     @property
     def short_reason(self) -> str:
         return self.reason.partition(": ")[0]
-
-    @property
-    def round_s(self) -> float:
-        """Seconds of all rounds together, without what is between them."""
-        return float(sum(row.get("seconds", 0.0) for row in self.rows.values()))
-
-    @property
-    def last_row(self) -> Event:
-        return self.rows[max(self.rows)] if self.rows else {}
 
     @property
     def accuracies(self) -> list[float]:

@@ -1,7 +1,8 @@
 """`lifl top`: a running job, live, from its metrics endpoints.
 
-Owns asking and the screen, which is made for 80 by 24.  Knows nothing that a Prometheus server
-would not know, too: what the figures mean is in docs/metrics.md.
+Owns asking and the screen, which is made for 80 by 24: in a narrower one lines break and columns go
+one by one, and nothing is told by colour alone.  Knows nothing that a Prometheus server would not
+know, too: what the figures mean is in docs/metrics.md.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -18,8 +19,6 @@ from typing import Final
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from lifl.cli.figures import amount, count, duration, percent
@@ -29,11 +28,16 @@ from lifl.metrics import PHASES
 
 TIMEOUT_S: Final = 3.0
 MISSES: Final = 3  # in a row: then the run is taken for dead
-NODE_ROWS: Final = 8  # of 24 lines, 16 are for the rest
-COLOURS: Final = {
-    "wait": "bright_black", "ingest": "blue", "fold": "green", "hand_off": "yellow",
-    "publish": "red",
+LABEL: Final = 10  # columns of what stands before bars and lists
+WIDEST: Final = 110
+PHASE_LOOK: Final = {  # a sign of its own for each, and a colour
+    "wait": ("·", "bright_black"), "ingest": ("░", "blue"), "fold": ("█", "green"),
+    "hand_off": ("─", "yellow"), "publish": ("▚", "red"),
 }  # fmt: skip
+COLUMNS: Final = (
+    "updates/s", "in", "fold", "slots", "queue", "hand-offs/s", "quarant.", "restarts",
+)  # fmt: skip
+SPARE: Final = (6, 3, 1, 8, 5, 7, 4)  # columns that go first where there is no room; 0: the name
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def look(run: Path) -> Look:
     try:
         where = json.loads((run / "metrics.json").read_text())
         coordinator = scrape(where["coordinator"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise Unreachable(f"no job is running in {run}: {fix}") from None
     except (OSError, ValueError) as error:
         raise Unreachable(f"the job in {run} does not answer ({error}): {fix}") from error
@@ -135,21 +139,20 @@ def screen(
     run: Path, now: Look, before: Look | None, width: int = 80, height: int = 24
 ) -> RenderableType:  # fmt: skip
     """A look, and what changed since the one before."""
-    width = min(width, 110)
+    width = min(width, WIDEST)
     job, rounds = now.coordinator, now.coordinator.sum("lifl_rounds_total")
     name = next(job.labels("lifl_job_info"), {}).get("fljob", "?")
-    head = Text(no_wrap=True, overflow="ellipsis")
-    head.append(" LIFL ", "bold reverse").append(f" {clean(name)}  ", "bold")
-    head.append(
-        f"round {job.sum('lifl_round'):.0f} of {job.sum('lifl_rounds_planned'):.0f}", "cyan"
-    )
-    head.append(f"  {count(int(job.sum('lifl_clients_connected')), 'client')}", "dim")
+    head = [
+        Text.assemble((" LIFL ", "bold reverse"), (f" {clean(name)}", "bold")),
+        Text(f"round {job.sum('lifl_round'):.0f} of {job.sum('lifl_rounds_planned'):.0f}", "cyan"),
+        Text(count(int(job.sum("lifl_clients_connected")), "client"), "dim"),
+    ]
     pace = job.rate(before.coordinator if before else None, "lifl_rounds_total")
     if pace is not None:
-        head.append(f"  {pace:.3g} rounds/s", "dim")
+        head.append(Text(f"{pace:.3g} rounds/s", "dim"))
     accepted, of = job.sum("lifl_round_updates"), job.sum("lifl_round_clients")
-    parts: list[RenderableType] = [
-        head,
+    parts = [
+        *_flow(head, width),
         Text(str(run), style="dim", no_wrap=True, overflow="ellipsis"),
         Text(),
         _bar("rounds", rounds, job.sum("lifl_rounds_planned"), width),
@@ -157,62 +160,98 @@ def screen(
         Text(),
         *_phases(job, width),
         Text(),
-        _nodes(now, before, max(2, height - 24 + NODE_ROWS)),
-        Text(),
-        _foot(job, now),
     ]
-    return Group(*parts)
+    foot = [Text(), *_foot(job, now, width)]
+    room = height - 1 - len(parts) - len(foot)  # the last line is the cursor's
+    return Group(*parts, *_nodes(now, before, max(4, room), width), *foot)
 
 
-def _bar(name: str, done: float, of: float, width: int) -> RenderableType:
-    row = Table.grid(padding=(0, 1))
-    row.add_column(width=9)
-    row.add_column(width=max(10, width - 30))
-    row.add_column(justify="right", width=15)
-    bar = ProgressBar(total=max(of, 1.0), completed=min(done, of), complete_style="green")
-    row.add_row(Text(name, "dim"), bar, f"{done:.0f} of {of:.0f}")
-    return row
+def _flow(items: Iterable[Text], width: int, label: str | None = None) -> list[Text]:
+    """Items side by side, in as many lines as they need; a label stands before the first."""
+    indent = "" if label is None else " " * LABEL
+    lines = [Text("" if label is None else f"{label:<{LABEL}}", "dim", no_wrap=True)]
+    is_empty = True
+    for item in items:
+        if not is_empty and lines[-1].cell_len + 2 + item.cell_len > width:
+            lines.append(Text(indent, no_wrap=True))
+            is_empty = True
+        lines[-1].append("" if is_empty else "  ").append_text(item)
+        is_empty = False
+    for line in lines:
+        line.overflow = "ellipsis"
+    return lines
 
 
-def _phases(job: Samples, width: int) -> list[RenderableType]:
+def _bar(name: str, done: float, of: float, width: int) -> Text:
+    numbers = f" {done:.0f} of {of:.0f}"
+    cells = max(5, width - LABEL - max(15, len(numbers)))
+    full = int(cells * min(done, of) / max(of, 1.0))
+    bar = Text(f"{name:<{LABEL}}", "dim", no_wrap=True, overflow="ellipsis")
+    bar.append("━" * full, "not dim green").append("·" * (cells - full))
+    return bar.append(f"{numbers:>15}", "not dim")
+
+
+def _phases(job: Samples, width: int) -> list[Text]:
     """The last round as one bar, and its figures."""
     shares = {p: job.sum("lifl_round_last_phase_seconds", phase=p) for p in PHASES}
     whole = sum(shares.values())
     if not whole:
         return [Text("no round is done yet", "dim")]
-    bar, room, ended_at = Text(f"{duration(whole):<10}", "bold", no_wrap=True), width - 10, 0.0
+    bar = Text(f"{duration(whole):<{LABEL}}", "bold", no_wrap=True)
+    room, ended_at, legend = width - LABEL, 0.0, []
     for phase, seconds in shares.items():
+        sign, colour = PHASE_LOOK[phase]
         started_at, ended_at = ended_at, ended_at + seconds
         cells = round(room * ended_at / whole) - round(room * started_at / whole)
-        bar.append("█" * cells, COLOURS[phase])
-    legend = Table.grid(padding=(0, 3, 0, 0))
-    names = [Text.assemble(("■ ", COLOURS[p]), (p.replace("_", "-"), "dim")) for p in PHASES]
-    legend.add_row(Text(" " * 7), *names)
-    legend.add_row(
-        Text("phases", "dim"), *(f"  {duration(seconds)}" for seconds in shares.values())
-    )
-    return [bar, legend]
+        bar.append(sign * cells, f"not bold {colour}")
+        name = phase.replace("_", "-")
+        legend.append(
+            Text.assemble((f"{sign * 2} ", colour), (f"{name} ", "dim"), duration(seconds))
+        )
+    return [bar, *_flow(legend, width, "phases")]
 
 
-def _nodes(now: Look, before: Look | None, most: int) -> RenderableType:
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("node", no_wrap=True, overflow="ellipsis", max_width=14)
-    titles = ("updates/s", "in", "fold", "slots", "queue", "hand-offs/s", "quarant.", "restarts")
-    for title in titles:
-        table.add_column(title, justify="right", no_wrap=True)
-    for name, node in list(now.nodes.items())[:most]:
-        table.add_row(*_node(name, node, before.nodes.get(name) if before else None, now))
-    hidden = len(now.nodes) - most
-    if hidden > 0:
-        table.add_row(Text(f"and {hidden} more", "dim"))
-    return table
+def _nodes(now: Look, before: Look | None, most: int, width: int) -> list[Text]:
+    """One line a node, under titles; columns that do not fit are left out, and named."""
+    nodes = sorted(now.nodes.items(), key=lambda item: (len(item[0]), item[0]))
+    rows = [[Text("node", "dim"), *(Text(title, "dim") for title in COLUMNS)]]
+    rows += [
+        _node(name, node, before.nodes.get(name) if before else None, now) for name, node in nodes
+    ]
+    for row in rows:
+        row[0].truncate(14, overflow="ellipsis")
+    widths = [max(row[at].cell_len for row in rows) for at in range(len(rows[0]))]
+    kept = list(range(len(widths)))
+    for spare in SPARE:
+        if sum(widths[at] + 2 for at in kept) - 2 > width:
+            kept.remove(spare)
+    left_out = [COLUMNS[at - 1] for at in range(1, len(widths)) if at not in kept]
+    notes = [Text("in a wider window:", "dim")] if left_out else []
+    notes += [Text(title, "dim") for title in left_out]
+    below = _flow(notes, width) if notes else []
+    if (hidden := len(rows) + len(below) - most) > 0:
+        hidden = min(hidden + 1, len(nodes) - 1)  # and the line that says so
+        below = _flow([Text(f"and {hidden} more", "dim"), *notes], width)
+        rows = rows[:-hidden] if hidden else rows
+    return [*(_line(row, kept, widths) for row in rows), *below]
+
+
+def _line(row: list[Text], kept: list[int], widths: list[int]) -> Text:
+    """The name to the left, figures to the right of their columns."""
+    line = Text(no_wrap=True, overflow="ellipsis")
+    for at in kept:
+        gap = " " * (widths[at] - row[at].cell_len)
+        line.append("  " if at else "")
+        line.append_text(Text.assemble(gap, row[at]) if at else Text.assemble(row[at], gap))
+    return line
 
 
 def _node(name: str, node: Samples | None, before: Samples | None, now: Look) -> list[Text]:
     restarts = now.coordinator.sum("lifl_restarts_total", node=name)
     tail = Text(f"{restarts:.0f}", "yellow" if restarts else "")
     if node is None:
-        return [Text(clean(name)), Text("away", "yellow"), *[Text("-")] * 6, tail]
+        away = [Text("away", "yellow") if title == "slots" else Text("-") for title in COLUMNS[:-1]]
+        return [Text(clean(name)), *away, tail]  # in the column that goes last
     updates, taken = (
         node.rate(before, f"lifl_{what}_total") for what in ("updates", "update_bytes")
     )
@@ -236,30 +275,28 @@ def _per(rate: float | None) -> str:
     return "-" if rate is None else f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
-def _foot(job: Samples, now: Look) -> RenderableType:
+def _foot(job: Samples, now: Look, width: int) -> list[Text]:
     nodes = [node for node in now.nodes.values() if node is not None]
-    line = Text(no_wrap=True, overflow="ellipsis", style="dim")
     infos = {
         (labels["proxy"], labels["kernels"], labels["isa"])
         for node in nodes
         for labels in node.labels("lifl_node_info")
     }
     lanes = {labels["lane"] for node in nodes for labels in node.labels("lifl_node_job_info")}
-    for proxy, kernels, isa in sorted(infos):
-        line.append(f"proxy {clean(proxy)}, kernels {clean(kernels)} ({clean(isa)})  ")
-    line.append(f"lane {', '.join(sorted(lanes))}  " if lanes else "")
+    how = [f"proxy {clean(proxy)}, kernels {clean(kernels)} ({clean(isa)})"
+           for proxy, kernels, isa in sorted(infos)]  # fmt: skip
+    how += [f"lane {', '.join(sorted(lanes))}"] if lanes else []
     starts = {start: sum(n.sum("lifl_starts_total", start=start) for n in nodes)
               for start in ("cold", "warm")}  # fmt: skip
-    line.append(f"starts {starts['cold']:.0f} cold, {starts['warm']:.0f} warm")
-    second = Text(no_wrap=True, overflow="ellipsis")
+    how.append(f"starts {starts['cold']:.0f} cold, {starts['warm']:.0f} warm")
+    figures = []
     for labels in job.labels("lifl_evaluation"):
-        metric = labels["metric"]
-        value = job.sum("lifl_evaluation", metric=metric)
-        second.append(f"{clean(metric)} ", "dim")
-        second.append(
-            f"{percent(value) if metric == 'accuracy' else f'{value:.4g}'}  ", "bold green"
-        )
+        value = job.sum("lifl_evaluation", metric=labels["metric"])
+        said = percent(value) if labels["metric"] == "accuracy" else f"{value:.4g}"
+        figures.append(Text.assemble((f"{clean(labels['metric'])} ", "dim"), (said, "bold green")))
     waits = sum(node.sum("lifl_slot_waits_total") for node in nodes)
     refused = sum(node.sum("lifl_rejections_total") for node in nodes)
-    second.append(f"waits for slots {waits:.0f}  rejections {refused:.0f}", "dim")
-    return Group(second, line)
+    figures += [
+        Text(text, "dim") for text in (f"waits for slots {waits:.0f}", f"rejections {refused:.0f}")
+    ]
+    return [*_flow(figures, width), *_flow((Text(part, "dim") for part in how), width)]

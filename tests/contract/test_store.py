@@ -14,7 +14,7 @@ import pytest
 from lifl.errors import Busy, InvalidJob, NoSpace
 from lifl.placement.planner import plan
 from lifl.placement.snapshot import Client, Node, Snapshot
-from lifl.placement.store import Change, Checkpoint, JobStore, Saved, UnderWay
+from lifl.placement.store import Change, Checkpoint, Clock, JobStore, Saved, UnderWay
 from lifl.placement.store_sqlite import SqliteStore
 
 Open = Callable[[], JobStore]
@@ -56,13 +56,15 @@ def test_what_was_saved_is_there_for_the_next(open_store: Open) -> None:
     store.save(Change(round=under_way(1)))
     rows = {1: {"round": 1, "seconds": 0.25, "accuracy": None}}
     store.save(Change(round=under_way(2), rows=rows, model_at="node-1"))
-    store.save(Change(checkpoint=Checkpoint(number=1, place="here")))
+    clock = Clock(elapsed_s=1.5, at_s=1e9)
+    store.save(Change(checkpoint=Checkpoint(number=1, place="here"), clock=clock))
     store.close()
     saved = open_store().load()
     assert saved is not None
     assert (saved.names, saved.start) == ({"key 0": "client-0"}, 1)
     assert (saved.rows, saved.published) == (rows, 1)
     assert (saved.model_at, saved.checkpoint) == ("node-1", Checkpoint(number=1, place="here"))
+    assert saved.clock == clock
     assert not saved.complete
 
 

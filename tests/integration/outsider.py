@@ -6,8 +6,11 @@ never would.  `Field` is a running job whose clients are all of this kind.
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -19,6 +22,7 @@ import numpy as np
 import toy
 import zmq
 from conftest import PROXY, Runner, wait_until
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from lifl.functions.layout import Layout
 from lifl.functions.transfer import Download
@@ -60,7 +64,7 @@ class Outsider:
             if message["t"] == "welcome":
                 self.layout = Layout.from_wire(message["layout"])
             if message["t"] == "go":
-                self.grant = message["grant"]
+                self.grant = message.get("grant", 0)  # of the fast lane there is none
             if message["t"] == "redirect":
                 self.socket.close()
                 self.connect(message["endpoint"], message["key"])
@@ -116,8 +120,60 @@ class Outsider:
             outgoing = download.take(chunk, memoryview(chunk["payload"]))
         return self.layout.views(buffer)
 
+    def ticket(self) -> Message:
+        """The right to one bulk connection."""
+        self.send("ticket", n=1)
+        return self.hear("ticket")
+
     def close(self) -> None:
         self.context.destroy(linger=0)
+
+
+class BulkLine:
+    """One bulk connection of a client, as docs/protocol.md has it.
+
+    Args:
+        ticket: the answer of that name, maybe to somebody else.
+        public_key: whom it says that the ticket is for.
+    """
+
+    def __init__(self, client: Outsider, ticket: Message, public_key: str = "") -> None:
+        server_key, own = client.at[1], public_key or client.keys.public
+        self._about = (server_key + own + client.job).encode()
+        self._opening = b"LIFL" + bytes([1, 1, 0, 0]) + ticket["id"]
+        self._secret = ticket["secret"]
+        self._count = 0
+        self.socket = socket.create_connection(("127.0.0.1", ticket["port"]), timeout=30)
+
+    def _key(self, label: bytes) -> bytes:
+        said = b"lifl bulk 1 " + label + b"\0" + self._opening + self._about
+        return hmac.digest(self._secret, said, "sha256")
+
+    def greet(self) -> bool:
+        """Whether the gateway has let it in."""
+        self.socket.sendall(self._opening + self._key(b"hello"))
+        try:
+            answer = self.socket.recv(32, socket.MSG_WAITALL)
+        except ConnectionResetError:
+            answer = b""
+        return answer == self._key(b"welcome")
+
+    def chunks(self, data: memoryview, number: int, transfer: int) -> Iterator[bytes]:
+        """An update as it is on the wire."""
+        sealing = AESGCM(self._key(b"up"))
+        for at in range(0, len(data), 1 << 20):
+            part = data[at : at + (1 << 20)]
+            head = struct.pack("<B3xIIIQ", 1, len(part), number, transfer, at)
+            nonce = b"\1\0\0\0" + self._count.to_bytes(8, "little")
+            self._count += 1
+            yield head + sealing.encrypt(nonce, bytes(part), head + self._about)
+
+    def is_closed(self) -> bool:
+        """The gateway ends it, within the socket's patience."""
+        try:
+            return self.socket.recv(1) == b""
+        except ConnectionResetError:
+            return True
 
 
 class Field:
@@ -132,7 +188,8 @@ class Field:
         wait_until(lambda: self.of("endpoint"), self.say, 60)
         self.run_dir = Path(self.of("engine")[0]["run_dir"])
         self.folder = Path(self.of("endpoint")[0]["files"])
-        files = sorted(self.folder.glob("*.json"), key=lambda p: int(p.stem.rpartition("-")[2]))
+        files = self.folder.glob("client-*.json")
+        files = sorted(files, key=lambda path: int(path.stem.rpartition("-")[2]))
         self.clients = [Outsider(path) for path in files]
         for client in self.clients:
             client.send("hello")
@@ -187,6 +244,16 @@ class Field:
 
     def pid(self, module: str) -> int:
         return min(self.runner.processes(module))
+
+    def idle(self, module: str) -> None:
+        """Wait until every process of a module sleeps in the kernel."""
+        def asleep() -> bool:
+            return all(
+                Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+                for pid in self.runner.processes(module)
+            )
+
+        wait_until(asleep, lambda: f"{module} does not come to rest")
 
     def end(self) -> None:
         for client in self.clients:

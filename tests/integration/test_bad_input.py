@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import toy
 from conftest import Runner, wait_until
-from outsider import Field, Outsider
+from outsider import BulkLine, Field, Outsider
 
 import lifl
 from lifl.api.codes import CODES
@@ -211,7 +211,9 @@ def test_random_bytes_on_every_port(field: Field) -> None:
     modules = "lifl.functions.gateway", "lifl.placement.coordinator", "lifl.placement.agent"
     ports = [port for module in modules for pid in field.runner.processes(module)
              for port in listening(pid)]  # fmt: skip
-    assert len(ports) >= 3  # two gateways and the coordinator; and where metrics are served
+    for gateway in field.runner.processes("lifl.functions.gateway"):
+        assert len(listening(gateway)) == 2  # control and bulk
+    assert len(ports) >= 5  # two gateways and the coordinator; and where metrics are served
     greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00"
     for port in ports:
         for head in (b"", greeting + b"NULL", greeting + b"CURVE", greeting + b"PLAIN"):
@@ -220,6 +222,55 @@ def test_random_bytes_on_every_port(field: Field) -> None:
                 stranger.sendall(head + generator.randbytes(20_000))
                 with contextlib.suppress(OSError):  # a reset, an end or a greeting of its own
                     stranger.recv(1 << 16)
+    field.finish(number, field.clients)
+
+
+def test_a_stolen_ticket(field: Field) -> None:
+    """Neither its number nor its secret is of use to another client, and to its owner they are."""
+    number, owner, thief = field.round(), *field.clients[:2]
+    ticket = owner.ticket()
+    for line in (
+        BulkLine(owner, ticket | {"secret": bytes(32)}),  # seen, but not what was said over CURVE
+        BulkLine(owner, ticket, thief.keys.public),
+        BulkLine(owner, ticket | {"id": bytes(16)}),
+    ):
+        assert not line.greet()
+        line.socket.close()
+    line = BulkLine(owner, ticket)
+    assert line.greet()
+    again = BulkLine(owner, ticket)
+    assert not again.greet()  # it is used
+    owner.put(number, lane="fast")
+    transfer = owner.hear("go", number=number)["transfer"]
+    for chunk in line.chunks(owner.update(number), number, transfer):
+        line.socket.sendall(chunk)
+    assert owner.hear("ack", "reject", number=number)["t"] == "ack"
+    for each in (line, again):
+        each.socket.close()
+    field.finish(number, field.clients[1:])
+
+
+@pytest.mark.parametrize("what", ["replayed", "changed", "of another round", "without a go"])
+def test_a_chunk_that_was_not_granted(field: Field, what: str) -> None:
+    """The connection ends, the slot is somebody else's, and the client may begin again."""
+    number, bad = field.round(), field.clients[0]
+    line = BulkLine(bad, bad.ticket())
+    assert line.greet()
+    transfer = 1
+    if what != "without a go":
+        bad.put(number, lane="fast")
+        transfer = bad.hear("go", number=number)["transfer"]
+    said = number + 1 if what == "of another round" else number
+    first, second, _ = line.chunks(bad.update(number), said, transfer)
+    if what == "changed":
+        second = second[:-1] + bytes([second[-1] ^ 1])
+    with contextlib.suppress(ConnectionError):
+        line.socket.sendall(first)
+        line.socket.sendall(first if what == "replayed" else second)
+    assert line.is_closed()
+    line.socket.close()
+    if what != "without a go":
+        assert bad.hear("reject", "ack", number=number)["t"] == "reject"
     field.finish(number, field.clients)
 
 

@@ -69,6 +69,8 @@ def test_enrolled_and_revoked_while_a_job_runs(runner: Runner, tmp_path: Path, l
         assert keys.secret not in out
         lifl_keys("enroll", str(tmp_path / "hospital-a.pub"), "--name", "hospital-a", *run)
         path = field.folder / "hospital-a.json"
+        fields = json.loads(path.read_text())
+        assert (fields["index"], fields["count"]) == (2, 3)  # after client-0 and client-1
         assert keys.secret not in path.read_text()
         both = {"LIFL_CLIENT": str(path), "LIFL_KEY": str(tmp_path / "hospital-a.key")}
         lifl.Client.connect(both).close()
@@ -97,25 +99,56 @@ def test_enrolled_and_revoked_while_a_job_runs(runner: Runner, tmp_path: Path, l
 
 
 def test_a_key_directory_of_ones_own(runner: Runner, tmp_path: Path) -> None:
-    """Its clients are known from the start, and the run makes none."""
-    lifl_keys("new", "clinic", "--out", str(tmp_path))
-    lifl_keys("enroll", str(tmp_path / "clinic.pub"), "--name", "clinic", "--keys",
-              str(tmp_path / "ring"))  # fmt: skip
+    """Its clients are known from the start and can take part then, and the run makes none."""
+    for name in ("gone", "clinic"):
+        lifl_keys("new", name, "--out", str(tmp_path))
+        said = lifl_keys("enroll", str(tmp_path / f"{name}.pub"), "--name", name, "--keys",
+                         str(tmp_path / "ring"))  # fmt: skip
+        assert f"lifl run JOB.yaml --keys {tmp_path / 'ring'}" in said
+    lifl_keys("revoke", "gone", "--keys", str(tmp_path / "ring"))
     field = Field(runner, "--keys", str(tmp_path / "ring"), rounds=100_000, trainers=1, env={})
     try:
-        assert field.clients == []
+        assert [path.name for path in field.folder.iterdir()] == ["clinic.json"]
+        assert field.of("endpoint")[0]["enrolled"] == ["clinic"]
+        clinic = Outsider(field.folder / "clinic.json", Keys.load(tmp_path / "clinic.key"))
+        assert (clinic.index, clinic.fields["count"]) == (1, 2)  # gone keeps its number
+        clinic.send("hello")
+        field.clients = [clinic]
+        number = field.round()
+        clinic.play(number)
+        field.check(number, [clinic])
         lifl_keys("new", "late", "--out", str(tmp_path))
         said = lifl_keys("enroll", str(tmp_path / "late.pub"), "--name", "late", "--keys",
                          str(tmp_path / "ring"))  # fmt: skip
         assert "job toy knows it" in said
         client = Outsider(field.folder / "late.json", Keys.load(tmp_path / "late.key"))
+        assert (client.index, client.fields["count"]) == (2, 3)
+        assert json.loads((field.folder / "clinic.json").read_text())["count"] == 3
         client.send("hello")
-        field.clients = [client]
+        clinic.play(field.round())  # drawn before the other was there, or with it
+        field.clients = [clinic, client]
         number = field.round()
-        client.play(number)
-        field.check(number, [client])
+        for one in field:
+            one.play(number)
+        field.check(number, field.clients)
     finally:
         field.end()
+
+
+def test_an_ended_run_enrolls_nobody_unless_it_can_go_on(runner: Runner, tmp_path: Path) -> None:
+    lifl_keys("new", "late", "--out", str(tmp_path))
+    key = str(tmp_path / "late.pub")
+    run = runner("--proxy", PROXY, rounds=1, trainers=1)
+    said = command("keys", "enroll", key, "--name", "late", "--run", str(run.run_dir))
+    assert said.returncode == 2
+    assert f"the run in {run.run_dir.resolve()} is complete" in said.stderr
+    assert "late" not in lifl_keys("list", "--run", str(run.run_dir))
+    (run.run_dir / "summary.json").unlink()  # as if it had been killed
+    out = lifl_keys("enroll", key, "--name", "late", "--run", str(run.run_dir))
+    assert f"lifl run --resume {run.run_dir} knows it from its start" in out
+    assert "no job that goes by it is under way" in lifl_keys(
+        "revoke", "late", "--run", str(run.run_dir)
+    )
 
 
 @pytest.mark.parametrize("faults", ["gateway:gateway_accepted:kill:2", "agent:agent_poked:kill:3"])

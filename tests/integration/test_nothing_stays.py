@@ -41,9 +41,30 @@ def end(process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize("sign", ["SIGKILL", "SIGINT", "SIGTERM"])
 def test_the_command_is_ended(runner: Runner, sign: str) -> None:
     process = start(runner)
+    assert (runner.folder / "runs/latest/metrics.json").exists()
     process.send_signal(getattr(signal, sign))
     end(process)
     assert process.returncode == (-9 if sign == "SIGKILL" else 130)
+    gone = runner.folder / "runs/latest/metrics.json"  # nobody answers there any more
+    wait_until(lambda: not gone.exists(), lambda: f"{gone} stays")
+
+
+def test_everybody_who_could_end_it_is_killed(runner: Runner) -> None:
+    """Gateway and aggregators wait for an agent that nobody starts; then they end, and clear up."""
+    process = start(runner)
+    os.kill(runner.processes("lifl.placement.engine")[0], signal.SIGSTOP)  # it sees no death
+    modules = ("lifl.placement.agent", "lifl.placement.coordinator", "lifl.placement.engine")
+    doomed = [pid for module in modules for pid in runner.processes(module)]
+    process.kill()
+    for pid in doomed:
+        os.kill(pid, signal.SIGKILL)
+    end(process)
+    assert runner.processes("lifl.functions.gateway")
+    assert runner.processes("lifl.functions.aggregator")
+    wait_until(
+        lambda: not (runner.processes("lifl.functions.gateway") or [*runner.runtime_dir.iterdir()]),
+        lambda: f"there is still {runner.leftovers()}", 60,
+    )  # fmt: skip
 
 
 def test_interrupted_twice(runner: Runner) -> None:
@@ -60,6 +81,7 @@ def test_a_process_that_the_run_needs_is_killed(runner: Runner, module: str) -> 
     os.kill(min(runner.processes(module)), signal.SIGKILL)
     process.communicate(timeout=30)  # reading on, since a run that is not read waits
     assert process.returncode == 1
+    assert not (runner.folder / "runs/latest/metrics.json").exists()
 
 
 @pytest.mark.parametrize(

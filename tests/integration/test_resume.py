@@ -16,6 +16,7 @@ import pytest
 import toy
 from conftest import PROXY, Run, Runner, wait_until
 from leftovers import ours
+from outsider import command
 from test_nothing_stays import until_round
 from test_runs import check
 
@@ -47,18 +48,19 @@ def resume(runner: Runner, *arguments: str, env: dict[str, str] | None = None) -
 
 def test_everything_is_killed_twice(runner: Runner) -> None:
     path = runner.job_file(rounds=60, checkpoint={"every": 1}, **FOUR)
-    process = runner.start(path, "--proxy", PROXY, "--nodes", "2", env={"TOY_SLOW": "0.02"})
+    process = runner.start(path, "--proxy", PROXY, "--nodes", "2", env={"TOY_SLOW": "0.2"})
     until_round(process, 7)
     kill_all(runner, process)
     keys = [p.read_text() for p in sorted((runner.folder / "runs/latest/clients").iterdir())]
     run_dir = runner.folder / "runs" / "latest"
-    process = runner.start(None, "--resume", str(run_dir), env={"TOY_SLOW": "0.02"})
+    process = runner.start(None, "--resume", str(run_dir), env={"TOY_SLOW": "0.2"})
     until_round(process, 15)
     kill_all(runner, process)
     run = resume(runner)
     check(run, rounds=60, clients=4)
     assert run.summary["updates"] == 240
     assert run.summary["starts"] == 3
+    assert run.summary["wall_s"] > sum(row["seconds"] for row in run.rows)  # of three starts
     assert run.of("round_started")[0]["round"] > 7
     assert keys == [p.read_text() for p in sorted((run_dir / "clients").iterdir())]
     assert not (run_dir / "checkpoints").exists()
@@ -93,6 +95,35 @@ def test_momentum_survives(runner: Runner, path: str | None) -> None:
         assert len(names) == 6
         assert names[-2:] == ["round-000012.safetensors", "round-000012.server.safetensors"]
         assert load_model(kept / names[-2])["double"].tolist() == [model] * 2
+
+
+def test_an_own_client_was_revoked_meanwhile(runner: Runner) -> None:
+    """The first round of the new start does not wait for it, and says that it is not there."""
+    spec = {"rounds": 12, "trainers": 3, "checkpoint": {"every": 1}, "clients": {"min": 2}}
+    process = runner.start(runner.job_file(**spec), "--proxy", PROXY, env={"TOY_SLOW": "0.05"})
+    until_round(process, 3)
+    kill_all(runner, process)
+    run_dir = str(runner.folder / "runs" / "latest")
+    assert command("keys", "revoke", "client-1", "--run", run_dir).returncode == 0
+    run = resume(runner)
+    assert run.status == 0, (run.events[-3:], run.stderr)
+    assert run.rows[-1]["clients"] == 2
+    assert "client-1 is revoked: its trainer is not started" in [
+        event["text"] for event in run.of("warning")
+    ]
+
+
+def test_too_few_have_rights_to_go_on(runner: Runner) -> None:
+    spec = {"rounds": 100, "trainers": 2, "checkpoint": {"every": 1}}
+    process = runner.start(runner.job_file(**spec), "--proxy", PROXY, env={"TOY_SLOW": "0.05"})
+    until_round(process, 2)
+    kill_all(runner, process)
+    run_dir = str(runner.folder / "runs" / "latest")
+    assert command("keys", "revoke", "client-1", "--run", run_dir).returncode == 0
+    run = resume(runner)
+    assert run.status == 1
+    (failed,) = run.of("failed")
+    assert failed["error"] == "1 client is left, and a round needs 2 (spec.clients.min)"
 
 
 def test_what_cannot_be_resumed(runner: Runner, tmp_path: Path) -> None:

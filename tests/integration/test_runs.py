@@ -65,6 +65,18 @@ def test_an_evaluator_sees_every_model(runner: Runner) -> None:
     assert run.summary["accuracy"] == pytest.approx(expected[-1])
 
 
+def test_a_misspelt_goal_is_said_in_the_first_round(runner: Runner) -> None:
+    run = runner(
+        "--proxy", PROXY, rounds=4, evaluator={"entrypoint": "toy:evaluate"},
+        stop={"metric": "acuracy", "atLeast": 100},
+    )  # fmt: skip
+    check(run, rounds=4, clients=4)
+    (said,) = [e["text"] for e in run.of("warning") if "spec.stop" in e["text"]]
+    assert "'acuracy', which nobody has reported by round" in said
+    assert "(evaluator: accuracy, clients: index)" in said
+    assert run.summary["stopped"] is None
+
+
 def test_one_client_and_one_slot(runner: Runner) -> None:
     run = runner("--proxy", PROXY, trainers=1, rounds=2, memory={"inputSlots": 1})
     check(run, rounds=2, clients=1)
@@ -101,6 +113,21 @@ def test_a_deadline_closes_a_round_without_the_one_who_is_silent(runner: Runner)
         aggregation={"fanIn": 2}, env={"TOY_ODD": "2 2 skip"},
     )  # fmt: skip
     check(run, rounds=3, clients=[3, 2, 3])
+
+
+def test_a_dead_trainer_costs_one_deadline(runner: Runner) -> None:
+    """Its grace is longer; the round after the one that it died in does not draw it again."""
+    run = runner(
+        "--proxy", PROXY, "--nodes", "2", trainers=3, rounds=4, deadlineS=1.5,
+        aggregation={"fanIn": 2}, clients={"min": 2, "graceS": 60}, env={"TOY_ODD": "2 2 die"},
+    )  # fmt: skip
+    check(run, rounds=4, clients=[3, 2, 2, 2])
+    assert [event["clients"] for event in run.of("round_started")] == [3, 3, 2, 2]
+    assert any(
+        event["text"].startswith("client-2 has left: its connection had ended when the deadline of "
+                                 "round 2 passed")
+        for event in run.of("warning")
+    )  # fmt: skip
 
 
 def test_a_trainer_that_raises_ends_a_run_that_needs_it(runner: Runner) -> None:

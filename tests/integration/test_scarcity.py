@@ -50,6 +50,34 @@ def test_eight_stalled_clients_on_eight_slots(runner: Runner, large: None) -> No
         field.end()
 
 
+@pytest.mark.parametrize("waiting", [1, 2])
+def test_an_update_that_waits_for_a_pair_gives_its_slot_to_who_waits(
+    runner: Runner, large: None, waiting: int
+) -> None:
+    """One slot holds it, a client that is silent has the other: nothing else wakes its leaf."""
+    field = Field(
+        runner, rounds=100_000, trainers=2 + waiting, memory={"inputSlots": 2, "stallS": 600},
+        aggregation={"fanIn": 4, "mode": "eager"}, env={"TOY_SIZE": "600000"},
+    )  # fmt: skip
+    try:
+        number = field.round()
+        first, silent, *others = field.clients
+        first.play(number)
+        field.idle("lifl.functions.aggregator")  # the leaf has looked, and waits for a second
+        silent.put(number)
+        silent.hear("go", number=number)
+        for client in others:
+            client.put(number)
+            client.hear("wait", number=number)
+        for client in others:  # one after the other through the only slot
+            client.hear("go", number=number)
+            assert client.upload(number, client.update(number))["t"] == "ack"
+        assert silent.upload(number, silent.update(number))["t"] == "ack"
+        field.check(number, field.clients)
+    finally:
+        field.end()
+
+
 def test_after_the_deadline(runner: Runner, large: None) -> None:
     field = Field(
         runner, rounds=100_000, trainers=3, deadlineS=4.0, memory={"inputSlots": 2},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,8 @@ def test_keys_that_come_and_go() -> None:
 
 
 def test_an_endpoint_for_clients_from_outside() -> None:
-    event = {"event": "endpoint", "endpoint": "tcp://[::1]:7", "files": "runs/x/clients"}
+    event = {"event": "endpoint", "endpoint": "tcp://[::1]:7", "files": "runs/x/clients",
+             "outsiders": [f"client-{n}" for n in range(16)]}  # fmt: skip
     said = (
         "in other terminals: LIFL_CLIENT=runs/x/clients/client-0.json python your_client.py, "
         "and so on to client-15.json\n"
@@ -143,6 +145,12 @@ def test_an_endpoint_for_clients_from_outside() -> None:
     assert shown([event]) == said
     live = shown([event], plain=False, force_terminal=True, color_system=None)
     assert said.strip() in live.replace("\r", "")
+    enrolled = shown([event | {"outsiders": [], "enrolled": ["clinic"]}])
+    assert enrolled == (
+        "in other terminals: LIFL_CLIENT=runs/x/clients/clinic.json LIFL_KEY=clinic.key "
+        "python your_client.py\n"
+    )
+    assert "lifl keys enroll" in shown([event | {"outsiders": []}])
 
 
 def test_unknown_and_incomplete_events_do_not_matter() -> None:
@@ -185,16 +193,52 @@ def test_what_is_printed_stays_above_the_screen() -> None:
     assert "[bold]client-3[/] is slow [2J" not in out  # no escape sequence comes through
 
 
-def test_figures_that_come_late_or_early() -> None:
-    """A line of their own after the round's, or that line itself; never before it."""
-    first, second = {"event": "round_done", **ROW}, {"event": "round_done", **ROW, "round": 2}
-    figures = [{"event": "metrics", "round": n, "figures": {"accuracy": n / 4}} for n in (1, 2)]
-    late = shown([first, second, *figures]).splitlines()
-    assert [line[:9] for line in late] == ["round 1/2", "round 1/2", "round 2/2"]
-    assert late[1] == "round 1/2: accuracy 25.0 %"
-    assert late[2].endswith("hand-offs ebpf 20, 7 cold starts, accuracy 50.0 %")
-    early = shown([figures[0], first, figures[1], second]).splitlines()
-    assert [line[-15:] for line in early] == ["accuracy 25.0 %", "accuracy 50.0 %"]
+def metrics(number: int) -> dict[str, Any]:
+    return {"event": "metrics", "round": number, "figures": {"accuracy": number / 10}}
+
+
+def done(number: int) -> dict[str, Any]:
+    return {"event": "round_done", **ROW, "round": number}
+
+
+def ends(events: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """(round, last words) of each line."""
+    lines = [line.partition(": ") for line in shown(events).splitlines()]
+    return [(label.split()[-1], text.rpartition(", ")[2]) for label, _, text in lines]
+
+
+def test_figures_come_on_the_rounds_own_line() -> None:
+    """Whether they come before it, at once, or when one or two later rounds are done."""
+    for events in (
+        [metrics(1), done(1), metrics(2), done(2), metrics(3), done(3)],
+        [done(1), metrics(1), done(2), metrics(2), done(3), metrics(3)],
+        [done(1), done(2), metrics(1), done(3), metrics(2), metrics(3)],
+        [done(1), done(2), metrics(1), metrics(2), done(3), metrics(3)],
+    ):
+        assert ends(events) == [(f"{n}/2", f"accuracy {n}0.0 %") for n in (1, 2, 3)]
+
+
+def test_figures_of_a_slow_evaluator_have_lines_of_their_own() -> None:
+    late = ends([done(1), done(2), done(3), metrics(1), metrics(3), done(4)])
+    assert late == [
+        ("1/2", "7 cold starts"), ("1/2", "accuracy 10.0 %"),
+        ("2/2", "7 cold starts"), ("3/2", "accuracy 30.0 %"),  # round 2 was not evaluated
+        ("4/2", "7 cold starts"),
+    ]  # fmt: skip
+
+
+def test_the_line_that_the_readme_explains() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    said = re.search(r"^round  1/30: .*$", readme, re.M)
+    assert said is not None
+    row = ROW | {"seconds": 0.594, "bytes": 610_000, "handoffs": {"ebpf": 54},
+                 "metrics": {"loss": 0.5654}}  # fmt: skip
+    out = io.StringIO()
+    view = View("digits", 30, True, clients=16, evaluated=True, console=Console(file=out))
+    view.handle({"event": "round_done", **row})
+    view.handle({"event": "metrics", "round": 1, "figures": {"accuracy": 0.682}})
+    view.close()
+    assert out.getvalue().strip() == said.group()
 
 
 def drawn(events: list[dict[str, Any]], *, width: int, height: int) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lifl.errors import InvalidUpdate
+from lifl.errors import InvalidUpdate, Refused
 from lifl.fates import EVALUATOR, Fate, Fates
 from lifl.functions.layout import Layout
 
@@ -21,9 +21,9 @@ def news(*ended: tuple[str, Fate], clients: int = 3, needed: int = 2) -> tuple[o
     fates = Fates(clients, needed, rounds=5)
     for who, fate in ended:
         fates.add(who, fate)
-    lines, warnings, fatal = fates.news()
+    news = fates.news()
     assert not fates.has_news
-    return {who for who, _ in lines}, warnings, fatal
+    return {who for who, _ in news.lines}, [*news.warnings], news.fatal
 
 
 def test_one_of_several_fails() -> None:
@@ -64,6 +64,29 @@ def test_who_is_killed_may_be_missed_and_need_not() -> None:
     assert news(*((f"client-{n}", Fate(status=3)) for n in range(3)))[2] == (
         "3 clients ended with status 3: no client is left, and a round needs 2"
     )
+
+
+def test_who_ends_without_a_word_has_left() -> None:
+    """As os._exit(0) does, in whichever round that was."""
+    silent = ("client-0", Fate(is_silent=True))
+    said = "client-0 ended with status 0 in the middle of its work, as os._exit(0) does"
+    assert news(silent) == (set(), [f"{said}; 2 clients are left"], None)
+    assert news(silent, needed=3)[2] == f"{said}: 2 clients are left, and a round needs 3"
+    fates = Fates(3, 2, rounds=5)
+    fates.add(*silent)
+    assert fates.news().missed == (said,)
+
+
+def test_who_was_revoked_is_missed_by_nobody() -> None:
+    refused = ("client-0", Fate.of(Refused("the key was revoked", code="revoked"), 0))
+    assert news(refused) == (
+        {"client-0"},
+        ["client-0 failed before the first round: the key was revoked; 2 clients are left"], None,
+    )  # fmt: skip
+    assert Fates(2, 3, rounds=5).too_few() == (
+        "2 clients are left, and a round needs 3 (spec.clients.min)"
+    )
+    assert Fates(3, 3, rounds=5).too_few() is None
 
 
 def test_without_the_evaluator_a_run_ends() -> None:

@@ -101,6 +101,9 @@ def test_a_secret_is_printed_only_when_asked_for(tmp_path: Path) -> None:
         (["enroll", "none.pub", "--name", "x", "--keys", "{}"], "neither a public key"),
         (["enroll", "none.pub"], "Missing option '--name'"),
         (["new", "x", "--out", "{}/none"], "No such file or directory"),
+        (["new", "../x", "--out", "{}"], "'../x' is no name for a client"),
+        (["new", "", "--out", "{}"], "'' is no name for a client"),
+        (["new", "client-3", "--out", "{}"], "is what a run calls its own clients"),
     ],
 )
 def test_wrong_use(tmp_path: Path, arguments: list[str], sentence: str) -> None:

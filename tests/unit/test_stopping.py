@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lifl.api.entrypoints import check_parameters, takes_round
@@ -12,7 +14,7 @@ from lifl.api.job import Change, Clients, Model, Spec, Stop, Trainer
 from lifl.api.load import load_job
 from lifl.errors import InvalidJob
 from lifl.placement.rounds import Order, Round
-from lifl.placement.stopping import verdict
+from lifl.placement.stopping import Watch, verdict
 from lifl.placement.tree import leaf_count, wide_enough
 
 HIGH = Stop(metric="accuracy", at_least=0.9)
@@ -39,10 +41,59 @@ def test_verdict(stop: Stop | None, values: dict[int, float], why: str | None) -
     assert verdict(stop, values) == why
 
 
+NUMBERS = st.lists(st.floats(-10, 10), min_size=1, max_size=12)
+
+
+@given(values=NUMBERS, low=st.booleans(), patience=st.none() | st.integers(1, 4))
+def test_what_is_kept_decides_as_everything_would(
+    values: list[float], low: bool, patience: int | None
+) -> None:
+    stop = Stop(metric="x", patience=patience, **{"at_most" if low else "at_least": 0.0})
+    watch, known = Watch(stop, evaluated=False, rounds=99), dict[int, float]()
+    for number, value in enumerate(values, 1):
+        known[number] = value
+        watch.take(number, {"x": value}, None)
+        assert watch.verdict() == verdict(stop, known)
+        if watch.verdict() is not None:
+            return
+        assert len(watch._values["clients"]) <= (patience or 1)
+
+
+def test_the_evaluators_figure_goes_before_that_of_clients() -> None:
+    watch = Watch(HIGH, evaluated=True, rounds=9)
+    watch.take(1, {"accuracy": 0.99}, None)
+    assert watch.verdict() is None  # the evaluator may report it, too
+    watch.take(1, {"accuracy": 0.99}, {"accuracy": 0.5})
+    assert watch.verdict() is None
+    watch.take(2, {}, {"accuracy": 0.91})
+    assert watch.verdict() == "accuracy was 0.91 in round 2; the goal is at least 0.9"
+    other = Watch(HIGH, evaluated=True, rounds=9)
+    other.take(1, {"accuracy": 0.99}, {"loss": 0.5})
+    assert other.verdict() == "accuracy was 0.99 in round 1; the goal is at least 0.9"
+
+
+def test_a_misspelt_metric_is_said_once_with_the_names_that_there_are() -> None:
+    watch = Watch(Stop(metric="acuracy", at_least=0.9), evaluated=True, rounds=9)
+    watch.take(1, {"loss": 1.0}, None)
+    assert watch.unheard_of(1) is None  # the evaluator is still to come
+    watch.take(2, {"loss": 1.0}, {"accuracy": 0.5})
+    assert watch.unheard_of(2) == (
+        "spec.stop.metric is 'acuracy', which nobody has reported by round 2 (evaluator: accuracy, "
+        "clients: loss); unless somebody does, all 9 rounds are run"
+    )
+    assert watch.unheard_of(3) is None
+    silent = Watch(HIGH, evaluated=False, rounds=9)
+    silent.take(1, {}, None)
+    assert "by round 1 (clients: nothing);" in str(silent.unheard_of(1))
+    right = Watch(HIGH, evaluated=False, rounds=9)
+    right.take(1, {"accuracy": 0.1}, None)
+    assert right.unheard_of(1) is None
+
+
 def test_a_goal_is_one_of_two() -> None:
-    for given in ({}, {"at_least": 1.0, "at_most": 2.0}):
+    for goals in ({}, {"at_least": 1.0, "at_most": 2.0}):
         with pytest.raises(ValidationError, match="atLeast"):
-            Stop(metric="loss", **given)
+            Stop(metric="loss", **goals)
 
 
 def test_changes_add_up_round_by_round() -> None:

@@ -29,31 +29,72 @@ def test_a_rate_is_what_changed_by_time() -> None:
     assert restarted.rate(now, "lifl_updates_total") == 0
 
 
-@pytest.mark.parametrize("count", [1, 3, 40])
-@pytest.mark.parametrize("height", [24, 12])
-def test_the_screen_fits_and_says_who_is_away(count: int, height: int) -> None:
+PHASES = ("wait", "ingest", "fold", "hand_off", "publish")
+
+
+def shown(count: int, *, width: int, height: int, away: bool = True) -> list[str]:
     nodes: dict[str, Samples | None] = {f"node-{i}": samples(2.0, slots=8) for i in range(count)}
-    nodes["node-0"] = None
-    coordinator = samples(2.0, round=3, rounds_planned=9, round_clients=5, round_updates=2)
-    for phase in ("wait", "ingest", "fold", "hand_off", "publish"):
+    if away:
+        nodes["node-0"] = None
+    coordinator = samples(
+        2.0, round=3, rounds_planned=9, rounds_total=2, round_clients=5, round_updates=2
+    )
+    for phase in PHASES:
         key = ("lifl_round_last_phase_seconds", (("phase", phase),))
         coordinator.values[key] = 123.4  # type: ignore[index]
     now = Look(coordinator, nodes)
-    console = Console(width=80, height=height, file=io.StringIO(), record=True)
-    console.print(screen(Path("runs/latest"), now, None, 80, height))
-    lines = console.export_text().splitlines()
-    assert len(lines) <= max(height, 20)
-    assert max(map(len, lines)) <= 80
+    console = Console(width=width, height=height, file=io.StringIO(), record=True)
+    console.print(screen(Path("runs/latest"), now, None, width, height))
+    return console.export_text().splitlines()
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (80, 12), (60, 20), (40, 24), (200, 50)])
+def test_the_screen_fits_and_says_who_is_away(count: int, width: int, height: int) -> None:
+    lines = shown(count, width=width, height=height)
+    assert len(lines) <= max(height, 22)
+    assert max(map(len, lines)) <= width
     text = "\n".join(lines)
+    assert "…" not in text
     assert "round 3 of 9" in text
     assert "away" in text
-    assert "publish" in text
-    assert ("more" in text) == (count > 8 or (height == 12 and count > 2))
+    for phase in PHASES:
+        assert f"{phase.replace('_', '-')} 2:03" in text
+    assert ("more" in text) == (count == 40)
+    assert [line.split()[0] for line in lines if line.startswith("node-")] == [
+        f"node-{n}" for n in range(sum(line.startswith("node-") for line in lines))
+    ]
+
+
+def test_nothing_is_told_by_colour_alone() -> None:
+    lines = shown(1, width=80, height=24)
+    rounds, updates = (next(x for x in lines if x.startswith(n)) for n in ("rounds", "updates"))
+    assert rounds.count("━") == 55 * 2 // 9
+    assert updates.count("━") == 55 * 2 // 5
+    assert updates.count("·") == 55 - 55 * 2 // 5
+    bar = next(line for line in lines if line.startswith("10:17"))[10:]
+    assert [bar.count(sign) for sign in "·░█─▚"] == [14] * 5
+    assert "".join(lines).count("░░ ingest") == 1
+
+
+def test_columns_go_whole_and_are_named() -> None:
+    whole = shown(2, width=200, height=24)
+    titles = next(line for line in whole if line.startswith("node ")).split()[1:]
+    for width in (40, 50, 60, 70):
+        lines = shown(2, width=width, height=24)
+        kept = next(line for line in lines if line.startswith("node ")).split()[1:]
+        note = " ".join(lines).partition("wider window:")[2].partition(" waits for")[0].split()
+        assert [title for title in note if title in titles] == [t for t in titles if t not in kept]
+        assert {"updates/s", "slots", "restarts"} & {*kept}
+        assert {*kept} < {*titles}
 
 
 def test_without_a_running_job_the_fix_is_said(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match=r"no job is running in .*lifl run JOB\.yaml"):
         look(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(Unreachable, match="no job is running in "):
+        look(tmp_path / "file")
     where = {"coordinator": "http://127.0.0.1:9/metrics", "nodes": {}}
     (tmp_path / "metrics.json").write_text(json.dumps(where))
     with pytest.raises(Unreachable, match=r"does not answer .*lifl run JOB\.yaml"):

@@ -47,14 +47,20 @@ def _as_it_was() -> Iterator[None]:
         del sys.modules[name]
 
 
-def tried(folder: Path, code: str) -> None:
+def tried(folder: Path, code: str, more: str = "") -> list[str]:
     (folder / "tried_job.py").write_text(code)
-    (folder / "job.yaml").write_text(JOB)
-    try_out(load_job(folder / "job.yaml"), folder / "job.yaml")
+    (folder / "job.yaml").write_text(JOB + more)
+    return try_out(load_job(folder / "job.yaml"), folder / "job.yaml")
 
 
 def test_a_good_one(tmp_path: Path) -> None:
-    tried(tmp_path, CODE)
+    assert tried(tmp_path, CODE, "  stop: {metric: accuracy, atLeast: 0.9}\n") == []
+
+
+def test_a_goal_that_the_evaluator_does_not_report(tmp_path: Path) -> None:
+    """It is no error: clients may."""
+    (note,) = tried(tmp_path, CODE, "  stop: {metric: acuracy, atLeast: 0.9}\n")
+    assert note.startswith("spec.stop.metric is 'acuracy', and tried_job:evaluate returns accuracy")
 
 
 @pytest.mark.parametrize(
