@@ -8,8 +8,8 @@ clients.py says what a connection may write and what is sent on it.  One epoll d
 connections, which gateway.py polls with its sockets; a turn costs what is ready and not what is
 connected.
 
-Memory beyond the arena: two chunks for all that comes (a chunk is opened piece by piece, into a slot
-that nobody reads before the last tag), one for all that goes, and at most HELD_BYTES of sealed
+Memory beyond the arena: two chunks for all that comes (a chunk is opened piece by piece, into a
+slot that nobody reads before the last tag), one for all that goes, and at most HELD_BYTES of sealed
 bytes that the network did not take at once, then HELD_PIECE a connection.
 """
 

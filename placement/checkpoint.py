@@ -36,6 +36,7 @@ from lifl.placement.models import move
 
 EVERY_BYTES: Final = 64 << 20  # by default one more round between checkpoints for each of these
 PAUSE_S: Final = 1.0  # ... and so long from one to the next: rounds may be much shorter
+SHARE: Final = 20  # ... and so many times as long as the last one took: a twentieth of the time
 _MODEL: Final = re.compile(r"round-(\d+)\.safetensors$")
 _PIECE: Final = 8 << 20  # of one write, between which other threads run
 
@@ -59,7 +60,8 @@ class Checkpoints:
 
     Args:
         model_bytes: of a model slot: the model, then for fedavgm the velocity.
-        every, pause_s: rounds and seconds from one to the next, at least.
+        every, pause_s: rounds and seconds from one to the next, at least; where seconds are asked
+            for, also SHARE times what the last one took.
         keep: how many stay.
     """
 
@@ -76,6 +78,7 @@ class Checkpoints:
         self._outcome: Outcome | None = None
         self._thread: threading.Thread | None = None
         self._over = False
+        self._buffer: memoryview | None = None  # fresh pages cost more than what is read into them
 
     def fileno(self) -> int:
         """Readable when there is an outcome."""
@@ -126,12 +129,15 @@ class Checkpoints:
 
     # -- in the thread -----------------------------------------------------------------------
     def _work(self, number: int, node: Known) -> None:
+        began = time.monotonic()
         try:
             buffer = self._fetch(number, node)
             if self.last:
                 self.prune()  # now, and not after writing: the store knows the newest by now
             self._write(number, buffer)
             outcome = Outcome(number, "written")
+            if self.pause_s:
+                self.pause_s = max(PAUSE_S, SHARE * (time.monotonic() - began))
         except Unreachable as error:  # replaced before it was here
             outcome = Outcome(number, "skipped", str(error))
         except OSError as error:
@@ -140,7 +146,9 @@ class Checkpoints:
         os.eventfd_write(self._wake, 1)
 
     def _fetch(self, number: int, node: Known) -> memoryview:
-        buffer = memoryview(bytearray(self.model_bytes))
+        if self._buffer is None:
+            self._buffer = memoryview(bytearray(self.model_bytes))
+        buffer = self._buffer
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         try:
             work = Download(self.job, number, buffer)

@@ -353,7 +353,8 @@ class Checkpoint(_Part):
         default=None,
         ge=1,
         description="Rounds from one checkpoint to the next.  Unless given every round, but not "
-        "more than one a second, and for models above 64 MiB one round more for each further "
+        "more than one a second or, where that takes longer, a twentieth of the time, and for "
+        "models above 64 MiB one round more for each further "
         "64 MiB.",
     )
     keep: int = Field(default=2, ge=1, description="How many of the newest stay.")
