@@ -135,6 +135,7 @@ class Aggregator:
             own=tuple(self._own(slot) for slot in self.role.slots),
             queued=tuple(self._queued(slot) for slot in arena.sealed_for(self.role.endpoint)),
             inputs_exhausted=self._no_input_is_free(),
+            arriving=self._arriving(),
         )
 
     def _own(self, slot: int) -> Own:
@@ -169,6 +170,12 @@ class Aggregator:
             or (not self.role.lazy and arena.state(slot).phase == Phase.WRITING)
             for slot in range(arena.geometry.model_slot)
         )
+
+    def _arriving(self) -> int:
+        """Slots that are being written for this role, those of given up uploads included."""
+        arena, here = self.arena, self.role.endpoint
+        states = map(arena.state, range(arena.geometry.model_slot))
+        return sum(s.phase == Phase.WRITING and s.consumer == here for s in states)
 
     def may_leave(self) -> bool:
         """No slot names this role, and none of its own holds what somebody still needs."""

@@ -284,7 +284,7 @@ class Bulk:
             with contextlib.suppress(BlockingIOError):
                 self._greet(connection)
             return
-        with contextlib.suppress(BlockingIOError):
+        try:
             if connection.up is not None:
                 size = connection.sock.recv_into(self._in)
                 self._feed(connection, self._in[:size])
@@ -295,8 +295,10 @@ class Bulk:
                 ask = connection.left or (TAG + HEAD if connection.head else HEAD)
                 size = connection.sock.recv_into(self._in[: ask - len(connection.small)])
                 self._feed(connection, self._in[:size])
-            if size == 0:
-                raise Unreachable("the client closed its bulk connection")
+        except BlockingIOError:
+            return
+        if size == 0:
+            raise Unreachable("the client closed its bulk connection")
 
     def _straight(self, connection: Connection, target: memoryview) -> int:
         """Plain bytes into the slot, what follows them into the scratch buffer."""
@@ -411,21 +413,26 @@ class Bulk:
         self, connection: Connection, sending: Sending, model: memoryview
     ) -> list[memoryview]:
         """The next bytes for the network: a chunk, or a part of one where memory is short."""
-        head = b""
-        if not sending.left:
-            sending.left = min(CHUNK, sending.end - sending.at)
-            head = Head(
-                Kind.MODEL, sending.left, sending.round, sending.transfer, sending.at
-            ).pack()
-            sending.seal = connection.down.seal(head) if connection.down else None
-        room = self._held + CHUNK <= HELD_BYTES or sending.seal is None
-        size = min(sending.left, CHUNK if room else HELD_PIECE)
+        if sending.left:
+            return self._part(sending, model, b"")
+        size = min(CHUNK, sending.end - sending.at)
+        head = Head(Kind.MODEL, size, sending.round, sending.transfer, sending.at).pack()
+        whole = model[sending.at : sending.at + size]
+        if connection.down is None:
+            sending.at += size
+            return [memoryview(head), whole, memoryview(NO_TAG)]
+        if self._held + CHUNK <= HELD_BYTES:
+            sending.at += size
+            return [self._out[: connection.down.seal_into(head, whole, self._out)]]
+        sending.left, sending.seal = size, connection.down.seal(head)
+        return self._part(sending, model, head)
+
+    def _part(self, sending: Sending, model: memoryview, head: bytes) -> list[memoryview]:
+        """The next bytes of a chunk that was begun, with its head before or its tag behind them."""
+        size, start = min(sending.left, HELD_PIECE), len(head)
         part = model[sending.at : sending.at + size]
         sending.at += size
         sending.left -= size
-        if sending.seal is None:
-            return [memoryview(head), part, memoryview(NO_TAG)]
-        start = len(head)
         self._out[:start] = head
         sending.seal.update_into(part, self._out[start : start + size])
         end = start + size

@@ -103,13 +103,8 @@ class BulkConnection:
                 if self._up is None:
                     self._send_all([memoryview(head), part, memoryview(NO_TAG)])
                 else:
-                    end = HEAD + len(part)
-                    seal = self._up.seal(head)
-                    self._scratch[:HEAD] = head
-                    seal.update_into(part, self._scratch[HEAD:end])
-                    seal.finalize()
-                    self._scratch[end : end + TAG] = seal.tag
-                    self._sock.sendall(self._scratch[: end + TAG])
+                    size = self._up.seal_into(head, part, self._scratch)
+                    self._sock.sendall(self._scratch[:size])
             except OSError as error:
                 self.close()
                 raise Broken(f"the gateway closed the bulk connection ({error})") from error

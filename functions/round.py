@@ -17,6 +17,7 @@ from lifl.shm.slots import Payload, Phase
 
 Kind = Literal["leaf", "middle", "top"]
 PAIR: Final = 2  # inputs of an eager fold while more are expected
+GROUP: Final = 4  # ... and while others are being written
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Words:
     own: tuple[Own, ...]
     queued: tuple[Queued, ...]
     inputs_exhausted: bool = False
+    arriving: int = 0  # input slots that are being written for this role
 
 
 @dataclass(frozen=True)
@@ -185,10 +187,11 @@ def _union(accumulator: Own | None, admitted: Sequence[Queued]) -> int:
 
 
 def _is_time(role: Role, words: Words, held: int, admitted: int) -> bool:
-    """Eager folds two at a time, and the last alone; lazy when all are there.
+    """Eager folds in pairs, in fours while others arrive, the last alone; lazy when all are there.
 
-    A fold reads and writes the accumulator however many inputs it has, so that pairs cost two
-    thirds of the memory traffic, and what is left to do after the last arrival hardly grows.  Both
+    A fold reads and writes the accumulator however many inputs it has: eight updates one by one are
+    23 passes over memory, in pairs 15, in fours 11, and what is left to do after the last arrival
+    hardly grows.  Both
     fold whatever there is when nothing more can arrive.  A top that has all that it expects waits
     for the end of the round, which is near, and finishes from what is queued in one pass.
     """
@@ -196,7 +199,7 @@ def _is_time(role: Role, words: Words, held: int, admitted: int) -> bool:
         return True
     if held.bit_count() >= role.expected:
         return role.kind != "top"
-    return not role.lazy and admitted >= PAIR
+    return not role.lazy and admitted >= (GROUP if words.arriving else PAIR)
 
 
 def _is_complete(role: Role, words: Words, held: int) -> bool:

@@ -136,23 +136,36 @@ class Channel:
     def __init__(self, key: bytes, direction: Direction, about: bytes) -> None:
         # not at import: a client of the simple lane does not need it
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-        self._cipher, self._modes = Cipher, modes
+        self._cipher, self._modes, self._whole = Cipher, modes, AESGCM(key)
         self._key = algorithms.AES(key)
         self._direction, self._about = direction, about
         self.chunks = 0
 
-    def _next(self) -> Any:
+    def _nonce(self) -> bytes:
         nonce = _NONCE.pack(self._direction, self.chunks)
         self.chunks += 1
-        return self._cipher(self._key, self._modes.GCM(nonce))
+        return nonce
+
+    def _next(self) -> Any:
+        return self._cipher(self._key, self._modes.GCM(self._nonce()))
 
     def skip(self) -> None:
         """A chunk that nobody wants: its nonce is used up all the same."""
         self.chunks += 1
 
+    def seal_into(self, head: bytes, payload: memoryview, out: memoryview) -> int:
+        """A whole chunk, head and tag included, into `out`; its length."""
+        end = HEAD + len(payload) + TAG
+        out[:HEAD] = head
+        self._whole.encrypt_into(self._nonce(), payload, head + self._about, out[HEAD:end])
+        return end
+
     def seal(self, head: bytes) -> Any:
-        """An encryptor for the chunk after `head`: `update_into`, `finalize`, `tag`."""
+        """An encryptor for the chunk after `head`, where it is sealed in parts: `update_into`,
+        `finalize`, `tag`.
+        """
         encryptor = self._next().encryptor()
         encryptor.authenticate_additional_data(head + self._about)
         return encryptor

@@ -68,6 +68,15 @@ def test_eager_folds_in_pairs_and_the_last_alone() -> None:
     assert isinstance(next_step(leaf, words(first, closed=True)), Fold)
 
 
+def test_eager_folds_in_fours_while_others_are_being_written() -> None:
+    leaf = replace(LEAF, expected=8)
+    queued = tuple(update(5 + i, 1 << i) for i in range(4))
+    assert next_step(leaf, words(*queued[:3], arriving=1)) == Wait()
+    assert isinstance(next_step(leaf, words(*queued[:3], arriving=0)), Fold)
+    assert next_step(leaf, words(*queued, arriving=1)) == Fold(0, 1, None, queued)
+    assert isinstance(next_step(leaf, words(*queued[:3], arriving=1, inputs_exhausted=True)), Fold)
+
+
 def test_a_fold_takes_all_that_is_queued_out_of_place() -> None:
     accumulator = open_sum(0, 4, 0b001)
     queued = update(5, 0b010), update(6, 0b100)
