@@ -23,8 +23,9 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from lifl.connection import Address
 from lifl.errors import InvalidJob, InvalidUpdate, Unreachable
-from lifl.exchange import Address, Exchange, State
+from lifl.exchange import Exchange, State
 from lifl.functions.layout import Layout
 from lifl.functions.packing import Packing
 from lifl.functions.tensors import load_into

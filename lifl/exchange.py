@@ -15,7 +15,6 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ import zmq.utils.monitor
 
 from lifl.api.codes import error_of
 from lifl.buffers import Buffers
+from lifl.connection import Address, Connection
 from lifl.errors import Late, Refused, Unreachable
 from lifl.functions.bulk_client import Broken, BulkConnection
 from lifl.functions.layout import Layout
@@ -31,12 +31,8 @@ from lifl.functions.sealing import Mode, Ticket, about
 from lifl.functions.transfer import Download, Outgoing, Upload
 from lifl.functions.wire import (
     INLINE,
-    LARGEST_TRUSTED,
     Keys,
     Message,
-    dealer,
-    decode,
-    encode,
     host_of,
 )
 
@@ -63,68 +59,20 @@ RETRY_S = 0.05
 LISTEN_S = 0.01
 
 
-@dataclass(frozen=True)
-class Address:
-    """A gateway: where it listens, and its public key."""
+class _Poller:
+    """Polls the same sources again and again, and is made anew when they change."""
 
-    endpoint: str
-    key: str
+    def __init__(self) -> None:
+        self._poller, self._polled = zmq.Poller(), list[Any]()
 
-
-class Connection:
-    """One DEALER to a gateway that says when it has (re)connected."""
-
-    def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], keys: Keys, address: Address
-    ) -> None:
-        self.address = address
-        self.socket = dealer(
-            context, keys, address.endpoint, address.key,
-            events=zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH,
-        )  # fmt: skip
-        self.monitor = self.socket.get_monitor_socket()
-        self._connections = 0
-
-    def send(self, outgoing: list[Outgoing]) -> None:
-        for message, payload in outgoing:
-            frames: list[Any] = [encode(message)]
-            self.socket.send_multipart(frames if payload is None else [*frames, payload])
-
-    def reconnected(self) -> bool:
-        """A handshake succeeded since the last call, and it was not the first.
-
-        Raises:
-            Refused: the gateway does not know this key.
-        """
-        found = False
-        while self.monitor.poll(0):
-            event = zmq.utils.monitor.recv_monitor_message(self.monitor)["event"]
-            if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                raise Refused(
-                    f"the gateway at {self.address.endpoint} does not know this client's key: "
-                    "ask for it to be enrolled (lifl keys enroll)",
-                    code="not-enrolled",
-                )
-            self._connections += 1
-            found = self._connections > 1
-        return found
-
-    @property
-    def has_connected(self) -> bool:
-        """A gateway has let this client in."""
-        return self._connections > 0
-
-    def receive(self) -> tuple[Message, memoryview | None] | None:
-        """The next message, if one waits."""
-        if not self.socket.poll(0):
-            return None
-        head, *rest = self.socket.recv_multipart(copy=False)
-        return decode(head.buffer, limit=LARGEST_TRUSTED), rest[0].buffer if rest else None
-
-    def close(self) -> None:
-        self.socket.disable_monitor()
-        self.monitor.close()
-        self.socket.close()
+    def poll(self, sources: list[Any], fd: int, timeout_ms: int) -> set[Any]:
+        """Which sources have something to read, `fd` (-1: none) among them."""
+        wanted = sources if fd < 0 else [*sources, fd]
+        if wanted != self._polled:
+            self._poller, self._polled = zmq.Poller(), wanted
+            for source in wanted:
+                self._poller.register(source, zmq.POLLIN)
+        return {source for source, _ in self._poller.poll(timeout_ms)}
 
 
 class Exchange:
@@ -153,8 +101,8 @@ class Exchange:
         self.work: deque[Message] = deque()
         self.speaks_for: int | None = None
         self._keys = keys
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-        self._connection = Connection(self._context, keys, address)
+        self._connection = Connection(keys, address)
+        self._poller = _Poller()
         self._heard_at = time.monotonic()
         self._lane = "zmq"
         self._bulk: BulkConnection | None = None
@@ -284,29 +232,21 @@ class Exchange:
         if self.pending and self.pending["t"] in kinds:
             message, self.pending = self.pending, None
             return message, None
-        poller = zmq.Poller()
-        connection = None
-        asked_at = self._heard_at = time.monotonic()
+        asked_at = self._heard_at = now = time.monotonic()
         while True:
-            if connection is not self._connection:
-                connection = self._connection
-                poller = zmq.Poller()
-                for source in self.sources:
-                    poller.register(source, zmq.POLLIN)
-                bulk = self._bulk.fileno() if self._bulk and "bulk" in kinds else -1
-                if bulk >= 0:
-                    poller.register(bulk, zmq.POLLIN)
-            wait_s = self._retry_at - time.monotonic()
-            ready = dict(
-                poller.poll(AGAIN_MS if wait_s > AGAIN_S else max(0, math.ceil(wait_s * 1000)))
-            )
-            if self._was_interrupted():
+            bulk = self._bulk.fileno() if self._bulk and "bulk" in kinds else -1
+            connection, wait_s = self._connection, self._retry_at - now
+            ready = self._poller.poll(
+                self.sources, bulk,
+                AGAIN_MS if wait_s > AGAIN_S else max(0, math.ceil(wait_s * 1000)),
+            )  # fmt: skip
+            if self._woken.fileno() in ready and self._was_interrupted():
                 raise Interrupted
             now = time.monotonic()
-            if connection.reconnected():
+            if connection.monitor in ready and connection.reconnected():
                 self.hello()
                 asked_at = 0.0  # ask again for what is under way
-            received = connection.receive()
+            received = connection.receive() if connection.socket in ready else None
             if received is None:
                 if bulk in ready:
                     return {"t": "bulk"}, None
@@ -378,7 +318,7 @@ class Exchange:
             case "redirect":
                 before = self._connection
                 address = Address(message["endpoint"], message["key"])
-                self._connection = Connection(self._context, self._keys, address)
+                self._connection = Connection(self._keys, address)
                 before.close()
                 self._close_bulk()
                 self.hello()
@@ -503,6 +443,5 @@ class Exchange:
     def close(self) -> None:
         self._close_bulk()
         self._connection.close()
-        self._context.destroy(linger=0)
         self._woken.close()
         self._wake.close()

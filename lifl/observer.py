@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import zmq
 
-from lifl.exchange import AGAIN_MS, Address, Connection, State
+from lifl.connection import Address, Connection
+from lifl.exchange import AGAIN_MS, State
 from lifl.functions.layout import Layout
 from lifl.functions.transfer import Download
 from lifl.functions.wire import Keys
@@ -21,8 +22,7 @@ class Observer:
 
     def __init__(self, addresses: list[Address], *, job: str, keys: Keys) -> None:
         self.job = job
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-        self._connections = [Connection(self._context, keys, at) for at in addresses]
+        self._connections = [Connection(keys, at) for at in addresses]
         self._layout: Layout | None = None
         for connection in self._connections:
             connection.send([({"t": "hello", "job": job}, None)])
@@ -76,4 +76,3 @@ class Observer:
     def close(self) -> None:
         for connection in self._connections:
             connection.close()
-        self._context.destroy(linger=0)

@@ -30,9 +30,9 @@ from lifl.api.entrypoints import takes_round
 from lifl.api.load import load_job
 from lifl.api.named import Figures, evaluator_of, trainer_of
 from lifl.client import Client
+from lifl.connection import Address
 from lifl.errors import InvalidJob
 from lifl.events import emit, keep_stdout, say
-from lifl.exchange import Address
 from lifl.fates import EVALUATOR, Fate, Fates
 from lifl.functions.wire import Keys
 from lifl.observer import Observer

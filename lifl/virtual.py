@@ -22,7 +22,8 @@ from typing import Any
 import zmq
 
 from lifl.client import Progress, Round, answer, report, update
-from lifl.exchange import AGAIN_MS, Address, Exchange, State
+from lifl.connection import Address
+from lifl.exchange import AGAIN_MS, Exchange, State
 from lifl.functions.transfer import Upload
 from lifl.functions.wire import Keys, Message
 

@@ -25,8 +25,8 @@ from outsider import BulkLine, Field, Outsider
 
 import lifl
 from lifl.api.codes import CODES
+from lifl.connection import Address
 from lifl.errors import Refused
-from lifl.exchange import Address
 from lifl.functions.wire import UP_CHUNK, Keys
 
 SIZE = 600_000  # three chunks an update

@@ -17,7 +17,8 @@ from conftest import PROXY, Runner, wait_until
 from test_runs import check
 
 import lifl
-from lifl.exchange import Address, Exchange
+from lifl.connection import Address
+from lifl.exchange import Exchange
 from lifl.functions.bulk_client import BulkConnection
 from lifl.functions.sealing import CHUNK, Head, Kind
 from lifl.functions.wire import Keys

@@ -1,0 +1,116 @@
+"""A client's control connection to one gateway.
+
+Owns the DEALER, its monitor, and the ZeroMQ context of this process, which all connections share: a
+thread that moves bytes is there once, however many clients a process has.  What is said is
+exchange.py's and observer.py's.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any, Final
+
+import zmq
+import zmq.utils.monitor
+
+from lifl.errors import Refused
+from lifl.functions.transfer import Outgoing
+from lifl.functions.wire import LARGEST_TRUSTED, Keys, Message, dealer, decode, encode
+
+Context = zmq.Context[zmq.Socket[bytes]]
+
+MOST_SOCKETS: Final = 65_535  # libzmq's own limit
+
+_lock = threading.Lock()
+_shared: dict[int, tuple[Context, int]] = {}  # by pid, since a context ends at a fork: with users
+
+
+def _borrow() -> Context:
+    with _lock:
+        context, users = _shared.get(os.getpid(), (None, 0))
+        if context is None:
+            context = zmq.Context(io_threads=1)
+            context.max_sockets = MOST_SOCKETS
+        _shared[os.getpid()] = context, users + 1
+        return context
+
+
+def _give_back() -> None:
+    """The last connection to close takes the context's threads with it."""
+    with _lock:
+        context, users = _shared.pop(os.getpid(), (None, 0))
+        if context is not None and users > 1:
+            _shared[os.getpid()] = context, users - 1
+        elif context is not None:
+            context.destroy(linger=0)
+
+
+@dataclass(frozen=True)
+class Address:
+    """A gateway: where it listens, and its public key."""
+
+    endpoint: str
+    key: str
+
+
+class Connection:
+    """One DEALER to a gateway that says when it has (re)connected."""
+
+    def __init__(self, keys: Keys, address: Address) -> None:
+        self.address = address
+        self.socket = dealer(
+            _borrow(), keys, address.endpoint, address.key,
+            events=zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+        )  # fmt: skip
+        self.monitor = self.socket.get_monitor_socket()
+        self._connections = 0
+
+    def send(self, outgoing: list[Outgoing]) -> None:
+        for message, payload in outgoing:
+            frames: list[Any] = [encode(message)]
+            self.socket.send_multipart(frames if payload is None else [*frames, payload])
+
+    def reconnected(self) -> bool:
+        """A handshake succeeded since the last call, and it was not the first.
+
+        Raises:
+            Refused: the gateway does not know this key.
+        """
+        found = False
+        while self.monitor.poll(0):
+            event = zmq.utils.monitor.recv_monitor_message(self.monitor)["event"]
+            if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                raise Refused(
+                    f"the gateway at {self.address.endpoint} does not know this client's key: "
+                    "ask for it to be enrolled (lifl keys enroll)",
+                    code="not-enrolled",
+                )
+            self._connections += 1
+            found = self._connections > 1
+        return found
+
+    @property
+    def has_connected(self) -> bool:
+        """A gateway has let this client in."""
+        return self._connections > 0
+
+    def receive(self) -> tuple[Message, memoryview | None] | None:
+        """The next message, if one waits."""
+        try:
+            head = self.socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        payload = None
+        while self.socket.rcvmore:
+            payload = self.socket.recv(copy=False).buffer
+        return decode(head, limit=LARGEST_TRUSTED), payload
+
+    def close(self) -> None:
+        """End it; may be called twice."""
+        if not self.socket.closed:
+            self.socket.disable_monitor()
+            self.monitor.close()
+            self.socket.close(linger=0)
+            _give_back()
