@@ -128,14 +128,15 @@ class Aggregator:
         arena = self.arena
         round_ = arena.model()[0] + 1
         closed = arena.is_closed(round_)  # before `accepted`: closed means that it is final
+        exhausted, arriving = self._room()
         return Words(
             round=round_,
             closed=closed,
             accepted=arena.accepted(round_) if closed else 0,
             own=tuple(self._own(slot) for slot in self.role.slots),
             queued=tuple(self._queued(slot) for slot in arena.sealed_for(self.role.endpoint)),
-            inputs_exhausted=self._no_input_is_free(),
-            arriving=self._arriving(),
+            inputs_exhausted=exhausted,
+            arriving=arriving,
         )
 
     def _own(self, slot: int) -> Own:
@@ -159,23 +160,21 @@ class Aggregator:
         generation = self.arena.state(slot).generation
         return Queued(slot, generation, header.round, header.clients, header.weight, header.payload)
 
-    def _no_input_is_free(self) -> bool:
-        """Every slot waits for a fold; to an eager role one that is being written is taken, too.
+    def _room(self) -> tuple[bool, int]:
+        """Whether every slot waits for a fold, and how many are being written for this role.
 
-        A slow upload must not keep others from a slot that a fold would free.
+        To an eager role a slot that is being written is taken, too: a slow upload must not keep
+        others from a slot that a fold would free.
         """
-        arena = self.arena
-        return all(
-            arena.is_unreleased(slot)
-            or (not self.role.lazy and arena.state(slot).phase == Phase.WRITING)
-            for slot in range(arena.geometry.model_slot)
-        )
-
-    def _arriving(self) -> int:
-        """Slots that are being written for this role, those of given up uploads included."""
         arena, here = self.arena, self.role.endpoint
-        states = map(arena.state, range(arena.geometry.model_slot))
-        return sum(s.phase == Phase.WRITING and s.consumer == here for s in states)
+        exhausted, arriving = True, 0
+        for slot, state in enumerate(arena.input_states()):
+            if state.phase == Phase.WRITING:
+                arriving += state.consumer == here
+                exhausted &= not self.role.lazy
+            else:
+                exhausted &= state.phase == Phase.SEALED and not arena.is_released(slot, state)
+        return exhausted, arriving
 
     def may_leave(self) -> bool:
         """No slot names this role, and none of its own holds what somebody still needs."""

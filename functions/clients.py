@@ -29,6 +29,7 @@ from lifl.functions.wire import (
     Message,
     decode,
     encode,
+    owner,
     sender,
     virtual_key,
 )
@@ -292,7 +293,8 @@ class Clients:
                     self.uploads.abandon(job, upload, self._stranger(key))
                 elif peer is not None:
                     self.send(peer, rejection(job.name, {}, self._stranger(key)))
-            job.waiting = type(job.waiting)(a for a in job.waiting if a.key in self.rights)
+            for key in [key for key in job.waiting if owner(key) in gone]:
+                del job.waiting[key]
         for waiting in self.unknown.values():
             for key in gone:
                 waiting.pop(key, None)

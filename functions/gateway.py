@@ -17,6 +17,7 @@ import logging
 import math
 import resource
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ from lifl.shm.slots import Header, Payload
 log = logging.getLogger("lifl.gateway")
 
 RECONNECT_S = 0.02
+TELL_S = 0.01  # from one report of who is in to the next, while more are expected
 UNREAD = 128  # messages for one client that does not read
 
 
@@ -128,6 +130,8 @@ class Gateway:
         wait_s = clients.wait_s()
         if any(peer.is_busy for peer in self.peers.values()):
             wait_s = min(wait_s, 1.0)
+        if any(job.dirty for job in self.jobs.values()):
+            wait_s = min(wait_s, TELL_S)
         if self.agent.control:
             wanted.append(self.agent.control.fileno())
         else:
@@ -289,9 +293,10 @@ class Gateway:
                 self._forward(job, slot, header)
         waited = len(job.waiting)
         while job.waiting:
-            if not self.clients.uploads.admit(job, job.waiting[0]):
+            key, asking = next(iter(job.waiting.items()))
+            if not self.clients.uploads.admit(job, asking):
                 break
-            job.waiting.popleft()
+            job.waiting.pop(key, None)
         if job.eager and 0 < len(job.waiting) < waited:  # the slots are taken again
             job.intake.nudge()
 
@@ -320,9 +325,9 @@ class Gateway:
 
     def _progress(self, job: Job, *, again: bool = False) -> None:
         """Tell the coordinator what is in, once per turn of the loop; `again`: the whole round."""
-        if not job.dirty and not again:
+        if not again and not (job.dirty and self._is_news(job)):
             return
-        job.dirty = False
+        job.dirty, job.told_at = False, time.monotonic()
         bytes_told, metrics_told = job.told
         job.told = job.bytes_in, len(job.metrics)
         self._report({
@@ -333,6 +338,12 @@ class Gateway:
             "excused": _bits(job.excused),
             "cut": job.cut or job.intake.arena.is_closed(job.round),
         })  # fmt: skip
+
+
+    def _is_news(self, job: Job) -> bool:
+        """Worth a message now: the node's last client, or the first for a while."""
+        everybody = job.answered.bit_count() >= len(job.lanes)
+        return everybody or time.monotonic() - job.told_at >= TELL_S
 
 
 def _bits(clients: int) -> bytes:

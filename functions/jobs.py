@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +120,7 @@ class Job:
     bytes_in: int = 0  # of the round
     metrics: list[tuple[float, dict[str, float]]] = field(default_factory=list)
     told: tuple[int, int] = (0, 0)  # how much of the two the coordinator has heard
+    told_at: float = 0.0  # when (monotonic seconds)
     evaluation: Message = field(default_factory=dict)  # the last that an observer reported
     clients: dict[str, bytes] = field(default_factory=dict)
     observers: dict[str, bytes] = field(default_factory=dict)
@@ -127,7 +128,7 @@ class Job:
     shares: dict[str, dict[int, int]] = field(default_factory=dict)  # worker -> number -> bit
     excused: int = 0  # clients of this round that take part without an update
     uploads: dict[str, Uploading] = field(default_factory=dict)
-    waiting: deque[Asking] = field(default_factory=deque)
+    waiting: OrderedDict[str, Asking] = field(default_factory=OrderedDict)  # first come, first
     forwarding: set[tuple[int, int]] = field(default_factory=set)
 
     def start_round(self, message: Message) -> None:

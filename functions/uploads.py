@@ -73,14 +73,10 @@ class Uploads:
         if asking.is_bulk:
             self.connection(job, asking.key)
         if job.waiting or not self.admit(job, asking):
-            for place, other in enumerate(job.waiting):
-                if other.key == asking.key:  # asked again: it keeps its place
-                    job.waiting[place] = asking
-                    break
-            else:
-                job.waiting.append(asking)
-                if job.eager and len(job.waiting) == 1:
-                    job.intake.nudge()
+            begins = not job.waiting
+            job.waiting[asking.key] = asking  # who asks again keeps its place
+            if job.eager and begins:
+                job.intake.nudge()
             self.send(asking.peer, {"t": "wait", "job": job.name, "round": job.round})
 
     def _known(self, job: Job, asking: Asking) -> bool:

@@ -94,6 +94,11 @@ def worker_and_number(key: str) -> tuple[str, int] | None:
     return (worker, int(number)) if number else None
 
 
+def owner(key: str) -> str:
+    """The key whose rights a client has: its own, or its worker's."""
+    return key.partition("~")[0]
+
+
 def encode(message: Message) -> bytes:
     data: bytes = msgpack.packb(message)
     return data

@@ -95,12 +95,93 @@ out:
 	return found;
 }
 
+/* states(buffer, offset, stride, count): the words, one after the other. */
+static PyObject *states(PyObject *self, PyObject *args)
+{
+	Py_buffer buffer;
+	Py_ssize_t at, stride, count;
+	PyObject *found = NULL;
+	(void)self;
+	if (!PyArg_ParseTuple(args, "y*nnn", &buffer, &at, &stride, &count))
+		return NULL;
+	if (count > 0 && (!word(&buffer, at, 8) || !word(&buffer, at + (count - 1) * stride, 8)))
+		goto out;
+	found = PyList_New(count > 0 ? count : 0);
+	for (Py_ssize_t i = 0; found && i < count; i++) {
+		uint64_t state = __atomic_load_n((uint64_t *)((char *)buffer.buf + at + i * stride),
+						 __ATOMIC_ACQUIRE);
+		PyObject *value = PyLong_FromUnsignedLongLong(state);
+		if (value)
+			PyList_SET_ITEM(found, i, value);
+		else
+			Py_CLEAR(found);
+	}
+out:
+	PyBuffer_Release(&buffer);
+	return found;
+}
+
+/* load_set(buffer, offset, words): a bitmap as bytes, each word with acquire. */
+static PyObject *load_set(PyObject *self, PyObject *args)
+{
+	Py_buffer buffer;
+	Py_ssize_t at, count;
+	PyObject *found = NULL;
+	(void)self;
+	if (!PyArg_ParseTuple(args, "y*nn", &buffer, &at, &count))
+		return NULL;
+	if (count > 0 && (!word(&buffer, at, 8) || !word(&buffer, at + (count - 1) * 8, 8)))
+		goto out;
+	found = PyBytes_FromStringAndSize(NULL, count > 0 ? count * 8 : 0);
+	for (Py_ssize_t i = 0; found && i < count; i++) {
+		uint64_t value = __atomic_load_n((uint64_t *)((char *)buffer.buf + at + i * 8),
+						 __ATOMIC_ACQUIRE);
+		memcpy(PyBytes_AS_STRING(found) + i * 8, &value, 8);
+	}
+out:
+	PyBuffer_Release(&buffer);
+	return found;
+}
+
+/* store_set(buffer, offset, bytes): a bitmap of whole words, each with release. */
+static PyObject *store_set(PyObject *self, PyObject *args)
+{
+	Py_buffer buffer, set;
+	Py_ssize_t at;
+	PyObject *done = NULL;
+	(void)self;
+	if (!PyArg_ParseTuple(args, "w*ny*", &buffer, &at, &set))
+		return NULL;
+	Py_ssize_t count = set.len / 8;
+	if (set.len % 8) {
+		PyErr_Format(PyExc_ValueError, "a set of %zd bytes: whole words of 8 are stored", set.len);
+		goto out;
+	}
+	if (count > 0 && (!word(&buffer, at, 8) || !word(&buffer, at + (count - 1) * 8, 8)))
+		goto out;
+	for (Py_ssize_t i = 0; i < count; i++) {
+		uint64_t value;
+		memcpy(&value, (char *)set.buf + i * 8, 8);
+		__atomic_store_n((uint64_t *)((char *)buffer.buf + at + i * 8), value,
+				 __ATOMIC_RELEASE);
+	}
+	__atomic_thread_fence(__ATOMIC_RELEASE);
+	done = Py_NewRef(Py_None);
+out:
+	PyBuffer_Release(&buffer);
+	PyBuffer_Release(&set);
+	return done;
+}
+
 static PyMethodDef methods[] = {
 	{"load_u64", load_u64, METH_VARARGS, "load_u64(buffer, offset) -> int, acquire"},
 	{"load_u32", load_u32, METH_VARARGS, "load_u32(buffer, offset) -> int, acquire"},
 	{"store_u64", store_u64, METH_VARARGS, "store_u64(buffer, offset, value), release"},
 	{"store_u32", store_u32, METH_VARARGS, "store_u32(buffer, offset, value), release"},
 	{"scan", scan, METH_VARARGS, "indices of unreleased slots in a phase for a consumer"},
+	{"states", states, METH_VARARGS, "states(buffer, offset, stride, count) -> words, acquire"},
+	{"load_set", load_set, METH_VARARGS, "load_set(buffer, offset, words) -> bytes, acquire"},
+	{"store_set", store_set, METH_VARARGS, "store_set(buffer, offset, bytes), release"},
 	{NULL, NULL, 0, NULL},
 };
 

@@ -47,6 +47,13 @@ class State(NamedTuple):
     def pack(self) -> int:
         return self.generation | self.consumer << 32 | int(self.phase) << 48
 
+    @classmethod
+    def unpack(cls, word: int) -> State:
+        return cls(word & 0xFFFFFFFF, _PHASES[word >> 48 & 0xFF], word >> 32 & 0xFFFF)
+
+
+_PHASES = {int(phase): phase for phase in Phase}  # a look-up costs a tenth of calling the enum
+
 
 class Header(NamedTuple):
     """What a payload is.  `clients` is a set over the round's roster, one bit a client."""
@@ -85,8 +92,13 @@ class Arena:
     # -- state and released words ------------------------------------------------------------
     def state(self, slot: int) -> State:
         memory, region, index = self._region(slot)
-        word = _words.load_u64(memory, region.state_at(index))
-        return State(word & 0xFFFFFFFF, Phase(word >> 48 & 0xFF), word >> 32 & 0xFFFF)
+        return State.unpack(_words.load_u64(memory, region.state_at(index)))
+
+    def input_states(self) -> list[State]:
+        """Of every input slot but the model's."""
+        region = self.geometry.for_inputs
+        words = _words.states(self.inputs, region.states, LINE, self.geometry.model_slot)
+        return [State.unpack(word) for word in words]
 
     def set_state(self, slot: int, generation: int, phase: Phase, consumer: int) -> None:
         memory, region, index = self._region(slot)
@@ -176,15 +188,16 @@ class Arena:
         _words.store_u32(self.inputs, CLOSED_AT + 4 * (round_ & 1), round_)
 
     def accepted(self, round_: int) -> int:
-        at, value = self.geometry.accepted_at(round_), 0
-        for word in range(self.geometry.set_bytes // 8):
-            value |= _words.load_u64(self.inputs, at + 8 * word) << 64 * word
-        return value
+        geometry = self.geometry
+        found = _words.load_set(self.inputs, geometry.accepted_at(round_), geometry.set_bytes // 8)
+        return int.from_bytes(found, "little")
 
     def set_accepted(self, round_: int, clients: int) -> None:
-        at = self.geometry.accepted_at(round_)
-        for word in range(self.geometry.set_bytes // 8):
-            _words.store_u64(self.inputs, at + 8 * word, clients >> 64 * word & (1 << 64) - 1)
+        geometry = self.geometry
+        _words.store_set(
+            self.inputs, geometry.accepted_at(round_),
+            clients.to_bytes(geometry.set_bytes, "little"),
+        )  # fmt: skip
 
     def model(self) -> tuple[int, int]:
         """(round that made the current global model, its slot); (0, 0) before the first."""

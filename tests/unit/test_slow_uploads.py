@@ -31,7 +31,7 @@ def test_one_that_drips_while_others_wait() -> None:
     at = job(stall_s=5.0, min_upload_rate=100)
     dripping = upload(written=999, moved_at=15.0)
     assert at.too_slow(dripping, 15.1) is None  # nobody wants its slot
-    at.waiting.append(ASKING)
+    at.waiting[ASKING.key] = ASKING
     assert "fewer than 100 a second" in (at.too_slow(dripping, 15.1) or "")
     assert at.too_slow(upload(written=1010, moved_at=15.0), 15.1) is None
     assert at.too_slow(upload(written=0, moved_at=4.0), 4.9) is None
@@ -39,5 +39,5 @@ def test_one_that_drips_while_others_wait() -> None:
 
 def test_without_a_least_rate() -> None:
     at = job(stall_s=5.0, min_upload_rate=0)
-    at.waiting.append(ASKING)
+    at.waiting[ASKING.key] = ASKING
     assert at.too_slow(upload(written=1, moved_at=1000.0), 1001.0) is None
