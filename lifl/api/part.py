@@ -134,16 +134,19 @@ AbsolutePath = Annotated[
 ]
 Args = Annotated[dict[str, JsonValue], AfterValidator(_json)]
 
-_BYTES: Final[dict[str, Any]] = {"x-kubernetes-int-or-string": True, "pattern": f"^{PATTERN}$"}
+_BYTES: Final[dict[str, Any]] = {
+    "x-kubernetes-int-or-string": True, "maxLength": 24, "pattern": f"^{PATTERN}$",
+    "x-lifl-rule": "whole-bytes",
+}  # fmt: skip
 Bytes = Annotated[
     int,
     BeforeValidator(parse_bytes, json_schema_input_type=int | str),
-    Field(json_schema_extra=_BYTES),
+    Field(json_schema_extra=_BYTES | {"minimum": 1}),
 ]
 BytesOrZero = Annotated[
     int,
     BeforeValidator(_rate, json_schema_input_type=int | str),
-    Field(json_schema_extra=_BYTES),
+    Field(json_schema_extra=_BYTES | {"minimum": 0}),
 ]
 _AMOUNT_SCHEMA: Final[dict[str, Any]] = {
     "x-kubernetes-int-or-string": True, "maxLength": 24, "pattern": f"^{_AMOUNT}$",

@@ -217,9 +217,9 @@ class Template(Part):
         default=None, description="A RuntimeClass of the cluster, for example for a sandbox."
     )
     run_as_user: int = Field(
-        default=65532, ge=1, lt=2**31, description="User that the pod runs as; never root."
+        default=10001, ge=1, lt=2**31, description="User that the pod runs as; never root."
     )
-    run_as_group: int = Field(default=65532, ge=1, lt=2**31, description="Its group.")
+    run_as_group: int = Field(default=10001, ge=1, lt=2**31, description="Its group.")
     fs_group: int | None = Field(
         default=None, ge=1, lt=2**31, description="Group that owns files of its volumes."
     )

@@ -15,7 +15,7 @@ UNITS: Final = {
     **{unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi"), 1)},
 }
 
-_NUMBER: Final = r"[0-9]{1,15}(?:\.[0-9]{1,6})?"  # as many as a cluster can check, too
+_NUMBER: Final = r"[0-9]{1,15}(?:\.[0-9]{1,3})?"  # as many as a cluster can check, too
 _SYNTAX: Final = re.compile(rf"({_NUMBER}) ?([A-Za-z]*)")
 
 PATTERN: Final = rf"{_NUMBER} ?({'|'.join(filter(None, UNITS))})?"

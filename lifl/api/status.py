@@ -31,6 +31,7 @@ Time = Annotated[
         json_schema_extra={"format": "date-time"},
     ),
 ]
+_Figure = Annotated[float, Field(allow_inf_nan=True)]  # of a client's; JSON has no such numbers
 
 
 def _rounded(figures: dict[str, float]) -> dict[str, float]:
@@ -164,7 +165,7 @@ class Status(Part):
         default="", max_length=64, description='Rounds published of all, for example "12/30".'
     )
     clients: ClientCounts = Field(default_factory=ClientCounts, description="How many there are.")
-    figures: Annotated[dict[str, float], AfterValidator(_rounded)] = Field(
+    figures: Annotated[dict[str, _Figure], AfterValidator(_rounded)] = Field(
         default_factory=dict,
         json_schema_extra={"maxProperties": FIGURES_MAX},
         description="Newest figures by name, to four digits: the evaluator's, or where there is "
