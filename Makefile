@@ -1,7 +1,7 @@
 # `make help` says what there is.  Every target does the set-up that it needs, once.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint test-torch test-gpu test-interop test-cluster bench bench-docs clean
+.PHONY: help setup demo test lint test-torch test-gpu test-interop test-chart test-cluster bench bench-docs clean
 
 PYTHON_ENV := .venv/bin/python
 REQUIRE_BPF := $(if $(filter 0,$(shell id -u)),LIFL_REQUIRE_BPF=1)
@@ -35,6 +35,10 @@ test-gpu: setup ## tests that need a GPU
 test-interop: setup ## a client in Go beside Python ones; needs Go and, from Debian, libzmq3-dev
 	@sh scripts/setup-interop.sh
 	$(REQUIRE_BPF) LIFL_GO_CLIENT=$(CURDIR)/build/go-client $(PYTHON_ENV) -m pytest -m interop
+
+test-chart: setup ## the Helm chart: lint, snapshots, conflicts, alerts; finds or builds helm and promtool
+	@sh scripts/setup-chart.sh
+	LIFL_REQUIRE_CHART=1 $(PYTHON_ENV) -m pytest tests/chart tests/unit/test_crd.py
 
 test-cluster: ## tests that need a Kubernetes cluster: not there yet
 	@echo "test-cluster: not there yet: LIFL runs on one machine so far, see make demo" >&2; exit 1

@@ -101,6 +101,7 @@ def schema() -> Schema:
 
 def _of(model: type[Spec | Status], *, with_defaults: bool) -> Schema:
     whole = model.model_json_schema(by_alias=True, mode="validation")
+    whole["x-lifl-type"] = model.__name__
     return _Structural(whole.get("$defs", {}), with_defaults).convert(whole, required=True)
 
 
@@ -134,10 +135,9 @@ class _Structural:
             found |= self._object(given)
             is_filled = not (required or is_optional or given.get("required"))
             if self.with_defaults and "properties" in given and is_filled:
-                found["default"] = {}
-        named = rules.of(given.get("title", ""))
-        if given.get("x-lifl-rule") == "whole-bytes":
-            named = [rules.whole_bytes(given["minimum"]).wire()]
+                inner = found["properties"]  # written out, since rules are tried on it as it is
+                found["default"] = {k: v["default"] for k, v in inner.items() if "default" in v}
+        named = rules.of(given.get("x-lifl-type", ""))
         return found | ({"x-kubernetes-validations": named} if named else {})
 
     def _resolved(self, given: Schema) -> tuple[Schema, bool]:
@@ -148,17 +148,17 @@ class _Structural:
             if "$ref" in given:
                 target = self.definitions[given["$ref"].rpartition("/")[2]]
                 inner = {key: value for key, value in given.items() if key != "$ref"}
-                given = target | inner | {"title": target.get("title", "")}
+                given = target | inner | {"x-lifl-type": given["$ref"].rpartition("/")[2]}
             elif len(choices) == 1:
                 is_optional = True
-                inner = {k: v for k, v in given.items() if k not in ("anyOf", "default", "title")}
+                inner = {k: v for k, v in given.items() if k not in ("anyOf", "default")}
                 given = choices[0] | inner
             else:
                 return given, is_optional
 
     def _list(self, items: Schema) -> Schema:
         member = self.convert(items, required=True)
-        key = rules.LISTS.get(self._resolved(items)[0].get("title", ""))
+        key = rules.LISTS.get(self._resolved(items)[0].get("x-lifl-type", ""))
         how = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
         return {"items": member, **(how if key else {"x-kubernetes-list-type": "atomic"})}
 
@@ -169,7 +169,7 @@ class _Structural:
                 name: self.convert(field, required=name in names)
                 for name, field in given["properties"].items()
             }
-            for name in inner.keys() & rules.DERIVED.get(given.get("title", ""), ()):
+            for name in inner.keys() & rules.DERIVED.get(given.get("x-lifl-type", ""), ()):
                 inner[name].pop("default")
             return {"properties": inner, **({"required": names} if names else {})}
         values = given.get("additionalProperties")

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 from pydantic.alias_generators import to_camel
 
-from lifl.api.quantity import PATTERN, parse_bytes
+from lifl.api.quantity import LENGTH_MAX, PATTERN, parse_bytes
 
 TEXT_MAX: Final = 4096  # characters of a path or a URL
 NAME_MAX: Final = 253  # of an entry point, a figure, a name in a cluster
@@ -135,8 +135,7 @@ AbsolutePath = Annotated[
 Args = Annotated[dict[str, JsonValue], AfterValidator(_json)]
 
 _BYTES: Final[dict[str, Any]] = {
-    "x-kubernetes-int-or-string": True, "maxLength": 24, "pattern": f"^{PATTERN}$",
-    "x-lifl-rule": "whole-bytes",
+    "x-kubernetes-int-or-string": True, "maxLength": LENGTH_MAX, "pattern": f"^({PATTERN})$",
 }  # fmt: skip
 Bytes = Annotated[
     int,
@@ -146,7 +145,7 @@ Bytes = Annotated[
 BytesOrZero = Annotated[
     int,
     BeforeValidator(_rate, json_schema_input_type=int | str),
-    Field(json_schema_extra=_BYTES | {"minimum": 0}),
+    Field(json_schema_extra=_BYTES | {"minimum": 0, "pattern": f"^(0|{PATTERN})$"}),
 ]
 _AMOUNT_SCHEMA: Final[dict[str, Any]] = {
     "x-kubernetes-int-or-string": True, "maxLength": 24, "pattern": f"^{_AMOUNT}$",

@@ -18,7 +18,6 @@ from lifl.api import cluster, job
 from lifl.api.change import AFTER_END, CHANGEABLE, MIXED
 from lifl.api.job import Clients, Spec
 from lifl.api.part import Part
-from lifl.api.quantity import UNITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +27,21 @@ class Rule:
     Attributes:
         expression: CEL; true: as it should be.
         message: what to change; where `found` cannot be said, instead of it.
-        found: CEL of a sentence with the values that were found.
+        found: the sentence with values; %d stands for each of them.
+        values: CEL of those.
     """
 
     expression: str
     message: str
     found: str = ""
+    values: tuple[str, ...] = ()
 
     def wire(self) -> dict[str, str]:
         """As a schema has it in x-kubernetes-validations."""
-        found = {"messageExpression": self.found} if self.found else {}
-        return {"rule": self.expression, "message": self.message} | found
+        wire = {"rule": self.expression, "message": self.message}
+        if self.found:
+            wire["messageExpression"] = f"{self.found!r}.format([{', '.join(self.values)}])"
+        return wire
 
 
 def _one_of(*names: str) -> list[Rule]:
@@ -66,37 +69,38 @@ _SPEC: Final = [
     Rule(
         expression=f"!has(self.trainer) || {_LEAST} <= self.trainer.clients",
         message="clients.min is above trainer.clients: no round would begin",
-        found=f"'clients.min is ' + string({_LEAST}) + ', but trainer.clients starts only ' + "
-        "string(self.trainer.clients) + ': no round would begin'",
+        found="clients.min is %d, but trainer.clients starts only %d: no round would begin",
+        values=(_LEAST, "self.trainer.clients"),
     ),
     Rule(
         expression=f"!has(self.clients.max) || self.clients.max >= {_LEAST}",
         message="clients.max is below clients.min: no round would begin",
-        found="'clients.max is ' + string(self.clients.max) + ', below clients.min, ' + "
-        f"string({_LEAST}) + ': no round would begin'",
+        found="clients.max is %d, below clients.min, %d: no round would begin",
+        values=("self.clients.max", _LEAST),
     ),
     Rule(
         expression="!has(self.clients.max) || !has(self.trainer) || "
         "self.clients.max >= self.trainer.clients",
         message="clients.max is below trainer.clients",
-        found="'clients.max is ' + string(self.clients.max) + ', below trainer.clients, ' + "
-        "string(self.trainer.clients)",
+        found="clients.max is %d, below trainer.clients, %d",
+        values=("self.clients.max", "self.trainer.clients"),
     ),
     Rule(
         expression=f"self.clients.minPerRound <= {_LEAST}",
         message="clients.minPerRound is above clients.min: a round starts with fewer than it has "
         "to draw",
-        found="'clients.minPerRound is ' + string(self.clients.minPerRound) + "
-        f"', above clients.min, ' + string({_LEAST}) + "
-        "': a round starts with fewer than it has to draw'",
+        found="clients.minPerRound is %d, above clients.min, %d: a round starts with fewer than "
+        "it has to draw",
+        values=("self.clients.minPerRound", _LEAST),
     ),
     Rule(  # n ≤ ⌈x⌉ is n − 1 < x for a whole n
         expression="self.clients.minUpdates <= self.clients.minPerRound || "
         f"double(self.clients.minUpdates - 1) < self.clients.fraction * double({_LEAST}) - 1e-9",
         message="clients.minUpdates is above what a round draws: lower it, or raise "
         "clients.fraction",
-        found="'clients.minUpdates is ' + string(self.clients.minUpdates) + ', but a round of ' + "
-        f"string({_LEAST}) + ' clients draws fewer: lower it, or raise clients.fraction'",
+        found="clients.minUpdates is %d, but a round of %d clients draws fewer: lower it, or "
+        "raise clients.fraction",
+        values=("self.clients.minUpdates", _LEAST),
     ),
     Rule(
         expression="!self.insecure",
@@ -118,8 +122,8 @@ _TRAINER: Final = [
     Rule(
         expression="!has(self.workers) || self.workers <= self.clients",
         message="workers is above clients: some would have nobody",
-        found="'workers is ' + string(self.workers) + ', above clients, ' + "
-        "string(self.clients) + ': some would have nobody'",
+        found="workers is %d, above clients, %d: some would have nobody",
+        values=("self.workers", "self.clients"),
     ),
     Rule(
         expression=f"!has(self.replicas) || self.replicas <= {_SPREAD}",
@@ -177,23 +181,6 @@ _STATUS: Final = [
         message="epoch would fall: a coordinator with a later lease has written",
     )
 ]
-
-
-def whole_bytes(least: int) -> Rule:
-    """A quantity is a whole number of bytes, as quantity.py has it.
-
-    Text has at most three decimals, so that in units of 1000 it is whole, and in those of 1024 it
-    is whole when digits · unit is divisible by 10 to the number of decimals.
-    """
-    units = ", ".join(f"'{name}': {size}" for name, size in UNITS.items())
-    unit = f"{{{units}}}[self.find('[A-Za-z]+$')]"
-    scale = "[1, 10, 100, 1000][n.size() > 1 ? n[1].size() : 0]"
-    return Rule(
-        expression=f"type(self) == int ? self >= {least} : "
-        "[self.find('^[0-9.]+').split('.')].all(n, "
-        f"int(n.join('')) >= {least} && int(n.join('')) % {scale} * {unit} % {scale} == 0)",
-        message=f"must be a whole number of bytes, at least {least}",
-    )
 
 
 def _immutable(model: type[Part], prefix: str = "") -> Iterator[Rule]:

@@ -107,7 +107,7 @@ class Endpoint(Part):
     )
 
 
-class Model(Part):
+class Stored(Part):
     """A model that lies somewhere."""
 
     round: Count = Field(description="Round that it is of; 0 is the initial one.")
@@ -176,10 +176,10 @@ class Status(Part):
     )
     tree: Tree | None = Field(default=None, description="The tree of the plan in force.")
     endpoint: Endpoint | None = Field(default=None, description="Where clients find the job.")
-    last_checkpoint: Model | None = Field(
+    last_checkpoint: Stored | None = Field(
         default=None, description="Newest model from which the job could go on."
     )
-    model: Model | None = Field(default=None, description="The final model of a complete job.")
+    model: Stored | None = Field(default=None, description="The final model of a complete job.")
     started_at: Time | None = Field(default=None, description="When the first round started.")
     finished_at: Time | None = Field(default=None, description="When it was complete or failed.")
     store: Store | None = Field(default=None, description="What the next coordinator needs.")

@@ -21,7 +21,6 @@ pytestmark = pytest.mark.cluster
 
 CRD = Path(__file__).resolve().parents[2] / "charts" / "lifl" / "files" / "fljobs.yaml"
 NAME = "customresourcedefinition/fljobs.fl.lifl.dev"
-ARGS = "the trainer's args"  # what is kept as it is, rules do not see
 
 
 @pytest.fixture(scope="module")
