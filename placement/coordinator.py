@@ -75,7 +75,7 @@ class Coordinator:
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
         self.job: FLJob = load_job(Path(config["job"]))
-        self.name = self.job.metadata.name
+        self.name = self.job.metadata.full_name
         spec, run_dir = self.job.spec, Path(config["run_dir"])
         self.keys = Keys(*config["keys"])
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
@@ -92,7 +92,7 @@ class Coordinator:
         self.grace_s = spec.clients.grace_s
         self.record = Recorder(self.job, run_dir, spec.evaluator is not None)
         self.endpoint = Endpoint(
-            self.record.monitoring.figures, self._refresh, config["metrics_port"]
+            self.record.monitoring.figures, self._refresh, port=config["metrics_port"]
         )
         self.record.monitoring.url = self.endpoint.url
         self.store: JobStore = SqliteStore(run_dir / STORE)
@@ -103,7 +103,8 @@ class Coordinator:
         self.layout = Layout.from_wire(saved.layout)
         enrolled = max(len(self.members.names), spec.client_count)
         planning = Planning(
-            self.job, self.layout, enrolled, self.members.at_once, start=config["start"]
+            self.job, self.layout, enrolled, self.members.at_once, start=config["start"],
+            number=config.get("number", JOB),
         )
         self.model_bytes = planning.model_bytes
         self.folder = checkpoint_folder(self.job, Path(config["job"]), run_dir)
@@ -370,7 +371,7 @@ class Coordinator:
             self._send(node.gateway, {"t": "end", "job": self.name, "round": number})
         self._wait_until_all("ended", {node.name for node in self.members if node.ready})
         for node in self.members:
-            self._send(node.agent, {"t": "drop", "job": JOB})
+            self._send(node.agent, {"t": "drop", "job": course.planning.number})
         self._wait_until_all("dropped", course.holding)
         self.enrolment.close()
         self.router.close(linger=200)

@@ -20,7 +20,7 @@ from lifl.events import emit
 from lifl.faults import fault
 from lifl.functions.wire import Message
 from lifl.placement.membership import Known, Membership
-from lifl.placement.planning import JOB, Planning, roles_of, selected
+from lifl.placement.planning import Planning, roles_of, selected
 from lifl.placement.record import Recorder
 from lifl.placement.rounds import Order, Round
 from lifl.placement.snapshot import Plan
@@ -183,7 +183,7 @@ class Course:
         """Tell clients that called this node's gateway where they belong."""
         away = self.members.astray(node.name)
         if away:
-            name = self.job.metadata.name
+            name = self.planning.name
             self.send(node.gateway, {"t": "redirect", "job": name, "clients": away})
 
     # -- rounds ------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ class Course:
         for order in orders:
             assert self.round is not None
             self.send(self.members[order.node].gateway, {
-                "t": order.verb, "job": self.job.metadata.name, "round": self.round.number,
+                "t": order.verb, "job": self.planning.name, "round": self.round.number,
             })  # fmt: skip
         if orders:
             fault("coordinator_close_sent", "coordinator")
@@ -335,7 +335,7 @@ class Course:
             self.offer(number, holder)
 
     def _ask_for_report(self, node: Known, number: int) -> None:
-        self.send(node.agent, {"t": "report", "job": JOB, "round": number})
+        self.send(node.agent, {"t": "report", "job": self.planning.number, "round": number})
 
     # -- the end -----------------------------------------------------------------------------
     def _end_if_last(self) -> None:
