@@ -1,6 +1,6 @@
 """Amounts of bytes as people write them: "512Mi", "1.5G", 4096.
 
-Owns the syntax, which is Kubernetes' for memory.  Called by `job` for its fields.
+Owns the syntax, which is Kubernetes' for memory.  Called by `part` for fields of this kind.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ UNITS: Final = {
     **{unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi"), 1)},
 }
 
-_SYNTAX: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s?([A-Za-z]*)")
+_NUMBER: Final = r"[0-9]{1,15}(?:\.[0-9]{1,3})?"  # as many as a cluster can check, too
+_SYNTAX: Final = re.compile(rf"({_NUMBER}) ?([A-Za-z]*)")
+
+PATTERN: Final = rf"{_NUMBER} ?({'|'.join(filter(None, UNITS))})?"
 
 
 def parse_bytes(value: object) -> int:
