@@ -22,7 +22,6 @@ from lifl.shm.arena import lock_role, map_arena
 from lifl.shm.geometry import Geometry
 from lifl.shm.slots import GATEWAY
 
-
 KNOCK_S = 0.2
 
 

@@ -70,7 +70,8 @@ class Agent:
             kernels=self.kernels.name, budget_bytes=arena_budget_bytes, report=self.lines.send,
         )  # fmt: skip
         self.accounts = Accounts(self.node, self.kernels.isa)
-        self.endpoint = Endpoint(self.accounts.figures, self.accounts.refresh, *metrics_at)
+        host, port = metrics_at
+        self.endpoint = Endpoint(self.accounts.figures, self.accounts.refresh, port, host=host)
         self.node.on_forget = self.accounts.close
         self.members = Members(
             self.node, self.accounts, liveness_s=liveness_s, listen_at=listen_at,
@@ -210,7 +211,7 @@ def main(
     try:
         if operator is None:
             if coordinator is None or coordinator_key is None or keys_path is None:
-                raise click.UsageError("name --coordinator, --coordinator-key, --keys; or --operator")
+                raise click.UsageError("name --operator, or a coordinator, its key, and --keys")
             end_with_parent()
             pool = Pool(node, directory, [
                 "--keys", str(keys_path),

@@ -92,10 +92,10 @@ class Coordinator:
         self.grace_s = spec.clients.grace_s
         self.record = Recorder(self.job, run_dir, spec.evaluator is not None)
         self.endpoint = Endpoint(
-            self.record.monitoring.figures, self._refresh, port=config["metrics_port"]
+            self.record.monitoring.figures, self._refresh, config["metrics_port"]
         )
         self.record.monitoring.url = self.endpoint.url
-        self.store: JobStore = SqliteStore(run_dir / STORE)
+        self.store = _open_store(config, run_dir)
         saved = self.store.load()
         self.record.is_continued = saved is not None and saved.start == config["start"]
         if saved is None or not self.record.is_continued:
@@ -410,6 +410,16 @@ class Coordinator:
                 _, _, message = self._receive()
                 if message["t"] == news:
                     nodes.discard(message["node"])
+
+
+def _open_store(config: dict[str, Any], run_dir: Path) -> JobStore:
+    """In the run's directory; in a cluster the FLJob's status, and its object's path is given."""
+    if "fljob" not in config:
+        return SqliteStore(run_dir / STORE)
+    from lifl.placement.cluster.api import Api
+    from lifl.placement.cluster.store_cluster import ClusterStore
+
+    return ClusterStore(Api.of_pod(), config["fljob"], epoch=config["epoch"])
 
 
 @click.command()

@@ -35,14 +35,14 @@ class Endpoint:
     Args:
         figures: what is handed out.
         refresh: brings the figures up to date; called in the loop, before each copy.
-        host, port: where it listens; port 0 for any.
+        port, host: where it listens; port 0 for any.
 
     Raises:
         Busy: the port is taken.
     """
 
     def __init__(
-        self, figures: Figures, refresh: Callable[[], None], host: str = HOST, port: int = 0
+        self, figures: Figures, refresh: Callable[[], None], port: int = 0, *, host: str = HOST
     ) -> None:
         self.figures, self.refresh = figures, refresh
         self.listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

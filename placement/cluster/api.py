@@ -7,14 +7,13 @@ tokens' doorman, the operator and the store of a job; thread-safe.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import ssl
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote, urlencode
-
-import urllib3
 
 from lifl.errors import LiflError, PermanentError, Refused, TransientError, Unreachable
 
@@ -27,13 +26,9 @@ Verb = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 class Missing(PermanentError):
     """There is no such object."""
 
-    code = "no-such-object"
-
 
 class Conflict(TransientError):
     """Somebody else has changed or made the object meanwhile."""
-
-    code = "object-changed"
 
 
 class Api:
@@ -44,7 +39,10 @@ class Api:
     """
 
     def __init__(self, server: str, tls: ssl.SSLContext, token: Path | None = None) -> None:
+        import urllib3  # of the extra `cluster`: `lifl run` needs none of it
+
         self.server, self.token = server.rstrip("/"), token
+        self._failed = urllib3.exceptions.HTTPError
         self._pool = urllib3.PoolManager(
             ssl_context=tls, maxsize=4, timeout=urllib3.Timeout(TIMEOUT_S),
             retries=urllib3.Retry(total=False),
@@ -75,7 +73,7 @@ class Api:
         data = None if body is None else json.dumps(body).encode()
         try:
             answer = self._pool.request(verb, where, body=data, headers=headers)
-        except urllib3.exceptions.HTTPError as error:
+        except self._failed as error:
             raise Unreachable(f"the API server does not answer: {error}") from error
         try:
             found = json.loads(answer.data) if answer.data else {}
@@ -118,10 +116,8 @@ class Api:
         body: Object = {"propagationPolicy": "Background"}
         if grace_s is not None:
             body["gracePeriodSeconds"] = grace_s
-        try:
+        with contextlib.suppress(Missing):
             self.request("DELETE", path, body)
-        except Missing:
-            pass
 
 
 def path_of(
@@ -148,4 +144,4 @@ def _error(status: int, sentence: str) -> LiflError:
         case _ if status >= 500:
             return Unreachable(sentence)
         case _:
-            return PermanentError(sentence)
+            return PermanentError(sentence, code="api-refused")
