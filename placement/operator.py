@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -30,8 +31,10 @@ from lifl.errors import LiflError
 from lifl.functions.wire import Keys
 from lifl.placement.cluster import names
 from lifl.placement.cluster.api import Api, Missing, Object, path_of
+from lifl.placement.cluster.decide import ENDED
 from lifl.placement.cluster.deployments import Deployments
 from lifl.placement.cluster.desk import AUDIENCE, Desk, NodeHere, agent_rule
+from lifl.placement.cluster.gather import fetched, together
 from lifl.placement.cluster.keeper import Keeper
 from lifl.placement.cluster.lease import wait_until_elected
 from lifl.placement.cluster.objects import Install
@@ -40,6 +43,7 @@ from lifl.placement.cluster.tokens import review_of
 
 log = logging.getLogger("lifl.operator")
 
+LEADS: Final = "Whether this operator holds the Lease."
 LEADER: Final = "lifl.dev/leader"  # label of the active operator's pod, which its Service selects
 
 
@@ -153,6 +157,18 @@ class Operator:
         log.warning("pod %s does not answer: deleted", pod)
         asyncio.get_running_loop().run_in_executor(None, lambda: self.api.delete(path, grace_s=0))
 
+    def figures(self) -> tuple[dict[str, str], dict[str, tuple[str, float]]]:
+        """Where coordinators' figures are, and the operator's own; called from another thread."""
+        keepers = list(self.keepers.values())
+        urls = {each.full_name: each.metrics_at for each in keepers if each.metrics_at}
+        phases = [each.status.phase for each in keepers]
+        return urls, {
+            "lifl_operator_leads": (LEADS, 1),
+            "lifl_operator_nodes": ("Nodes whose agent has a line here.", len(self.desk.nodes)),
+            "lifl_operator_fljobs": ("FLJobs that have not ended.",
+                                     sum(phase not in ENDED for phase in phases)),
+        }  # fmt: skip
+
     async def stop(self) -> None:
         for keeper in self.keepers.values():
             await keeper.leave()
@@ -212,17 +228,30 @@ def _owners(api: Api, namespace: str, deployment: str) -> dict[str, Any]:
 
 
 class Probe:
-    """GET /healthz and /readyz, from the process's start on."""
+    """GET /healthz, /readyz and /metrics, from the process's start on, in a thread of its own.
+
+    Attributes:
+        ask: where the coordinators' figures are, by job, and the operator's own.
+    """
 
     def __init__(self, port: int) -> None:
         self._port = port
+        self.ask: Callable[[], tuple[dict[str, str], dict[str, tuple[str, float]]]] = (
+            lambda: ({}, {"lifl_operator_leads": (LEADS, 0)})
+        )
         threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True).start()
 
     async def _serve(self) -> None:
         async def well(_: aiohttp.web.Request) -> aiohttp.web.Response:
             return aiohttp.web.Response(text="ok\n")
 
+        async def metrics(_: aiohttp.web.Request) -> aiohttp.web.Response:
+            urls, own = self.ask()
+            said = await asyncio.to_thread(lambda: together(fetched(urls), own))
+            return aiohttp.web.Response(text=said)
+
         app = aiohttp.web.Application()
+        app.add_routes([aiohttp.web.get("/metrics", metrics)])
         app.add_routes([aiohttp.web.get(path, well) for path in ("/healthz", "/readyz")])
         runner = aiohttp.web.AppRunner(app, access_log=None)
         await runner.setup()
@@ -282,6 +311,7 @@ def _plain(body: kopf.Body) -> Object:
 @click.option("--functions-service-account", required=True)
 @click.option("--functions-resources", default="{}", help="JSON")
 @click.option("--functions-priority-class", default="")
+@click.option("--functions-runtime", type=click.Choice(["deployment"]), default="deployment")
 @click.option("--functions-idle-s", default=30.0, help="for how long an idle function stays")
 @click.option("--agent-service-account", required=True)
 @click.option("--run-directory", default="/run/lifl")
@@ -291,13 +321,14 @@ def _plain(body: kopf.Body) -> Object:
 def main(
     namespace: str, identity: str, address: str, lease: str, service: str | None, image: str,
     image_pull_policy: str, functions_namespace: str, functions_service_account: str,
-    functions_resources: str, functions_priority_class: str, functions_idle_s: float,
+    functions_resources: str, functions_priority_class: str, functions_runtime: str,
+    functions_idle_s: float,
     agent_service_account: str, run_directory: str, port: int, metrics_port: int, directory: Path,
 ) -> None:  # fmt: skip
     """Run the operator; it waits until it holds the Lease."""
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.INFO)
     logging.getLogger("leaderelection").setLevel(logging.WARNING)
-    Probe(metrics_port)
+    probe = Probe(metrics_port)
     api = Api.of_pod()
     epoch = wait_until_elected(
         name=lease, namespace=namespace, identity=identity, lost=lambda: os._exit(1)
@@ -321,6 +352,7 @@ def main(
         functions_idle_s=functions_idle_s,
     )  # fmt: skip
     operator = Operator(api, install, settings, epoch)
+    probe.ask = operator.figures
     kopf.run(registry=watch(operator, keys), clusterwide=True, standalone=True)
 
 

@@ -72,6 +72,7 @@ class Keeper:
         self.woken = asyncio.Event()
         self.failures: dict[str, str] = {}
         self.closed = False
+        self.metrics_at = ""  # of its coordinator, in this pod
 
     # -- the loop ----------------------------------------------------------------------------
     def wake(self) -> None:
@@ -214,6 +215,7 @@ class Keeper:
         ))  # fmt: skip
 
     async def _stop(self) -> None:
+        self.metrics_at = ""
         coordinator, self.coordinator = self.coordinator, None
         if coordinator is not None:
             await coordinator.stop()
@@ -221,10 +223,12 @@ class Keeper:
     def _on_event(self, event: Mapping[str, Any]) -> None:
         """What the coordinator says; it has ended when it says so."""
         if event["event"] == "ended":
-            self.coordinator = None
+            self.coordinator, self.metrics_at = None, ""
             if self.status.phase not in ENDED:
                 event = {"event": "failed", "code": "defect",
                          "error": f"the coordinator ended with status {event['code']}"}  # fmt: skip
+        if event["event"] == "metrics_at":
+            self.metrics_at = event["coordinator"]
         before = self.status.phase
         job = job_of(self.body)
         self._set(told(self.status, event, job, now=now(), generation=self.generation))
