@@ -69,6 +69,7 @@ class Decision:
         place: nodes to give to the job, which has none yet.
         members: whose batch Jobs there are to be; others are deleted where `clear` says so.
         coordinator: whether it is to run.
+        pause: it is to end after the round that is under way.
         failed: (reason, sentence) with which the job ends.
     """
 
@@ -78,6 +79,7 @@ class Decision:
     members: tuple[str, ...] = ()
     clear: bool = False
     coordinator: bool = False
+    pause: bool = False
     failed: tuple[str, str] | None = None
     message: str = ""
 
@@ -97,7 +99,7 @@ def decide(job: FLJob, seen: Seen) -> Decision:
         )
     accepted = Said("Accepted", True, "Valid")
     if job.spec.suspend:
-        return _suspended(accepted)
+        return _suspended(accepted, seen)
     for member, why in seen.failures.items():
         return Decision(
             phase="Failed", conditions=(accepted,), clear=True,
@@ -120,8 +122,14 @@ def decide(job: FLJob, seen: Seen) -> Decision:
     )  # fmt: skip
 
 
-def _suspended(accepted: Said) -> Decision:
+def _suspended(accepted: Said, seen: Seen) -> Decision:
+    """The round under way is finished first, with everybody who takes part in it."""
     why = "spec.suspend is true"
+    if seen.is_running:
+        return Decision(
+            phase=seen.status.phase, coordinator=True, pause=True, conditions=(accepted,),
+            message=f"{why}: the round under way is finished",
+        )  # fmt: skip
     return Decision(
         phase="Suspended", clear=True, message=why,
         conditions=(

@@ -72,6 +72,8 @@ class Keeper:
         self.woken = asyncio.Event()
         self.failures: dict[str, str] = {}
         self.closed = False
+        self.is_paused = self.is_rewound = False
+        self.started_for = 0  # generation of the spec that the coordinator knows
         self.metrics_at = ""  # of its coordinator, in this pod
 
     # -- the loop ----------------------------------------------------------------------------
@@ -135,6 +137,9 @@ class Keeper:
     # -- acting ------------------------------------------------------------------------------
     async def _carry_out(self, job: FLJob, decision: Decision) -> None:
         assert self.record is not None
+        if self.is_rewound:
+            self.record, self.is_rewound = self.record.again(), False
+            await asyncio.to_thread(self._save_record)
         if decision.place:
             self.record = self.record.on(decision.place)
             await asyncio.to_thread(self._save_record)
@@ -157,7 +162,11 @@ class Keeper:
                 await asyncio.to_thread(self.api.delete, self._member(member))
         if decision.members:
             await self._members(job, decision)
-        if decision.coordinator:
+        if decision.pause and self.coordinator is not None:
+            self.coordinator.pause()
+        elif decision.coordinator:
+            if self.started_for != self.generation:  # it goes on with what has changed
+                await self._stop()
             await self._start(job)
         elif decision.phase in (*ENDED, "Suspended"):
             self.desk.withdraw(self.full_name)
@@ -207,6 +216,7 @@ class Keeper:
             "observers": [record.observer[0]], "workers": [keys[0] for keys in record.workers],
             "metrics_port": 0, "fljob": self.path, "epoch": self.epoch,
         }  # fmt: skip
+        self.started_for = self.generation
         self.coordinator = Coordinator(
             self.full_name, folder, config, self.address, self._on_event
         )
@@ -222,9 +232,13 @@ class Keeper:
 
     def _on_event(self, event: Mapping[str, Any]) -> None:
         """What the coordinator says; it has ended when it says so."""
+        if event["event"] == "paused":
+            self.is_paused = True
         if event["event"] == "ended":
             self.coordinator, self.metrics_at = None, ""
-            if self.status.phase not in ENDED:
+            if self.is_paused:
+                self.is_paused, self.is_rewound = False, True
+            elif self.status.phase not in ENDED:
                 event = {"event": "failed", "code": "defect",
                          "error": f"the coordinator ended with status {event['code']}"}  # fmt: skip
         if event["event"] == "metrics_at":

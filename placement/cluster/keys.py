@@ -65,6 +65,10 @@ class Record:
     def on(self, nodes: Mapping[str, str]) -> Self:
         return replace(self, nodes=dict(nodes))
 
+    def again(self) -> Self:
+        """Rounds begin at the last checkpoint."""
+        return replace(self, start=self.start + 1)
+
     def text(self) -> str:
         return json.dumps(asdict(self))
 

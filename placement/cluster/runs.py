@@ -79,6 +79,12 @@ class Coordinator:
                 self.on_event(event)
         return await process.wait()
 
+    def pause(self) -> None:
+        """Let it end after the round that is under way; it says `paused` then."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGUSR1)
+
     async def stop(self) -> None:
         """End it, wherever it is."""
         self._stopping = True

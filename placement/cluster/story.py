@@ -150,6 +150,8 @@ def news(event: Event) -> News | None:
             return News("Warning", event["text"], "Warning")
         case "restart":
             return News("Restarted", event["what"], "Warning")
+        case "paused":
+            return News("Suspended", f"after round {event['round']}, whose model is kept")
         case "done":
             return News("Complete", f"{event['rounds']} rounds in {event['wall_s']:.1f} s")
         case "failed":

@@ -63,8 +63,13 @@ def test_a_job_that_a_cluster_cannot_run_is_not_accepted() -> None:
     assert "insecure" in found.message
 
 
-def test_suspended_nothing_of_it_runs() -> None:
+def test_suspended_it_finishes_its_round_and_then_nothing_of_it_runs() -> None:
     running = Status(phase="Running")
+    seen = Seen(status=running, placed=PLACED, has_initial=True, is_running=True)
+    first = decide(job(suspend=True), seen)
+    assert (first.phase, first.coordinator, first.pause, first.clear) == (
+        "Running", True, True, False,
+    )  # fmt: skip
     found = decide(job(suspend=True), Seen(status=running, placed=PLACED, has_initial=True))
     assert (found.phase, found.coordinator, found.members, found.clear) == (
         "Suspended", False, (), True,
