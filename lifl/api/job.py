@@ -49,6 +49,11 @@ class Metadata(Part):
         default_factory=dict, description="Notes for people and tools; ignored by LIFL."
     )
 
+    @property
+    def full_name(self) -> str:
+        """Unique on every node: "/" is in no name."""
+        return self.name if self.namespace == "default" else f"{self.namespace}/{self.name}"
+
     @model_validator(mode="before")
     @classmethod
     def _without_server_fields(cls, given: Any) -> Any:
