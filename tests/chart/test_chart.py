@@ -49,12 +49,16 @@ CASES = {
           runtime: knative
           priorityClassName: high
           quota: {pods: "100"}
-        webhook: {certManager: {enabled: true}}
+        webhook: {enabled: true}
         metrics:
           podMonitor: {enabled: true, labels: {release: prometheus}}
           rules: {enabled: true, labels: {release: prometheus}}
           dashboard: {enabled: true}
         uninstall: {deleteJobs: false}
+    """,
+    "cert-manager": """
+        functions: {runtime: knative}
+        webhook: {enabled: true, certManager: {enabled: true}}
     """,
     "least": """
         fullnameOverride: fl
@@ -62,7 +66,6 @@ CASES = {
         operator: {resources: {}}
         agent: {proxy: unix}
         functions: {namespace: {name: fl-functions, create: false}}
-        webhook: {enabled: false}
         rbac: {aggregate: false}
         networkPolicies: {enabled: false}
     """,
