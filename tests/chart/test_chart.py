@@ -274,8 +274,8 @@ def test_templates_are_named_for_what_they_hold() -> None:
 
 def test_memory_of_an_agent_is_that_of_the_arenas_and_its_own() -> None:
     for values, bytes_ in (
-        ("", (1 << 30) + (192 << 20)),
-        ("agent: {arenaMemory: 1.5Gi}", (3 << 29) + (192 << 20)),
+        ("", (1 << 30) + (128 << 20)),
+        ("agent: {arenaMemory: 1.5Gi}", (3 << 29) + (128 << 20)),
         ("agent: {arenaMemory: 1.025G, processMemory: 0.0625Gi}", None),
         ("agent: {arenaMemory: 2147483648, processMemory: 0.5Gi}", (1 << 31) + (1 << 29)),
         ("agent: {arenaMemory: 1.05G, processMemory: 64Mi}", 1_050_000_000 + (64 << 20)),
