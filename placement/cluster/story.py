@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lifl.api.job import FLJob
-from lifl.api.status import ClientCounts, Endpoint, Model, Status, Tree, TreeNode
+from lifl.api.status import ClientCounts, Endpoint, Status, Stored, Tree, TreeNode
 from lifl.placement.cluster import names
 
 Event = Mapping[str, Any]
@@ -133,7 +133,7 @@ def _few(figures: Mapping[str, Any]) -> dict[str, float]:
 
 def with_model(status: Status, path: str, *, now: str) -> Status:
     """Complete, and where the model lies."""
-    return status.model_copy(update={"model": Model(round=status.round, place=path, time=now)})
+    return status.model_copy(update={"model": Stored(round=status.round, place=path, time=now)})
 
 
 def news(event: Event) -> News | None:
