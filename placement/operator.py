@@ -74,6 +74,7 @@ class Operator:
 
     async def start(self, keys: Keys) -> None:
         """In kopf's loop, before it watches anything."""
+        there = await asyncio.to_thread(self.api.items, names.fljob("", ""))
         self.desk = Desk(
             keys, f"tcp://0.0.0.0:{self.settings.port}", who=self._see_agent,
             on_nodes=self._wake_all, on_demand=self._on_demand, on_evict=self._evict,
@@ -81,7 +82,7 @@ class Operator:
         )  # fmt: skip
         deployments = Deployments(self.api, self.install)
         self.scaler = Scaler(lambda _: deployments, self.settings.functions_idle_s)
-        for body in await asyncio.to_thread(self.api.items, names.fljob("", "")):
+        for body in there:
             if body.get("status", {}).get("phase") in ("Placed", "Running"):
                 self.desk.unclaimed.add(_full_name(body))
         self.tasks += [asyncio.create_task(work) for work in (self.desk.run(), self.scaler.run())]
@@ -270,7 +271,17 @@ def watch(operator: Operator, keys: Keys) -> kopf.OperatorRegistry:
         settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix="lifl.dev")
         settings.posting.enabled = False
         settings.networking.error_backoffs = [0.5, 1, 2, 4, 4, 4, 4, 4, 4, 4]
-        await operator.start(keys)
+        while True:
+            try:
+                await operator.start(keys)
+                return
+            except LiflError as error:  # the definition of FLJob may come later than the operator
+                log.warning("%s", error)
+                await asyncio.sleep(1.0)
+
+    @kopf.on.login(registry=registry)
+    def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**kwargs)
 
     @kopf.on.cleanup(registry=registry)
     async def end(**_: Any) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lifl.api.job import FLJob
-from lifl.api.status import ClientCounts, Endpoint, Stored, Status, Tree, TreeNode
+from lifl.api.status import ClientCounts, Endpoint, Status, Stored, Tree, TreeNode
 from lifl.placement.cluster import names
 
 Event = Mapping[str, Any]
