@@ -168,6 +168,12 @@ def test_what_may_change_exists() -> None:
     assert CHANGEABLE.keys() <= known.keys()
 
 
+def test_the_guide_says_what_may_change() -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    rows = [f"| `{path}` | {what} |" for path, what in CHANGEABLE.items()]
+    assert "\n".join(rows) in page
+
+
 def test_every_field_may_change_or_has_a_rule() -> None:
     """A new field of spec cannot be forgotten: a rule is made of it unless it is listed."""
     spec = SCHEMA["properties"]["spec"]
