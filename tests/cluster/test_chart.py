@@ -76,8 +76,7 @@ def release(cluster: Kubectl) -> Iterator[Release]:
     there = cluster("get", CRD, "--ignore-not-found", "--output=name")
     release = Release(f"chart-{secrets.token_hex(3)}", brings_crd=not there)
     yield release
-    if release.name in release.helm("list", "--all", "--short"):
-        release.helm("uninstall", release.name, "--no-hooks")
+    release.helm("uninstall", release.name, "--no-hooks", "--ignore-not-found")
     for namespace in (release.name, release.functions):
         cluster("delete", "namespace", namespace, "--ignore-not-found", "--wait=true")
     if release.brings_crd:
@@ -110,6 +109,7 @@ def test_install_test_upgrade_roll_back_uninstall(cluster: Kubectl, release: Rel
     release.helm("test", release.name)
 
     release.helm("uninstall", release.name, "--wait", f"--timeout={PATIENCE_S}s")
+    kubectl("wait", "pods", "--all", "--for=delete", f"--timeout={PATIENCE_S}s")
     left = kubectl("get", KINDS, "--output=name").split()
     own = {"configmap/kube-root-ca.crt", "serviceaccount/default"}
     assert set(left) - own == set()
