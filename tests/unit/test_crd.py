@@ -256,6 +256,11 @@ def test_a_status_comes_back_as_it_was() -> None:
     assert Status.model_validate(wire, by_alias=True, by_name=False) == status
 
 
+def test_figures_of_a_copy_are_rounded_when_they_are_written() -> None:
+    status = Status().model_copy(update={"figures": {"accuracy": 0.9777158774373259}})
+    assert status.wire()["figures"] == {"accuracy": 0.9777}
+
+
 def test_figures_are_finite_and_few() -> None:
     given = {f"f{n:03}": float(n) for n in range(FIGURES_MAX + 9)} | {"a": float("nan")}
     status = Status(figures=given)
