@@ -16,7 +16,7 @@ UNITS: Final = {
 }
 
 LENGTH_MAX: Final = 24  # characters
-_SYNTAX: Final = re.compile(r"([0-9]+(?:\.[0-9]{1,3})?) ?([A-Za-z]*)")
+_SYNTAX: Final = re.compile(r"([0-9]+(?:\.[0-9]{1,3})?)(?: ?([A-Za-z]+))?")
 
 
 def _pattern() -> str:
@@ -54,7 +54,7 @@ def parse_bytes(value: object) -> int:
     match = _SYNTAX.fullmatch(str(value))
     if match is None or len(str(value)) > LENGTH_MAX:
         raise ValueError('must be a number and a unit, like "512Mi" or "1.5G"')
-    number, unit = match.groups()
+    number, unit = match.groups(default="")
     if unit not in UNITS:
         raise ValueError(
             f"has the unit {unit!r}: it must be one of {', '.join(filter(None, UNITS))}"
