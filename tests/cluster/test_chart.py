@@ -1,7 +1,8 @@
 """The chart on a real cluster: installed, tested, upgraded, rolled back, gone.
 
 It is a release of its own beside whatever is there: other names, another port, other folders of
-the node.  A definition of FLJob that is there already is left as it is.
+the node.  A definition of FLJob that is there already is left as it is.  Where there are FLJobs it
+is not tried: an operator takes the jobs of all namespaces.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ def release(cluster: Kubectl) -> Iterator[Release]:
     if shutil.which("helm") is None:
         pytest.fail("helm is not in PATH")
     there = cluster("get", CRD, "--ignore-not-found", "--output=name")
+    if there and cluster("get", "fljobs", "--all-namespaces", "--output=name"):
+        pytest.fail("there are FLJobs in this cluster, and uninstalling would end them")
     release = Release(f"chart-{secrets.token_hex(3)}", brings_crd=not there)
     yield release
     release.helm("uninstall", release.name, "--no-hooks", "--ignore-not-found")
