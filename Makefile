@@ -1,13 +1,16 @@
 # `make help` says what there is.  Every target does the set-up that it needs, once.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint test-torch test-gpu test-interop test-cluster bench bench-docs clean
+.PHONY: help setup demo test lint test-torch test-gpu test-interop test-chart test-cluster \
+	cluster-up cluster-down cluster-status cluster-image bench bench-docs clean
 
 PYTHON_ENV := .venv/bin/python
+TAG ?= dev
+ONEMACHINE := PYTHONPATH=tests/cluster $(if $(wildcard $(PYTHON_ENV)),$(PYTHON_ENV),python3) -m onemachine
 REQUIRE_BPF := $(if $(filter 0,$(shell id -u)),LIFL_REQUIRE_BPF=1)
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 setup: ## .venv, native extensions, eBPF object; as root also what Debian has to provide
 	@sh scripts/setup.sh
@@ -36,8 +39,25 @@ test-interop: setup ## a client in Go beside Python ones; needs Go and, from Deb
 	@sh scripts/setup-interop.sh
 	$(REQUIRE_BPF) LIFL_GO_CLIENT=$(CURDIR)/build/go-client $(PYTHON_ENV) -m pytest -m interop
 
-test-cluster: ## tests that need a Kubernetes cluster: not there yet
-	@echo "test-cluster: not there yet: LIFL runs on one machine so far, see make demo" >&2; exit 1
+test-chart: setup ## the Helm chart: lint, snapshots, conflicts, alerts; finds or builds helm and promtool
+	@sh scripts/setup-chart.sh
+	LIFL_REQUIRE_CHART=1 $(PYTHON_ENV) -m pytest tests/chart tests/unit/test_crd.py
+
+test-cluster: setup ## tests on a Kubernetes cluster: KUBECONFIG's, or one made here; KEEP=1 keeps it
+	@sh scripts/test-cluster.sh
+
+cluster-up: ## a Kubernetes cluster on this machine, with LIFL's image in it; as root
+	@sh scripts/setup-cluster.sh
+	@$(ONEMACHINE) up --tag $(TAG)
+
+cluster-image: ## LIFL's image again, from this checkout, into the cluster; TAG=dev
+	@$(ONEMACHINE) image --tag $(TAG)
+
+cluster-status: ## what runs of the cluster, and what is wrong
+	@$(ONEMACHINE) status
+
+cluster-down: ## take the cluster away, whatever state it is in
+	@$(ONEMACHINE) down
 
 bench: setup ## measure, each figure beside its reference; CASE=fold for one of them
 	@$(PYTHON_ENV) -m benchmarks $(CASE)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import select
 import time
 from dataclasses import dataclass, field, replace
@@ -38,7 +37,8 @@ from lifl.functions.round import (
     Words,
     next_step,
 )
-from lifl.proxy_ebpf.control import Control, close_all
+from lifl.functions.wire import end_on_sigterm
+from lifl.proxy_ebpf.control import Control, close_all, credentials
 from lifl.proxy_ebpf.descriptor import Descriptor, Kind, lane
 from lifl.proxy_ebpf.port import Port, make_pair
 from lifl.shm.arena import lock_role, map_arena, touch_sums, unlock_role
@@ -365,7 +365,7 @@ class Runtime:
         """Join the agent, or join again after its restart, with what this process holds."""
         try:
             control = Control.connect(self.socket_path)
-            hello: dict[str, Any] = {"t": "runtime", "pid": os.getpid()}
+            hello: dict[str, Any] = {"t": "runtime", **credentials()}
             fds: list[int] = []
             if self.held:
                 hello |= {
@@ -390,6 +390,8 @@ class Runtime:
                 self._tell({"t": "pong"})
             case "joined":
                 self._joined(message)
+            case "refused":
+                raise SystemExit(f"the agent refused this runtime: {message['error']}")
             case _:
                 close_all(fds)
 
@@ -498,6 +500,7 @@ class Runtime:
 def main(socket_path: Path, node: str) -> None:
     """Run one aggregator runtime until its agent's directory, or its run, is gone."""
     logging.basicConfig(format="%(name)s: %(message)s")
+    end_on_sigterm()
     at_node(node)
     Runtime(socket_path).run()
 

@@ -20,6 +20,7 @@ import zmq.utils.monitor
 from lifl.errors import Busy, InvalidUpdate, Late, LiflError, PermanentError, Refused, Unreachable
 from lifl.functions.bulk import Sending
 from lifl.functions.jobs import Job, measured, rejection, weight_of
+from lifl.functions.lines import EVERYTHING
 from lifl.functions.sealing import Mode
 from lifl.functions.uploads import Uploads
 from lifl.functions.wire import (
@@ -85,6 +86,7 @@ class Clients:
         self.rights, self.jobs = rights, jobs
         self.report, self.serve = report, serve
         self.rejected: dict[str, int] = {}  # by code, since the agent last asked
+        self.may_join: dict[str, set[str]] = {}  # key -> jobs in which it has its right
         self.expected: set[str] = set()  # jobs that the coordinator has, here already or not
         self.over: set[str] = set()  # jobs that have ended
         self.revoked: set[str] = set()
@@ -155,6 +157,8 @@ class Clients:
 
     def _handle(self, peer: bytes, key: str, message: Message, payload: memoryview | None) -> None:
         right, name = self.rights.get(key, ""), message.get("job", "")
+        if name in self.expected and name not in self.may_join.get(key, ()):
+            raise self._stranger(key)
         job = self.jobs.get(name)
         if job is None and name in self.over:
             self.send(peer, {"t": "done", "job": name})
@@ -208,12 +212,14 @@ class Clients:
         observer = self.rights.get(key) == "observer"
         self.report({"t": "client", "job": name, "key": key, "observer": observer})
 
-    def report_all(self) -> None:
+    def report_all(self, line: str) -> None:
         """Tell a new coordinator who is here."""
         for name, waiting in self.unknown.items():
-            for key in waiting:
+            for key in waiting if line in (EVERYTHING, name) else ():
                 self._report_client(name, key)
         for job in self.jobs.values():
+            if line not in (EVERYTHING, job.name):
+                continue
             for key in [*job.clients, *job.workers, *job.observers]:
                 self._report_client(job.name, key)
 

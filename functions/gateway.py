@@ -9,6 +9,10 @@ intake.py, the checks in jobs.py; the tree is the coordinator's.  Started by the
 
     python -m lifl.functions.gateway --socket PATH --node NAME --listen tcp://... --keys FILE
         --coordinator ENDPOINT --coordinator-key KEY
+
+or as a container of its own, which has its keys and its jobs' coordinators from the agent:
+
+    LIFL_TOKEN=FILE python -m lifl.functions.gateway --socket PATH --node NAME --listen tcp://...
 """
 
 from __future__ import annotations
@@ -28,21 +32,19 @@ from lifl.errors import Late, LiflError
 from lifl.faults import at_node, fault
 from lifl.functions.clients import Clients
 from lifl.functions.jobs import Job
-from lifl.functions.lanes import Lanes
+from lifl.functions.lanes import Lanes, keys_of_node
 from lifl.functions.layout import Layout
+from lifl.functions.lines import EVERYTHING, Lines
 from lifl.functions.peers import Peer, Transfer
 from lifl.functions.transfer import Download, Upload
 from lifl.functions.wire import (
     HOPELESS,
-    LARGEST_TRUSTED,
     Doorkeeper,
     Keys,
-    Line,
     Message,
     bind,
     bound_endpoint,
-    decode,
-    encode,
+    end_on_sigterm,
     host_of,
     server,
 )
@@ -59,8 +61,9 @@ class Gateway:
     """The process: its sockets, its jobs, one loop."""
 
     def __init__(
-        self, socket_path: Path, node: str, listen: str, keys: Keys, coordinator: tuple[str, str]
-    ) -> None:
+        self, socket_path: Path, node: str, listen: str, keys: Keys,
+        coordinator: tuple[str, str] | None,
+    ) -> None:  # fmt: skip
         self.node, self.keys = node, keys
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self.context.max_sockets = 4096
@@ -68,19 +71,21 @@ class Gateway:
         self.router = server(self.context, keys, unread=UNREAD)
         bind(self.router, listen)
         self.endpoint = bound_endpoint(self.router)
-        self.line = Line(self.context, keys, *coordinator)
-        self.coordinator = self.line.socket
-        self.coordinator_key = coordinator[1]
+        self.lines = Lines(self.context, keys, node)
+        if coordinator is not None:
+            self.lines.lead_to({EVERYTHING: coordinator})
+        self.enrolled: dict[str, tuple[dict[str, str], list[str]]] = {}  # by line: keys, jobs
         self.rights: dict[str, str] = {}
         self.jobs: dict[str, Job] = {}
         self.clients = Clients(
             self.router, node, self.rights, self.jobs, host=host_of(self.endpoint),
-            keys=keys, report=self._report, serve=self._serve,
+            keys=keys, report=self.lines.send, serve=self._serve,
         )  # fmt: skip
         self.agent = Lanes(
             socket_path, self.endpoint, self.jobs, self._ready, self.clients.bulk.close_job
         )
         self.agent.figures = self.clients.figures
+        self.agent.coordinators = self._coordinators
         self._poller, self._polled = zmq.Poller(), list[Any]()
         self.peers: dict[str, Peer] = {}
         self.early: dict[str, list[Message]] = {}  # coordinator's words before the arena is here
@@ -88,17 +93,17 @@ class Gateway:
     # -- loop --------------------------------------------------------------------------------
     def run(self) -> None:
         self.agent.connect()
-        self._report({"t": "gateway", "endpoint": self.endpoint, "key": self.keys.public})
+        self._hello()
         while True:
             ready = self._poll()
             if self.agent.control and self.agent.control.fileno() in ready:
                 self.agent.receive()
             if self.door.socket in ready:
                 self.door.answer()
-            if self.line.monitor in ready and self.line.came_back():
-                self._report_all()
-            if self.coordinator in ready:
-                self._from_coordinator()
+            for name in self.lines.came_back(ready):
+                self._report_all(name)
+            for name, message in self.lines.received(ready):
+                self._obey(name, message)
             for key in [k for k, at in self.agent.lanes.items() if at.fileno() in ready]:
                 self.agent.drain(key)
                 self._serve(self.jobs[key[0]])
@@ -120,9 +125,7 @@ class Gateway:
 
     def _poll(self) -> set[Any]:
         clients = self.clients
-        wanted: list[Any] = [
-            self.coordinator, self.line.monitor, clients.monitor, clients.bulk.fileno()
-        ]  # fmt: skip
+        wanted: list[Any] = [*self.lines.sockets, clients.monitor, clients.bulk.fileno()]
         if self.rights:  # who calls before the keys are here waits, and is not turned away
             wanted += [self.door.socket, self.router]
         wanted += [peer.socket for peer in self.peers.values()]
@@ -148,43 +151,64 @@ class Gateway:
         self.clients.adopt(job)
         self._report_ready(job)
         for early in self.early.pop(job.name, []):
-            self._obey(early)
+            self._obey(job.name, early)
         self._serve(job)
 
     # -- coordinator -------------------------------------------------------------------------
-    def _report(self, message: Message) -> None:
-        self.coordinator.send(encode(message | {"node": self.node}))
+    def _hello(self, only: str | None = None) -> None:
+        hello = {"t": "gateway", "endpoint": self.endpoint, "key": self.keys.public}
+        self.lines.send(hello, only)
+
+    def _coordinators(self, where: dict[str, tuple[str, str]]) -> None:
+        """The agent says which jobs there are; one that is gone takes its clients' rights along."""
+        for name in self.lines.lead_to(where):
+            self.clients.over.discard(name)  # of a job before it, of the same name
+            self._report_all(name)
+        gone = self.enrolled.keys() - where.keys()
+        for name in gone:
+            del self.enrolled[name]
+        if gone:
+            self._enrol()
+
+    def _enrol(self) -> None:
+        """Rights of all jobs together, and whose they are."""
+        rights: dict[str, str] = {}
+        jobs: dict[str, set[str]] = {}
+        for line, (keys, names) in self.enrolled.items():
+            rights |= keys | {self.lines.key(line): "coordinator"}
+            for key in [*keys, self.lines.key(line)]:
+                jobs.setdefault(key, set()).update(names)
+        self.clients.enrol(rights, sorted(set().union(*jobs.values())))
+        self.clients.may_join = jobs
+        self.door.keys = set(self.rights)
 
     def _report_ready(self, job: Job) -> None:
         """This gateway has the job's memory, and what is in it."""
         round_, _ = job.intake.arena.model()
-        self._report({
+        self.lines.send({
             "t": "ready", "job": job.name, "model": round_ if job.intake.model() else -1,
             "in_model": _bits(job.intake.arena.accepted(round_)) if round_ > 0 else b"",
         })  # fmt: skip
 
-    def _report_all(self) -> None:
-        """The coordinator is a new one: it hears from here all that the last one knew."""
-        self._report({"t": "gateway", "endpoint": self.endpoint, "key": self.keys.public})
-        self.clients.report_all()
+    def _report_all(self, line: str) -> None:
+        """A coordinator is a new one: it hears from here all that the last one knew."""
+        self._hello(line)
+        self.clients.report_all(line)
         for job in self.jobs.values():
+            if line not in (EVERYTHING, job.name):
+                continue
             if job.round:
                 job.told = (0, 0)
                 self._progress(job, again=True)
             if job.evaluation:
-                self._report(job.evaluation)
+                self.lines.send(job.evaluation)
             if job.intake.ports and self.agent.is_ready(job):
                 self._report_ready(job)
 
-    def _from_coordinator(self) -> None:
-        while self.coordinator.poll(0):
-            self._obey(decode(self.coordinator.recv(), limit=LARGEST_TRUSTED))
-
-    def _obey(self, message: Message) -> None:
+    def _obey(self, line: str, message: Message) -> None:
         if message["t"] == "enrol":
-            keys = message["keys"] | {self.coordinator_key: "coordinator"}
-            self.clients.enrol(keys, message["jobs"])
-            self.door.keys = set(self.rights)
+            self.enrolled[line] = (message["keys"], message["jobs"])
+            self._enrol()
             return
         job = self.jobs.get(message["job"])
         if message["t"] == "redirect":
@@ -241,7 +265,7 @@ class Gateway:
         if not job.intake.arena.is_closed(job.round):
             job.intake.close(job.round)
         accepted = job.intake.arena.accepted(job.round)
-        self._report({
+        self.lines.send({
             "t": "closed", "job": job.name, "round": job.round, "clients": _bits(accepted),
             **job.intake.tally.of_round(),
         })  # fmt: skip
@@ -286,7 +310,7 @@ class Gateway:
             if header.payload is Payload.MODEL:
                 job.intake.publish(slot, header)
                 news = {"t": "published", "job": job.name, "round": header.round}
-                self._report(news)
+                self.lines.send(news)
                 for peer in job.observers.values():
                     self.clients.send(peer, news)
             elif job.forward:
@@ -330,7 +354,7 @@ class Gateway:
         job.dirty, job.told_at = False, time.monotonic()
         bytes_told, metrics_told = job.told
         job.told = job.bytes_in, len(job.metrics)
-        self._report({
+        self.lines.send({
             "t": "accepted", "job": job.name, "round": job.round,
             "clients": _bits(job.intake.arena.accepted(job.round)),
             "bytes": job.bytes_in - bytes_told, "metrics": job.metrics[metrics_told:],
@@ -354,20 +378,23 @@ def _bits(clients: int) -> bytes:
 @click.option("--socket", "socket_path", type=click.Path(path_type=Path), required=True)
 @click.option("--node", required=True)
 @click.option("--listen", required=True)
-@click.option("--keys", type=click.Path(path_type=Path), required=True)
-@click.option("--coordinator", required=True)
-@click.option("--coordinator-key", required=True)
+@click.option("--keys", type=click.Path(path_type=Path), help="the agent's, unless given")
+@click.option("--coordinator", default="")
+@click.option("--coordinator-key", default="")
 def main(
-    socket_path: Path, node: str, listen: str, keys: Path, coordinator: str, coordinator_key: str
-) -> None:
+    socket_path: Path, node: str, listen: str, keys: Path | None, coordinator: str,
+    coordinator_key: str,
+) -> None:  # fmt: skip
     """Run the gateway of one node until its agent's directory, or its run, is gone."""
     logging.basicConfig(format="%(name)s: %(message)s")
+    end_on_sigterm()
     at_node(node)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two descriptors a client
     try:
-        where = coordinator, coordinator_key
-        gateway = Gateway(socket_path, node, listen, Keys.load(keys), where)
+        where = (coordinator, coordinator_key) if coordinator else None
+        own = Keys.load(keys) if keys else keys_of_node(socket_path)
+        gateway = Gateway(socket_path, node, listen, own, where)
     except LiflError as error:
         print(f"gateway of {node}: {error}", file=sys.stderr)
         sys.exit(HOPELESS)

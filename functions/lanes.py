@@ -7,21 +7,44 @@ Does not read a word of what it maps: intake.py does.  Called by gateway.py.
 from __future__ import annotations
 
 import contextlib
-import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lifl.errors import Unreachable
+from lifl.errors import Refused, Unreachable
 from lifl.functions.intake import Intake
 from lifl.functions.jobs import Job
 from lifl.functions.orphaned import Orphaned
-from lifl.functions.wire import Message
-from lifl.proxy_ebpf.control import Control, close_all
+from lifl.functions.wire import Keys, Message
+from lifl.proxy_ebpf.control import Control, close_all, credentials
 from lifl.proxy_ebpf.descriptor import lane
 from lifl.proxy_ebpf.port import Port, make_pair
 from lifl.shm.arena import lock_role, map_arena
 from lifl.shm.geometry import Geometry
 from lifl.shm.slots import GATEWAY
+
+KNOCK_S = 0.2
+
+
+def keys_of_node(socket_path: Path) -> Keys:
+    """The node's keys, from its agent, who gives them to the node's gateway alone.
+
+    Raises:
+        Refused: the agent does not take this process for the gateway.
+    """
+    while True:
+        with contextlib.suppress(Unreachable):
+            control = Control.connect(socket_path)
+            try:
+                control.send({"t": "keys", **credentials()})
+                received = control.receive()
+            finally:
+                control.close()
+            if received is not None and received[0]["t"] == "keys":
+                return Keys(received[0]["public"], received[0]["secret"])
+            if received is not None:
+                raise Refused(f"the agent refused: {received[0].get('error')}")
+        time.sleep(KNOCK_S)  # it starts, or starts again
 
 
 class Lane:
@@ -57,6 +80,7 @@ class Lanes:
         self.orphaned = Orphaned(socket_path)
         self.jobs, self.ready, self.forgotten = jobs, ready, forgotten
         self.figures: Callable[[], Message] = dict  # what a ping is answered with
+        self.coordinators: Callable[[dict[str, tuple[str, str]]], None] = lambda _: None
         self.control: Control | None = None
         self.proxy = ""
         self.lanes: dict[tuple[str, int], Lane] = {}
@@ -67,7 +91,7 @@ class Lanes:
             control = Control.connect(self.socket_path)
             holds = [job.number for job in self.jobs.values()]
             control.send(
-                {"t": "gateway", "pid": os.getpid(), "endpoint": self.endpoint, "holds": holds}
+                {"t": "gateway", "endpoint": self.endpoint, "holds": holds, **credentials()}
             )
             for job in self.jobs.values():
                 control.send({"t": "held-job", "job": job.number, "name": job.name}, job.fds)
@@ -108,6 +132,12 @@ class Lanes:
                 self._open_job(message, fds)
             case "joined":
                 self._lane_joined(message)
+            case "jobs":
+                self.coordinators({
+                    job["name"]: (job["endpoint"], job["key"]) for job in message["jobs"]
+                })  # fmt: skip
+            case "refused":
+                raise SystemExit(f"the agent refused this gateway: {message['error']}")
             case "close-job":
                 self._tell({"t": "pong", **self.figures()}, [])  # its last counts
                 self._forget(message["job"])

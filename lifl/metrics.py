@@ -70,6 +70,8 @@ METRICS: Final = (
     Metric("lifl_peer_sums", "counter", "agent",
            "Sums that other nodes sent here and that were accepted.", _JOB),
     Metric("lifl_peer_sum_bytes", "counter", "agent", "Payload bytes of those sums.", _JOB),
+    Metric("lifl_joins_refused", "counter", "agent",
+           "Processes of other pods that were not let in, by why; in a cluster.", ("code",)),
     Metric("lifl_rejections", "counter", "agent",
            "Requests that the gateway refused, by the code that the sender was told.", ("code",)),
     # -- slots and queue -----------------------------------------------------------------------

@@ -216,7 +216,16 @@ def main(config_path: Path) -> None:
     """Start every trainer and the evaluator of a run, and wait for them."""
     logging.basicConfig(format="%(name)s: %(message)s")
     end_with_parent()
-    config = json.loads(config_path.read_text())
+    run(json.loads(config_path.read_text()))
+
+
+def run(config: dict[str, Any]) -> None:
+    """Start them and wait; ends the process with 1 when what is needed has failed.
+
+    Args:
+        config: what the engine, or in a cluster member.py, has written down: all members of a run,
+            or those of one pod.
+    """
     job_path = Path(config["job"])
     job = load_job(job_path)
     spec = job.spec
@@ -225,10 +234,10 @@ def main(config_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     children: list[Child] = []
     try:
-        if spec.evaluator:
+        if spec.evaluator and config["observer"]:
             figures = evaluator_of(job, job_path)
             children.append(fork(EVALUATOR, partial(evaluate, figures, config)))
-        if spec.trainer:
+        if spec.trainer and (config["workers"] or config["client_files"]):
             function = trainer_of(job, job_path)
             children += [
                 fork(f"worker-{index}", partial(work, function, keys, config))
@@ -243,9 +252,9 @@ def main(config_path: Path) -> None:
         sys.exit(1)
     clients = sum(child.what != EVALUATOR for child in children)
     # of workers none can be missed: nobody else runs its clients
-    needed = clients if config["workers"] else spec.clients.min
+    needed = clients if config["workers"] else config.get("needed", spec.clients.min)
     fates = Fates(clients, needed, spec.rounds)
-    fatal = None if config["others"] else fates.too_few()
+    fatal = None if config.get("others") else fates.too_few()
     fatal = fatal or Children(children, fates).wait()
     if fatal is not None:
         emit("failed", error=fatal, code="trainer-failed")

@@ -4,9 +4,14 @@ Owns the loop, and through its parts the eBPF program and its maps, the arenas, 
 and the pool of runtimes: node.py carries plans out, members.py has the processes, takeover.py what
 an earlier agent left, accounts.py what was done, which scrape.py serves.  It maps no slot and
 keeps no ledger of descriptors: whatever may have been lost ends in a poke, upon which the receiver
-reads the shared words.  Started by the local engine, or as a DaemonSet's container:
+reads the shared words.  Started by the local engine:
 
     python -m lifl.placement.agent --node NAME --directory DIR --coordinator ENDPOINT ...
+
+or as a DaemonSet's container, where the operator says which jobs there are, each with a coordinator
+of its own, and all processes are in pods of their own:
+
+    python -m lifl.placement.agent --node NAME --directory DIR --operator ENDPOINT --guests ...
 """
 
 from __future__ import annotations
@@ -24,15 +29,20 @@ import zmq
 from lifl.errors import LiflError
 from lifl.faults import at_node, fault
 from lifl.functions.kernels import choose
-from lifl.functions.wire import LARGEST_TRUSTED, Keys, Line, Message, decode, encode
+from lifl.functions.lines import EVERYTHING, Lines
+from lifl.functions.wire import Keys, Message
 from lifl.placement.accounts import Accounts
+from lifl.placement.cluster.api import Api
+from lifl.placement.cluster.steward import Steward
+from lifl.placement.cluster.tokens import Doorman, Rule
+from lifl.placement.guests import Guests
 from lifl.placement.hosted import saved_jobs
 from lifl.placement.measure import measure
 from lifl.placement.members import Members
 from lifl.placement.node import Node
 from lifl.placement.pool import Pool
 from lifl.placement.processes import end_with_parent
-from lifl.placement.scrape import Endpoint
+from lifl.placement.scrape import HOST, Endpoint
 from lifl.proxy_ebpf.open import open_router
 
 
@@ -40,30 +50,37 @@ class Agent:
     """One node's loop."""
 
     def __init__(
-        self, *, node: str, directory: Path, coordinator: tuple[str, str], keys_path: Path,
+        self, *, node: str, pool: Pool, keys: Keys, coordinator: tuple[str, str] | None,
         proxy: str, kernels: str, pins: Path | None, listen_at: str, liveness_s: float,
-        arena_budget_bytes: int, metrics_port: int,
+        arena_budget_bytes: int, metrics_at: tuple[str, int], doorman: Doorman | None = None,
+        operator: tuple[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.kernels = choose(kernels)  # type: ignore[arg-type]
         self.router = open_router(proxy, pins)  # type: ignore[arg-type]
-        self.keys = Keys.load(keys_path)
-        self.pool = Pool(node, directory, [
-            "--keys", str(keys_path),
-            "--coordinator", coordinator[0], "--coordinator-key", coordinator[1],
-        ])  # fmt: skip
+        self.keys, self.pool = keys, pool
         self.restarted = self.pool.adopt()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-        self.line = Line(self.context, self.keys, *coordinator)
-        self.coordinator = self.line.socket
+        self.lines = Lines(self.context, self.keys, node)
+        if coordinator is not None:
+            self.lines.lead_to({EVERYTHING: coordinator})
         self.capacity: dict[str, float] = {}
+        directory = pool.directory
         self.node = Node(
             name=node, directory=directory, router=self.router, pool=self.pool,
-            kernels=self.kernels.name, budget_bytes=arena_budget_bytes, report=self._report,
+            kernels=self.kernels.name, budget_bytes=arena_budget_bytes, report=self.lines.send,
         )  # fmt: skip
         self.accounts = Accounts(self.node, self.kernels.isa)
-        self.endpoint = Endpoint(self.accounts.figures, self.accounts.refresh, metrics_port)
+        host, port = metrics_at
+        self.endpoint = Endpoint(self.accounts.figures, self.accounts.refresh, port, host=host)
         self.node.on_forget = self.accounts.close
-        self.members = Members(self.node, self.accounts, liveness_s=liveness_s, listen_at=listen_at)
+        self.members = Members(
+            self.node, self.accounts, liveness_s=liveness_s, listen_at=listen_at,
+            doorman=doorman, keys=keys,
+        )  # fmt: skip
+        self.steward = (
+            Steward(self.context, keys, operator, self.node, self.members, self.lines)
+            if operator is not None else None
+        )  # fmt: skip
         if self.restarted:
             self.node.jobs = {job.number: job for job in saved_jobs(directory)}
 
@@ -83,40 +100,45 @@ class Agent:
                 members.receive(fd)
             for process in [p for p in self.pool.processes.values() if p.pidfd in ready]:
                 members.died(process)
+            if members.doorman is not None and members.doorman.fileno() in ready:
+                members.admit()
             if self.router.fileno() in ready:
                 self._returned()
-            if self.line.monitor in ready and self.line.came_back():
-                self._hello()
-            if self.coordinator in ready:
-                while self.coordinator.poll(0):
-                    self._obey(decode(self.coordinator.recv(), limit=LARGEST_TRUSTED))
+            for name in self.lines.came_back(ready):
+                self._hello(name)
+            for _, message in self.lines.received(ready):
+                self._obey(message)
+            if self.steward is not None:
+                for name in self.steward.turn(ready, self._about_this_node()):
+                    self._hello(name)
             if ready & set(self.endpoint.fds):
                 self.endpoint.answer()
             members.check()
 
     def _poll(self) -> set[Any]:
         poller = zmq.Poller()
-        poller.register(self.coordinator, zmq.POLLIN)
-        poller.register(self.line.monitor, zmq.POLLIN)
         members = self.members
         fds = [members.listener.fileno(), self.router.fileno(), *self.endpoint.fds]
-        for fd in [*fds, *members.connections, *(p.pidfd for p in self.pool.processes.values())]:
-            poller.register(fd, zmq.POLLIN)
+        fds += [members.doorman.fileno()] if members.doorman is not None else []
+        fds += [p.pidfd for p in self.pool.processes.values() if p.pidfd >= 0]
+        sockets = self.lines.sockets + (self.steward.sockets if self.steward is not None else [])
+        for each in [*fds, *members.connections, *sockets]:
+            poller.register(each, zmq.POLLIN)
         wait_s = self.accounts.overdue() or (members.ping_s if self.node.jobs else None)
         return {what for what, _ in poller.poll(None if wait_s is None else int(wait_s * 1000))}
 
     # -- coordinator -------------------------------------------------------------------------
-    def _hello(self) -> None:
+    def _about_this_node(self) -> Message:
         self.capacity = self.capacity or measure(self.kernels)
-        self._report({
+        return {
             "t": "node", "key": self.keys.public, "proxy": self.router.name,
             "reason": self.router.reason, "kernels": self.kernels.name, "isa": self.kernels.isa,
             "capacity": self.capacity, "budget_bytes": self.node.budget_bytes,
             "metrics": self.endpoint.url,
-        })  # fmt: skip
+        }  # fmt: skip
 
-    def _report(self, message: Message) -> None:
-        self.coordinator.send(encode(message | {"node": self.node.name}))
+    def _hello(self, only: str | None = None) -> None:
+        self.lines.send(self._about_this_node(), only)
 
     def _obey(self, message: Message) -> None:
         match message["t"]:
@@ -137,20 +159,31 @@ class Agent:
                 self.node.poke_everybody(self.node.jobs[number])
 
     def close(self) -> None:
-        """End every process of this node and everything in the kernel that is its own."""
+        """End every process of this node and everything in the kernel that is its own.
+
+        In a cluster a job's memory and processes are in other pods: what the next agent needs to
+        take them over stays, unless there is no job.
+        """
+        if self.steward is not None and self.node.jobs:
+            self.router.close(keep_pins=True)
+            self.endpoint.close()
+            return
         self.pool.end()
         self.router.close()
         self.endpoint.close()
-        for path in [*self.node.directory.glob("job-*"), self.node.directory / "agent.sock"]:
+        left = [*self.node.directory.glob("job-*"), self.pool.socket_path]
+        if self.steward is not None:
+            left += [self.node.directory / name for name in ("gateway", "keys")]
+        for path in left:
             path.unlink(missing_ok=True)
 
 
 @click.command()
 @click.option("--node", required=True)
 @click.option("--directory", type=click.Path(path_type=Path), required=True)
-@click.option("--coordinator", required=True, help="ZeroMQ endpoint")
-@click.option("--coordinator-key", required=True)
-@click.option("--keys", type=click.Path(path_type=Path), required=True)
+@click.option("--coordinator", help="ZeroMQ endpoint")
+@click.option("--coordinator-key")
+@click.option("--keys", "keys_path", type=click.Path(path_type=Path))
 @click.option("--proxy", type=click.Choice(["auto", "ebpf", "unix"]), default="auto")
 @click.option("--kernels", type=click.Choice(["auto", "native", "reference"]), default="auto")
 @click.option("--pins", type=click.Path(path_type=Path), help="directory in a bpffs")
@@ -158,18 +191,46 @@ class Agent:
 @click.option("--liveness-s", default=10.0, help="a role that does not answer is replaced")
 @click.option("--arena-budget-bytes", default=0, help="shared memory of all jobs; 0: no limit")
 @click.option("--metrics-port", default=0, help="of the metrics endpoint; 0: any")
-def main(coordinator: str, coordinator_key: str, keys: Path, **options: Any) -> None:
+@click.option("--operator", help="in a cluster: ZeroMQ endpoint, instead of a coordinator's")
+@click.option("--operator-key", type=click.Path(path_type=Path), help="file with its public key")
+@click.option("--guests", multiple=True, help="gateway=NAMESPACE:ACCOUNT: whose pods may join")
+@click.option("--socket", "socket_path", type=click.Path(path_type=Path), help="for guests")
+def main(
+    node: str, directory: Path, coordinator: str | None, coordinator_key: str | None,
+    keys_path: Path | None, operator: str | None, operator_key: Path | None,
+    guests: tuple[str, ...], socket_path: Path | None, metrics_port: int, **options: Any,
+) -> None:  # fmt: skip
     """Run the agent of one node until SIGTERM."""
     logging.basicConfig(format="%(name)s: %(message)s")
-    end_with_parent()
-    at_node(options["node"])
+    at_node(node)
 
     def stop(_: int, __: FrameType | None) -> None:
         raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, stop)
     try:
-        agent = Agent(coordinator=(coordinator, coordinator_key), keys_path=keys, **options)
+        if operator is None:
+            if coordinator is None or coordinator_key is None or keys_path is None:
+                raise click.UsageError("name --operator, or a coordinator, its key, and --keys")
+            end_with_parent()
+            pool = Pool(node, directory, [
+                "--keys", str(keys_path),
+                "--coordinator", coordinator, "--coordinator-key", coordinator_key,
+            ])  # fmt: skip
+            agent = Agent(
+                node=node, pool=pool, keys=Keys.load(keys_path),
+                coordinator=(coordinator, coordinator_key), metrics_at=(HOST, metrics_port),
+                **options,
+            )  # fmt: skip
+        else:
+            if operator_key is None or socket_path is None:
+                raise click.UsageError("--operator needs --operator-key and --socket")
+            agent = Agent(
+                node=node, pool=Guests(node, directory, socket_path), keys=_own_keys(directory),
+                coordinator=None, metrics_at=("0.0.0.0", metrics_port),
+                doorman=Doorman(Api.of_pod(), tuple(map(Rule.of, guests)), node),
+                operator=(operator, operator_key.read_text().strip()), **options,
+            )  # fmt: skip
     except LiflError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
@@ -177,6 +238,15 @@ def main(coordinator: str, coordinator_key: str, keys: Path, **options: Any) -> 
         agent.run()
     finally:
         agent.close()
+
+
+def _own_keys(directory: Path) -> Keys:
+    """The node's keys in a cluster: made by its first agent, and known to nobody else before."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = directory / "keys"
+    if not path.exists():
+        Keys.new().save(path)
+    return Keys.load(path)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import select
 import shutil
 import signal
@@ -75,7 +76,7 @@ class Coordinator:
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
         self.job: FLJob = load_job(Path(config["job"]))
-        self.name = self.job.metadata.name
+        self.name = self.job.metadata.full_name
         spec, run_dir = self.job.spec, Path(config["run_dir"])
         self.keys = Keys(*config["keys"])
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
@@ -95,7 +96,7 @@ class Coordinator:
             self.record.monitoring.figures, self._refresh, config["metrics_port"]
         )
         self.record.monitoring.url = self.endpoint.url
-        self.store: JobStore = SqliteStore(run_dir / STORE)
+        self.store = _open_store(config, run_dir)
         saved = self.store.load()
         self.record.is_continued = saved is not None and saved.start == config["start"]
         if saved is None or not self.record.is_continued:
@@ -106,7 +107,8 @@ class Coordinator:
         self.layout = Layout.from_wire(saved.layout)
         enrolled = max(len(self.members.names), spec.client_count)
         planning = Planning(
-            self.job, self.layout, enrolled, self.members.at_once, start=config["start"]
+            self.job, self.layout, enrolled, self.members.at_once, start=config["start"],
+            number=config.get("number", JOB),
         )
         self.model_bytes = planning.model_bytes
         self.folder = checkpoint_folder(self.job, Path(config["job"]), run_dir)
@@ -122,6 +124,11 @@ class Coordinator:
         )  # fmt: skip
         self.course.first_needs = self._started()
         self.course.go_on(saved)
+        self.pausing = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def pause(self) -> None:
+        """End after the round that is under way, with a checkpoint; may be called by a signal."""
+        os.eventfd_write(self.pausing, 1)
 
     def _begin(self, before: Saved | None, run_dir: Path) -> Saved:
         """A new run, or one that starts again at its last checkpoint."""
@@ -145,7 +152,8 @@ class Coordinator:
         poller = zmq.Poller()
         for what in (self.door.socket, self.router):
             poller.register(what, zmq.POLLIN)
-        for fd in (self.checkpoints.fileno(), self.enrolment.fileno(), *self.endpoint.fds):
+        own = (self.checkpoints.fileno(), self.enrolment.fileno(), self.pausing)
+        for fd in (*own, *self.endpoint.fds):
             poller.register(fd, zmq.POLLIN)
         while not course.is_over:
             due = (course.deadline_at, course.done_at or math.inf, self.members.next_gone_at)
@@ -160,6 +168,12 @@ class Coordinator:
                 self._take(*(self.early.popleft() if self.early else self._receive()))
             if self.checkpoints.fileno() in ready:
                 self._checkpointed()
+            if self.pausing in ready:
+                os.eventfd_read(self.pausing)
+                course.is_paused = True
+            if course.is_paused and course.is_between and course.done_at is None:
+                self._pause()
+                return
             self._let_go()
             if ready.keys() & set(self.endpoint.fds):
                 self.endpoint.answer()
@@ -358,6 +372,16 @@ class Coordinator:
                  "spec.checkpoint.path; the rounds go on")  # fmt: skip
 
     # -- the end -----------------------------------------------------------------------------
+    def _pause(self) -> None:
+        """The newest model becomes a checkpoint; nodes and clients are left to whoever asked."""
+        round_, number = self.course.round, self.checkpoints.last
+        if round_ is not None and round_.phase == "published" and self.course.plan is not None:
+            number = round_.number
+            self._checkpoint_now(number, self.members[round_.top_node])
+        emit("paused", round=number)
+        self.enrolment.close()
+        self.store.close()
+
     def _finish(self) -> None:
         """Everything is aggregated: write the files, let clients and nodes go."""
         course = self.course
@@ -382,7 +406,7 @@ class Coordinator:
             self._send(node.gateway, {"t": "end", "job": self.name, "round": number})
         self._wait_until_all("ended", {node.name for node in self.members if node.ready})
         for node in self.members:
-            self._send(node.agent, {"t": "drop", "job": JOB})
+            self._send(node.agent, {"t": "drop", "job": course.planning.number})
         self._wait_until_all("dropped", course.holding)
         self.enrolment.close()
         self.router.close(linger=200)
@@ -392,8 +416,11 @@ class Coordinator:
 
     def _last_checkpoint(self, number: int, node: Known) -> None:
         """Where the job names a place of its own the last model goes there, too."""
-        if self.job.spec.checkpoint.path is None:
-            return
+        if self.job.spec.checkpoint.path is not None:
+            self._checkpoint_now(number, node)
+
+    def _checkpoint_now(self, number: int, node: Known) -> None:
+        """Wait until the model of a round is on disk, or cannot be."""
         until = time.monotonic() + LAST_METRICS_S
         self.checkpoints.every, self.checkpoints.pause_s = 1, 0.0
         while self.checkpoints.last < number and time.monotonic() < until:
@@ -423,6 +450,16 @@ class Coordinator:
                     nodes.discard(message["node"])
 
 
+def _open_store(config: dict[str, Any], run_dir: Path) -> JobStore:
+    """In the run's directory; in a cluster the FLJob's status, and its object's path is given."""
+    if "fljob" not in config:
+        return SqliteStore(run_dir / STORE)
+    from lifl.placement.cluster.api import Api
+    from lifl.placement.cluster.store_cluster import ClusterStore
+
+    return ClusterStore(Api.of_pod(), config["fljob"], epoch=config["epoch"])
+
+
 @click.command()
 @click.option("--config", type=click.Path(path_type=Path), required=True)
 def main(config: Path) -> None:
@@ -436,7 +473,9 @@ def main(config: Path) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     try:
-        Coordinator(json.loads(config.read_text())).run()
+        coordinator = Coordinator(json.loads(config.read_text()))
+        signal.signal(signal.SIGUSR1, lambda *_: coordinator.pause())
+        coordinator.run()
     except (LiflError, OSError) as error:
         failure = error if isinstance(error, LiflError) else unwritten(error)
         if failure is None:

@@ -20,7 +20,7 @@ from lifl.events import emit
 from lifl.faults import fault
 from lifl.functions.wire import Message
 from lifl.placement.membership import Known, Membership
-from lifl.placement.planning import JOB, Planning, roles_of, selected
+from lifl.placement.planning import Planning, roles_of, selected
 from lifl.placement.record import Recorder
 from lifl.placement.rounds import Order, Round
 from lifl.placement.snapshot import Plan
@@ -43,6 +43,7 @@ class Course:
         base: the round whose model this start of the run begins with; 0: the initial model.
         holding: nodes that may have memory of the job.
         deadline_at, done_at: monotonic times of the round's deadline and of the last patience.
+        is_paused: no further round begins.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Course:
         self.round: Round | None = None
         self.deadline_at = math.inf
         self.done_at: float | None = None
+        self.is_paused = False
 
     def go_on(self, saved: Saved) -> None:
         """Take up what the coordinator before this one had written down."""
@@ -99,7 +101,7 @@ class Course:
 
     def try_to_plan(self) -> None:
         """The next round, if none is under way and enough clients are there."""
-        if not self.members.is_whole or self.done_at is not None:
+        if not self.members.is_whole or self.done_at is not None or self.is_paused:
             return
         if self.round is not None and self.round.phase != "published":
             return
@@ -181,13 +183,15 @@ class Course:
         """Tell clients that called this node's gateway where they belong."""
         away = self.members.astray(node.name)
         if away:
-            name = self.job.metadata.name
+            name = self.planning.name
             self.send(node.gateway, {"t": "redirect", "job": name, "clients": away})
 
     # -- rounds ------------------------------------------------------------------------------
     def try_to_start(self) -> None:
         """Start the round once its nodes carry out the plan and hold the arena."""
         if self.round is None or self.plan is None or self.round.phase != "planned":
+            return
+        if self.is_paused:
             return
         used = [self.members[name] for name in self.plan.used]
         if any(not node.ready or node.planned != self.epoch for node in used):
@@ -314,7 +318,7 @@ class Course:
         for order in orders:
             assert self.round is not None
             self.send(self.members[order.node].gateway, {
-                "t": order.verb, "job": self.job.metadata.name, "round": self.round.number,
+                "t": order.verb, "job": self.planning.name, "round": self.round.number,
             })  # fmt: skip
         if orders:
             fault("coordinator_close_sent", "coordinator")
@@ -352,7 +356,7 @@ class Course:
             self.offer(number, holder)
 
     def _ask_for_report(self, node: Known, number: int) -> None:
-        self.send(node.agent, {"t": "report", "job": JOB, "round": number})
+        self.send(node.agent, {"t": "report", "job": self.planning.number, "round": number})
 
     # -- the end -----------------------------------------------------------------------------
     def _end_if_last(self) -> None:
@@ -361,6 +365,11 @@ class Course:
         if self.round.number >= self.job.spec.rounds or self.record.stopped is not None:
             self.record.last = self.round.number
             self.done_at = time.monotonic() + (LAST_METRICS_S if self.plan else 0)
+
+    @property
+    def is_between(self) -> bool:
+        """No round is under way that somebody has sent an update for."""
+        return self.round is None or self.round.phase in ("planned", "published")
 
     @property
     def is_over(self) -> bool:

@@ -40,6 +40,12 @@ class NodeJob:
         return {role["endpoint"]: role for role in self.plan.get("roles", [])}
 
     @property
+    def tenant(self) -> str:
+        """Whose it is: only runtimes of the same may work for it."""
+        tenant: str = self.plan.get("tenant", "")
+        return tenant
+
+    @property
     def endpoints(self) -> list[int]:
         return [*self.roles, *(lane(role) for role in self.roles)]
 

@@ -194,7 +194,7 @@ def _configure(
     folder = run_dir / "clients"
     folder.mkdir(mode=0o700)
     return {
-        "name": job.metadata.name,
+        "name": job.metadata.full_name,
         "job": str(job_path.resolve()),
         "run_dir": str(run_dir),
         "coordinator": pair("coordinator"),

@@ -6,14 +6,17 @@ who exists at all is pool.py's.  Called by the agent's loop with what became rea
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import time
 
+from lifl.errors import LiflError, Unreachable
 from lifl.faults import fault
-from lifl.functions.wire import HOPELESS, Message
+from lifl.functions.wire import HOPELESS, Keys, Message
 from lifl.placement.accounts import Accounts
+from lifl.placement.cluster.tokens import Doorman, Guest
 from lifl.placement.hosted import NodeJob
 from lifl.placement.node import Node
 from lifl.placement.pool import Process
@@ -32,14 +35,22 @@ class Members:
     Args:
         liveness_s: who holds a role and does not answer for so long is replaced.
         listen_at: where the node's first gateway listens.
+        doorman: says who somebody from another pod is; None: this user's processes alone come.
+        keys: of the node, which its gateway gets in a cluster.
+
+    Attributes:
+        coordinators: of the jobs that there are, in a cluster; the gateway hears it.
     """
 
     def __init__(
-        self, node: Node, accounts: Accounts, *, liveness_s: float, listen_at: str
-    ) -> None:
+        self, node: Node, accounts: Accounts, *, liveness_s: float, listen_at: str,
+        doorman: Doorman | None = None, keys: Keys | None = None,
+    ) -> None:  # fmt: skip
         self.node, self.accounts = node, accounts
         self.liveness_s, self.listen_at = liveness_s, listen_at
-        self.listener = listen(node.directory / "agent.sock")
+        self.doorman, self.keys = doorman, keys
+        self.coordinators: list[Message] = []
+        self.listener = listen(node.pool.socket_path, to_all=doorman is not None)
         self.connections: dict[int, tuple[Control, Process | None]] = {}
         self.pinged_at = self.checked_at = 0.0
 
@@ -70,8 +81,12 @@ class Members:
             control.close()
             return
         message, fds = received
+        if process is None and self.doorman is not None:
+            del self.connections[fd]  # whatever else it says waits until it is known
+            self.doorman.ask((control, message, fds), str(message.get("token", "")))
+            return
         if process is None:
-            self._joins(control, message, fds)
+            self._joins(control, message, fds, None)
             return
         process.asked_at = None
         try:
@@ -79,21 +94,51 @@ class Members:
         finally:
             close_all(fds)
 
-    def _joins(self, control: Control, message: Message, fds: list[int]) -> None:
+    def admit(self) -> None:
+        """The doorman knows who some of those are that wait."""
+        assert self.doorman is not None
+        for (control, message, fds), who in self.doorman.answers():
+            if isinstance(who, Guest) and message["t"] == who.kind:
+                self.connections[control.fileno()] = (control, None)
+                self._joins(control, message, fds, who)
+                continue
+            if isinstance(who, Guest) and who.kind == "gateway" and message["t"] == "keys":
+                assert self.keys is not None
+                answer = {"t": "keys", "public": self.keys.public, "secret": self.keys.secret}
+            else:
+                error = who if isinstance(who, LiflError) else f"a {who.kind} is no such process"
+                code = who.code if isinstance(who, LiflError) else "not-allowed"
+                self.accounts.figures.add("lifl_joins_refused", 1, code=code)
+                log.warning("somebody may not join: %s", error)
+                answer = {"t": "refused", "error": str(error), "code": code}
+            close_all(fds)
+            with contextlib.suppress(Unreachable):
+                control.send(answer)
+            control.close()
+
+    def _joins(
+        self, control: Control, message: Message, fds: list[int], who: Guest | None
+    ) -> None:
         """The first message of a process says what it is."""
-        pid = message["pid"]
-        process = self.node.pool.processes.get(pid)
+        peer = control.peer()
+        if peer is None:
+            close_all(fds)
+            return
+        name, pidfd = peer
+        process = self.node.pool.processes.get(name)
         if process is None:
-            pidfd = control.peer_pidfd()
-            if pidfd is None:
-                close_all(fds)
-                return
-            process = self.node.pool.processes[pid] = Process(message["t"], pid, pidfd)
+            process = self.node.pool.processes[name] = Process(message["t"], name, pidfd)
+            if who is not None:
+                process.tenant, process.pod = who.tenant, who.pod
             self.node.pool.save()
+        else:
+            self.node.pool.came(process, pidfd)
         process.control, process.asked_at = control, None
         self.connections[control.fileno()] = (control, process)
         if process.kind == "gateway":
             (self.node.directory / "gateway").write_text(message["endpoint"])
+            if self.doorman is not None:
+                self.tell_coordinators(process)
             for job in self.node.jobs.values():
                 job.lanes.clear()
                 self.node.tell_gateway(job)
@@ -107,6 +152,9 @@ class Members:
             make_if_nobody_holds(self.node, job)
             self.node.staff(job)
 
+    def tell_coordinators(self, gateway: Process) -> None:
+        self.node.send(gateway, {"t": "jobs", "jobs": self.coordinators})
+
     def _vacate(self, process: Process) -> None:
         """It holds its role no more, and lives: the role is anybody's."""
         if process.role is not None:
@@ -119,7 +167,7 @@ class Members:
         """A runtime comes back with its role, its socket pair and its memory."""
         near, far, *files = fds
         job = self.node.jobs.get(message["job"])
-        if job is None:
+        if job is None or process.tenant not in (None, job.tenant):
             return
         process.role = (job.number, message["endpoint"])
         take_files(self.node, job, files)
@@ -226,6 +274,8 @@ class Members:
         A process is asked, and has `liveness_s` from then: silence before a question, or while
         this agent was busy itself, says nothing.
         """
+        for process in self.node.pool.lost():
+            self.died(process)
         now = time.monotonic()
         late = now - self.checked_at > self.liveness_s / 2  # this agent did not look: ask again
         self.checked_at = now
@@ -248,7 +298,8 @@ class Members:
         if process.role is not None:
             number, endpoint = process.role
             process.role, process.joined = None, False
-            successor = self.node.pool.idle(but=process)
-            if successor and number in self.node.jobs:
-                self.node.assign(self.node.jobs[number], endpoint, successor)
-        process.kill()
+            job = self.node.jobs.get(number)
+            successor = self.node.pool.idle(but=process, tenant=job.tenant) if job else None
+            if successor and job:
+                self.node.assign(job, endpoint, successor)
+        self.node.pool.kill(process)

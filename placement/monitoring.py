@@ -30,7 +30,7 @@ class Monitoring:
         self.nodes: dict[str, str] = {}  # name -> where its agent serves metrics
         spec = job.spec
         self.figures.info(
-            "lifl_job", fljob=job.metadata.name, run=run_dir.name,
+            "lifl_job", fljob=job.metadata.full_name, run=run_dir.name,
             algorithm=spec.aggregation.algorithm, mode=spec.aggregation.mode,
         )  # fmt: skip
         self.figures.set("lifl_rounds_planned", spec.rounds)

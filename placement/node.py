@@ -131,7 +131,7 @@ class Node:
             if self.pool.holder(job.number, endpoint) is None
         ]  # fmt: skip
         for endpoint in vacant:
-            process = self.pool.idle()
+            process = self.pool.idle(tenant=job.tenant)
             if process is None:
                 break
             self.assign(job, endpoint, process)

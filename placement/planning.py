@@ -20,7 +20,7 @@ from lifl.placement.snapshot import Client, Node, Plan, Snapshot
 from lifl.placement.tree import leaf_count, wide_enough
 from lifl.shm.geometry import Geometry, up
 
-JOB: Final = 1  # number of the job in descriptors and routing maps of this run's agents
+JOB: Final = 1  # number of a local run's only job in descriptors and routing maps
 
 
 class Planning:
@@ -32,12 +32,15 @@ class Planning:
             one node, and for some that are enrolled later.
         at_once: how many of them can have an update under way, where workers run them.
         start: how often the run was started; tells clients that rounds may be repeated.
+        number: of the job in descriptors and routing maps.
     """
 
     def __init__(
-        self, job: FLJob, layout: Layout, clients: int, at_once: int | None = None, *, start: int
-    ) -> None:
+        self, job: FLJob, layout: Layout, clients: int, at_once: int | None = None, *, start: int,
+        number: int = JOB,
+    ) -> None:  # fmt: skip
         self.job, self.layout, self.at_once, self.start = job, layout, at_once, start
+        self.number, self.name = number, job.metadata.full_name
         spec = job.spec
         self.model_bytes = (
             layout.velocity_at + layout.sum_bytes
@@ -122,8 +125,8 @@ class Planning:
             for role in plan.nodes[name].roles
         ]  # fmt: skip
         return {
-            "t": "plan", "job": JOB, "name": self.job.metadata.name, "epoch": epoch,
-            "round": number, "roles": roles,
+            "t": "plan", "job": self.number, "name": self.name,
+            "tenant": self.job.metadata.namespace, "epoch": epoch, "round": number, "roles": roles,
             "geometry": {
                 "inputs": geometry.inputs, "sums": geometry.sums, "roster": geometry.roster,
                 "input_bytes": geometry.input_bytes, "sum_bytes": geometry.sum_bytes,
@@ -154,7 +157,7 @@ class Planning:
             "lane": spec.clients.lane,
         }
         return {
-            "t": "job", "job": self.job.metadata.name, "layout": self.layout.to_wire(),
+            "t": "job", "job": self.name, "layout": self.layout.to_wire(),
             "settings": settings, "eager": spec.aggregation.mode == "eager",
         }  # fmt: skip
 
@@ -170,7 +173,7 @@ class Planning:
         index = {key: bit for bit, key in enumerate(roster)}
         holder = members[model_at] if model_at else top
         return {
-            "t": "round", "job": self.job.metadata.name, "round": number,
+            "t": "round", "job": self.name, "round": number,
             "epoch": epoch, "roster": list(roster), "elapsed_s": elapsed_s,
             "lanes": {str(index[key]): leaf for key, leaf in part.lanes.items()},
             "nodes": {n.key: 0 for n in members if n is not node} if is_top else {},

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lifl.proxy_ebpf.control import Control
 
@@ -24,7 +24,13 @@ ProcessKind = Literal["runtime", "gateway"]
 
 @dataclass
 class Process:
-    """One process of this node.  It is dead when its pidfd says so, not when it disconnects."""
+    """One process of this node.  It is dead when its pidfd says so, not when it disconnects.
+
+    Attributes:
+        pid: its name: below 0 for one in a pod of its own, see Control.peer.
+        tenant: whose jobs it may work for; None: anybody's.
+        pod: in which it runs, in a cluster.
+    """
 
     kind: ProcessKind
     pid: int
@@ -34,6 +40,8 @@ class Process:
     joined: bool = False
     holds: set[int] = field(default_factory=set)  # jobs whose memory it said that it has
     asked_at: float | None = None  # when it was asked what it has not answered (monotonic)
+    tenant: str | None = None
+    pod: str = ""
 
     def fileno(self) -> int:
         return self.pidfd
@@ -55,11 +63,11 @@ class Pool:
         self.cold_starts = 0
 
     # -- starting ----------------------------------------------------------------------------
-    def start_runtime(self) -> Process:
+    def start_runtime(self) -> Process | None:
         self.cold_starts += 1
         return self._start("runtime", "lifl.functions.aggregator", [])
 
-    def start_gateway(self, listen: str) -> Process:
+    def start_gateway(self, listen: str) -> Process | None:
         arguments = [*self.gateway_arguments, "--listen", listen]
         return self._start("gateway", "lifl.functions.gateway", arguments)
 
@@ -81,13 +89,18 @@ class Pool:
     def gateway(self) -> Process | None:
         return next((p for p in self.processes.values() if p.kind == "gateway"), None)
 
-    def idle(self, but: Process | None = None) -> Process | None:
-        """A connected runtime without a role."""
+    def kill(self, process: Process) -> None:
+        """End one that does not answer."""
+        process.kill()
+
+    def idle(self, but: Process | None = None, *, tenant: str = "") -> Process | None:
+        """A connected runtime without a role, that may work for this tenant."""
         return next(
             (
                 p
                 for p in self.processes.values()
                 if p.kind == "runtime" and p.control is not None and p.role is None and p is not but
+                and p.tenant in (None, tenant)
             ),
             None,
         )
@@ -105,9 +118,11 @@ class Pool:
     def bury(self, process: Process) -> int | None:
         """Forget a dead process; its exit status, if it was this process's own child."""
         status = None
-        with contextlib.suppress(ChildProcessError):
-            status = os.waitstatus_to_exitcode(os.waitpid(process.pid, os.WNOHANG)[1])
-        os.close(process.pidfd)
+        if process.pid > 0:
+            with contextlib.suppress(ChildProcessError):
+                status = os.waitstatus_to_exitcode(os.waitpid(process.pid, os.WNOHANG)[1])
+        if process.pidfd >= 0:
+            os.close(process.pidfd)
         if process.control:
             process.control.close()
         self.processes.pop(process.pid, None)
@@ -117,11 +132,21 @@ class Pool:
     # -- across restarts of the agent -----------------------------------------------------------
     def save(self) -> None:
         """Write down who is running, for the agent after this one; atomic."""
-        rows = [[p.pid, p.kind, p.role] for p in self.processes.values()]
+        self._write([[p.pid, p.kind, p.role] for p in self.processes.values()])
+
+    def _write(self, rows: list[list[Any]]) -> None:
         path = self.directory / "processes.json"
         temporary = path.with_suffix(".new")
         temporary.write_text(json.dumps(rows))
         temporary.rename(path)
+
+    def came(self, process: Process, pidfd: int) -> None:
+        """A process that is known has connected again."""
+        os.close(pidfd)
+
+    def lost(self) -> list[Process]:
+        """Those that count as dead although no pidfd says so."""
+        return []
 
     def adopt(self) -> bool:
         """Find the processes of the agent before this one; True if there was one."""

@@ -35,22 +35,24 @@ class Endpoint:
     Args:
         figures: what is handed out.
         refresh: brings the figures up to date; called in the loop, before each copy.
-        port: 0 for any.
+        port, host: where it listens; port 0 for any.
 
     Raises:
         Busy: the port is taken.
     """
 
-    def __init__(self, figures: Figures, refresh: Callable[[], None], port: int = 0) -> None:
+    def __init__(
+        self, figures: Figures, refresh: Callable[[], None], port: int = 0, *, host: str = HOST
+    ) -> None:
         self.figures, self.refresh = figures, refresh
         self.listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            self.listener.bind((HOST, port))
+            self.listener.bind((host, port))
         except OSError as error:
             self.listener.close()
             raise Busy(
-                f"metrics cannot be served on {HOST}:{port} ({error.strerror}): choose another "
+                f"metrics cannot be served on {host}:{port} ({error.strerror}): choose another "
                 "--metrics-port, or 0 for any"
             ) from error
         self.listener.listen(MOST)

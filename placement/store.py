@@ -1,12 +1,14 @@
 """What a coordinator writes down so that the next one can go on: the JobStore contract.
 
 Owns the values that are kept and what a store promises; tests/contract/test_store.py holds every
-implementation to it.  Owns no file: store_sqlite.py does, on one machine.  Called by the
+implementation to it.  Owns no file: store_sqlite.py does, on one machine, and
+cluster/store_cluster.py has the status of an FLJob.  Called by the
 coordinator, which writes before it tells anybody, and by `lifl run --resume`.
 
 A store promises three things.  A `save` is there whole or not at all, also when the process is
 killed in the middle.  What was saved is read by whoever opens the store next.  One process at a
-time has it open.
+time can write: where the kernel knows whether the one before lives, the next is kept out, and in a
+cluster, where nobody knows, what the one before writes is refused.
 """
 
 from __future__ import annotations
@@ -154,3 +156,15 @@ def plan_from_wire(wire: list[Any]) -> Plan:
             lanes={key: leaf_of[key] for key in clients},
         )  # fmt: skip
     return Plan(epoch=epoch, top_node=top_node, nodes=nodes, unplaced=tuple(unplaced))
+
+
+def round_to_wire(r: UnderWay) -> list[Any]:
+    return [r.number, r.epoch, r.roster, plan_to_wire(r.plan), dict(r.homes), r.started_at_s]
+
+
+def round_from_wire(wire: list[Any]) -> UnderWay:
+    number, epoch, roster, plan, homes, started_at_s = wire
+    return UnderWay(
+        number=number, epoch=epoch, roster=tuple(roster), plan=plan_from_wire(plan), homes=homes,
+        started_at_s=started_at_s,
+    )  # fmt: skip

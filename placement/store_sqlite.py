@@ -23,9 +23,8 @@ from lifl.placement.store import (
     Clock,
     Row,
     Saved,
-    UnderWay,
-    plan_from_wire,
-    plan_to_wire,
+    round_from_wire,
+    round_to_wire,
 )
 
 VERSION: Final = 1
@@ -114,7 +113,7 @@ class SqliteStore:
             layout=parts["layout"],
             start=parts["start"],
             base=parts["base"],
-            round=_round_from_wire(round_) if round_ else None,
+            round=round_from_wire(round_) if round_ else None,
             rows=rows,
             model_at=parts.get("model_at"),
             checkpoint=Checkpoint(number=checkpoint[0], place=checkpoint[1])
@@ -161,7 +160,7 @@ class SqliteStore:
 
     def _keep(self, change: Change) -> None:
         if change.round is not None:
-            self._put("round", _round_to_wire(change.round))
+            self._put("round", round_to_wire(change.round))
         if change.rows:
             self._db.executemany(
                 "REPLACE INTO row VALUES (?, ?)",
@@ -176,14 +175,3 @@ class SqliteStore:
         if change.complete:
             self._put("complete", True)
 
-
-def _round_to_wire(r: UnderWay) -> list[Any]:
-    return [r.number, r.epoch, r.roster, plan_to_wire(r.plan), dict(r.homes), r.started_at_s]
-
-
-def _round_from_wire(wire: list[Any]) -> UnderWay:
-    number, epoch, roster, plan, homes, started_at_s = wire
-    return UnderWay(
-        number=number, epoch=epoch, roster=tuple(roster), plan=plan_from_wire(plan), homes=homes,
-        started_at_s=started_at_s,
-    )  # fmt: skip

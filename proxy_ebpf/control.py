@@ -1,7 +1,8 @@
 """The agent's unix socket: one message, and the descriptors handed over with it.
 
-Owns framing (SEQPACKET, msgpack) and SCM_RIGHTS.  Does not know what messages mean: that is
-in placement/members.py and in the processes that join.
+Owns framing (SEQPACKET, msgpack), SCM_RIGHTS, and the proof of who a process is: its pidfd, and in
+a cluster its pod's token.  Does not know what messages mean: that is in placement/members.py and in
+the processes that join.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from lifl.errors import Unreachable
 _LARGEST: Final = 1 << 18
 _MOST_FDS: Final = 16
 _SO_PEERPIDFD: Final = 77
+TOKEN_VARIABLE: Final = "LIFL_TOKEN"  # names the file of the pod's token
 
 
 class Control:
@@ -78,26 +80,59 @@ class Control:
             return None
         return message, fds
 
-    def peer_pidfd(self) -> int | None:
-        """A pidfd of the process at the other end; readable when it is dead."""
+    def peer(self) -> tuple[int, int] | None:
+        """(name, pidfd) of the process at the other end; None when it is gone already.
+
+        The pidfd is readable when the process is dead.  Its name is its pid where this process can
+        see it, else, in a pod of its own, minus the inode of the pidfd, which no other process has
+        until the next boot (pidfs, Linux 6.9).
+        """
         try:
-            return self.socket.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+            pidfd = self.socket.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
         except OSError:
             pid = int.from_bytes(
                 self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little"
             )
-            return os.pidfd_open(pid) if pid > 0 else None
+            try:
+                return (pid, os.pidfd_open(pid)) if pid > 0 else None
+            except ProcessLookupError:
+                return None
+        os.set_inheritable(pidfd, False)
+        pid = _pid(pidfd)
+        if pid < 0:
+            os.close(pidfd)
+            return None
+        return pid or -os.fstat(pidfd).st_ino, pidfd
 
     def close(self) -> None:
         self.socket.close()
 
 
-def listen(path: Path) -> socket.socket:
-    """A listening socket, mode 0600; replaces what a dead agent left."""
+def _pid(pidfd: int) -> int:
+    """As this process sees it: 0 in a pid namespace that is not below its own, -1 when reaped."""
+    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "Pid":
+            return int(value)
+    return -1
+
+
+def credentials() -> dict[str, str]:
+    """What a process shows the agent of its node: in a pod its token, else nothing."""
+    path = os.environ.get(TOKEN_VARIABLE)
+    return {"token": Path(path).read_text().strip()} if path else {}
+
+
+def listen(path: Path, *, to_all: bool = False) -> socket.socket:
+    """A listening socket; replaces what a dead agent left.
+
+    Args:
+        to_all: anybody who sees the path may connect; else this user alone.
+    """
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    before = os.umask(0o177)
+    before = os.umask(0o111 if to_all else 0o177)
     try:
         listener.bind(str(path))
     finally:

@@ -8,72 +8,27 @@ In files names are camelCase, in Python snake_case: `spec.deadlineS` is `job.spe
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from pathlib import PurePath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    JsonValue,
-    model_validator,
+from pydantic import Field, JsonValue, model_validator
+
+from lifl.api.part import (
+    NAME_MAX,
+    TEXT_MAX,
+    Args,
+    Bytes,
+    BytesOrZero,
+    DnsLabel,
+    EntryPoint,
+    HttpUrl,
+    Part,
+    Safetensors,
 )
-from pydantic.alias_generators import to_camel
+from lifl.api.pods import Expose, Functions, Template
 
-from lifl.api.quantity import parse_bytes
-
-
-def _dns_label(value: str) -> str:
-    if len(value) > 63 or not re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", value):
-        raise ValueError(
-            "must be a DNS label: 1 to 63 of a-z, 0-9 and '-', with a letter or digit at both ends"
-        )
-    return value
-
-
-def _entry_point(value: str) -> str:
-    module, colon, function = value.partition(":")
-    if not (colon and function.isidentifier() and all(map(str.isidentifier, module.split(".")))):
-        raise ValueError('must be "module:function", for example "digits:train"')
-    return value
-
-
-def _json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    try:
-        json.dumps(value, allow_nan=False)
-    except ValueError:
-        raise ValueError("must be JSON, which has neither NaN nor infinity") from None
-    return value
-
-
-def _safetensors(value: str) -> str:
-    if PurePath(value).suffix != ".safetensors":
-        raise ValueError("must be the path of a .safetensors file")
-    return value
-
-
-PROCESSES_MAX = 4096  # client processes of one run
-
-DnsLabel = Annotated[str, AfterValidator(_dns_label)]
-EntryPoint = Annotated[str, AfterValidator(_entry_point)]
-Bytes = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=int | str)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        allow_inf_nan=False,
-        extra="forbid",
-        frozen=True,
-        populate_by_name=True,
-        strict=True,
-    )
-
+PROCESSES_MAX: Final = 4096  # client processes of one run
+CHANGES_MAX: Final = 256  # of a schedule
 
 # What an API server adds to the objects that it hands out, of no meaning to a job.
 _SERVER_FIELDS = frozenset({
@@ -82,7 +37,7 @@ _SERVER_FIELDS = frozenset({
 })  # fmt: skip
 
 
-class Metadata(_Part):
+class Metadata(Part):
     """Who the job is."""
 
     name: DnsLabel = Field(description="Name of the job, unique in its namespace; a DNS label.")
@@ -94,6 +49,11 @@ class Metadata(_Part):
         default_factory=dict, description="Notes for people and tools; ignored by LIFL."
     )
 
+    @property
+    def full_name(self) -> str:
+        """Unique on every node: "/" is in no name."""
+        return self.name if self.namespace == "default" else f"{self.namespace}/{self.name}"
+
     @model_validator(mode="before")
     @classmethod
     def _without_server_fields(cls, given: Any) -> Any:
@@ -102,7 +62,7 @@ class Metadata(_Part):
         return given
 
 
-class Clients(_Part):
+class Clients(Part):
     """How many clients a round needs and takes."""
 
     min: int = Field(
@@ -145,14 +105,13 @@ class Clients(_Part):
         "only; slower.",
     )
 
-
     @property
     def least_drawn(self) -> int:
         """Fewest clients that a round draws, as `selection.select` takes it."""
         return max(self.min, self.min_per_round) if self.fraction == 1 else self.min_per_round
 
 
-class Model(_Part):
+class Model(Part):
     """Where the first global model comes from: exactly one of the two."""
 
     initial: EntryPoint | None = Field(
@@ -160,7 +119,7 @@ class Model(_Part):
         description='Entry point "module:function" that returns the model, a dict of NumPy '
         "arrays by name.  The module is looked for in the folder of the job file first.",
     )
-    file: Annotated[str, AfterValidator(_safetensors)] | None = Field(
+    file: Safetensors | None = Field(
         default=None,
         description="A .safetensors file; a relative path starts at the job file's folder.",
     )
@@ -173,10 +132,7 @@ class Model(_Part):
         return self
 
 
-Args = Annotated[dict[str, JsonValue], AfterValidator(_json)]
-
-
-class Change(_Part):
+class Change(Part):
     """Settings that hold from some round on."""
 
     from_round: int = Field(ge=1, description="First round for which they hold.")
@@ -185,7 +141,7 @@ class Change(_Part):
     )
 
 
-class Trainer(_Part):
+class Trainer(Part):
     """Clients that the run starts itself."""
 
     entrypoint: EntryPoint = Field(
@@ -213,7 +169,19 @@ class Trainer(_Part):
     schedule: tuple[Change, ...] = Field(
         default=(),
         strict=False,
+        max_length=CHANGES_MAX,
         description="Changes of args by round; the trainer finds those in force in round.settings.",
+    )
+    replicas: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="In a cluster: pods over which clients or workers are spread, the first in "
+        "the first pod, and so on in turn.  Unless given one for each worker, or without workers "
+        "one for each client.",
+    )
+    template: Template | None = Field(
+        default=None, description="In a cluster: pods of the trainer; spec.template unless given."
     )
 
     def settings(self, round_: int) -> dict[str, JsonValue]:
@@ -235,13 +203,16 @@ class Trainer(_Part):
             raise ValueError(
                 f"workers is {self.workers}, above clients, {self.clients}: some would have nobody"
             )
+        if self.replicas is not None and self.replicas > (self.workers or self.clients):
+            of = f"clients, {self.clients}" if self.workers is None else f"workers, {self.workers}"
+            raise ValueError(f"replicas is {self.replicas}, above {of}: some would have nobody")
         first = [change.from_round for change in self.schedule]
         if sorted(set(first)) != first:
             raise ValueError(f"schedule has fromRound {first}: each must be above the one before")
         return self
 
 
-class Evaluator(_Part):
+class Evaluator(Part):
     """What is measured of each round's global model."""
 
     entrypoint: EntryPoint = Field(
@@ -250,7 +221,7 @@ class Evaluator(_Part):
     )
 
 
-class Aggregation(_Part):
+class Aggregation(Part):
     """How updates become the next global model."""
 
     algorithm: Literal["fedavg", "fedavgm"] = Field(
@@ -311,7 +282,7 @@ class Aggregation(_Part):
         return self
 
 
-class Memory(_Part):
+class Memory(Part):
     """Shared memory of the job on each node."""
 
     input_slots: int = Field(
@@ -332,18 +303,17 @@ class Memory(_Part):
         description="An upload of which nothing has come for so many seconds loses its slot; its "
         "client may send again.",
     )
-    min_upload_rate: Bytes = Field(
+    min_upload_rate: BytesOrZero = Field(
         default=16 << 10,
-        ge=0,
-        description="Bytes a second, for example \"64Ki\".  An upload that was slower on average, "
+        description='Bytes a second, for example "64Ki".  An upload that was slower on average, '
         "stallS aside, loses its slot when others wait for one; 0: never.",
     )
 
 
-class Checkpoint(_Part):
+class Checkpoint(Part):
     """The global model on disk, so that a run can go on after everything was killed."""
 
-    path: Annotated[str, Field(min_length=1)] | None = Field(
+    path: Annotated[str, Field(min_length=1, max_length=TEXT_MAX)] | None = Field(
         default=None,
         description="Folder, in which each run gets one of its own: a path, relative to the job "
         'file\'s folder, or a URL for fsspec, for example "s3://bucket/folder".  Without it '
@@ -360,7 +330,7 @@ class Checkpoint(_Part):
     keep: int = Field(default=2, ge=1, description="How many of the newest stay.")
 
 
-class Placement(_Part):
+class Placement(Part):
     """Which node serves which client."""
 
     policy: Literal["bestfit", "firstfit", "worstfit", "least-connections"] = Field(
@@ -371,11 +341,12 @@ class Placement(_Part):
     )
 
 
-class Stop(_Part):
+class Stop(Part):
     """When a job has reached its goal, or goes no further, before its last round."""
 
     metric: str = Field(
         min_length=1,
+        max_length=NAME_MAX,
         description="Name of the figure: one of the evaluator's, where it reports that name, else "
         "the mean by weight of what clients report.",
     )
@@ -399,7 +370,7 @@ class Stop(_Part):
         return self
 
 
-class Spec(_Part):
+class Spec(Part):
     """What is to be done."""
 
     rounds: int = Field(default=10, ge=1, description="Number of rounds.")
@@ -422,7 +393,8 @@ class Spec(_Part):
         default=1,
         ge=1,
         le=64,
-        description="Nodes that `lifl run` starts; its --nodes goes before it.",
+        description="Nodes that `lifl run` starts; its --nodes goes before it.  In a cluster the "
+        "nodes are there, and the planner takes as few of them as will do.",
     )
     model: Model = Field(description="The first global model.")
     trainer: Trainer | None = Field(
@@ -440,6 +412,33 @@ class Spec(_Part):
     placement: Placement = Field(default_factory=Placement, description="Clients to nodes.")
     checkpoint: Checkpoint = Field(
         default_factory=Checkpoint, description="Models on disk while the job runs."
+    )
+    suspend: bool = Field(
+        default=False,
+        description="In a cluster: begin no further round.  The round under way is finished, its "
+        "model is kept, trainers and aggregators end; false goes on from there.",
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        default=None,
+        ge=0,
+        description="In a cluster: seconds after which a job that is complete or has failed is "
+        "deleted.  It stays unless given.",
+    )
+    template: Template | None = Field(
+        default=None,
+        description="In a cluster: pods in which the job's own code runs: initial model and "
+        "evaluator, and trainers that have no template of their own.  Unless given trainer."
+        "template.",
+    )
+    functions: Functions = Field(
+        default_factory=Functions, description="In a cluster: how aggregators run."
+    )
+    expose: Expose = Field(
+        default_factory=Expose, description="In a cluster: the way in for clients from outside."
+    )
+    event_sink: HttpUrl | None = Field(
+        default=None,
+        description="In a cluster: URL to which CloudEvents about rounds and models are posted.",
     )
 
     @model_validator(mode="after")
@@ -475,7 +474,6 @@ class Spec(_Part):
             )
         return self
 
-
     @property
     def client_count(self) -> int:
         """Clients that the run makes keys for, those of its trainer first."""
@@ -483,7 +481,7 @@ class Spec(_Part):
         return max(self.clients.min, started, self.clients.max or 0)
 
 
-class FLJob(_Part):
+class FLJob(Part):
     """A federated-learning job."""
 
     api_version: Literal["fl.lifl.dev/v1alpha1"] = Field(

@@ -1,6 +1,6 @@
 """Amounts of bytes as people write them: "512Mi", "1.5G", 4096.
 
-Owns the syntax, which is Kubernetes' for memory.  Called by `job` for its fields.
+Owns the syntax, which is Kubernetes' for memory.  Called by `part` for fields of this kind.
 """
 
 from __future__ import annotations
@@ -15,7 +15,29 @@ UNITS: Final = {
     **{unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi"), 1)},
 }
 
-_SYNTAX: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s?([A-Za-z]*)")
+LENGTH_MAX: Final = 24  # characters
+_SYNTAX: Final = re.compile(r"([0-9]+(?:\.[0-9]{1,3})?)(?: ?([A-Za-z]+))?")
+
+
+def _pattern() -> str:
+    """What `parse_bytes` takes, as a regular expression of Go's: an API server has no arithmetic.
+
+    With three decimals at most, a number is whole in units of 1000; in units of 1024 it is whole
+    when its fraction is one of eighths.
+    """
+    whole, nothing = "0*[1-9][0-9]*", "0+"
+    units = {base: "|".join(unit for unit in UNITS if unit.endswith("i") is (base == 1024) and unit)
+             for base in (1000, 1024)}  # fmt: skip
+    some = {1000: "[1-9][0-9]{0,2}|0[1-9][0-9]?|00[1-9]",
+            1024: "50{0,2}|250?|750?|125|375|625|875"}  # fmt: skip
+    forms = [rf"{whole}(\.0{{1,3}})?"]
+    for base, names in units.items():
+        number = rf"{whole}(\.(0{{1,3}}|{some[base]}))?|{nothing}\.({some[base]})"
+        forms.append(f"({number}) ?({names})")
+    return "|".join(forms)
+
+
+PATTERN: Final = _pattern()
 
 
 def parse_bytes(value: object) -> int:
@@ -30,9 +52,9 @@ def parse_bytes(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError('must be a number of bytes or text like "512Mi"')
     match = _SYNTAX.fullmatch(str(value))
-    if match is None:
+    if match is None or len(str(value)) > LENGTH_MAX:
         raise ValueError('must be a number and a unit, like "512Mi" or "1.5G"')
-    number, unit = match.groups()
+    number, unit = match.groups(default="")
     if unit not in UNITS:
         raise ValueError(
             f"has the unit {unit!r}: it must be one of {', '.join(filter(None, UNITS))}"

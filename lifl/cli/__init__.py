@@ -138,11 +138,15 @@ def run(
         assert job_file is not None
         job = load_job(job_file)
 
+    from lifl.api.cluster import refused_by_run, unused_by_run
     from lifl.cli.report.write import after_run
     from lifl.cli.view import View
+    from lifl.errors import InvalidJob
     from lifl.events import emit
     from lifl.placement import local
 
+    if refused := refused_by_run(job):
+        raise InvalidJob(f"{job_file}: {'; '.join(refused)}")
     where: list[Path] = []
 
     def following(handle: Callable[[Mapping[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
@@ -164,6 +168,8 @@ def run(
         view.handle if view else lambda event: emit(**event)
     )
     failure = None
+    if unused := unused_by_run(job):
+        handle({"event": "warning", "text": f"of use to a cluster alone: {', '.join(unused)}"})
     try:
         code = local.run(
             job, job_file, handle=following(handle), nodes=nodes, out=out, proxy=proxy,
@@ -191,6 +197,7 @@ def validate(job_file: Path, no_import: bool) -> None:
 
     The trainer is imported; the initial model is made, and the evaluator is called with it.
     """
+    from lifl.api.cluster import refused_by_run
     from lifl.api.load import load_job
 
     job = load_job(job_file)
@@ -206,6 +213,8 @@ def validate(job_file: Path, no_import: bool) -> None:
     )
     for note in notes:
         click.secho(f"warning: {note}", fg="yellow", err=True)
+    for sentence in refused_by_run(job):
+        click.echo(f"for a cluster, not for lifl run: {sentence}")
 
 
 @main.command()

@@ -7,24 +7,38 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from lifl.errors import Busy, InvalidJob, NoSpace
+from lifl.placement.cluster import store_cluster
+from lifl.placement.cluster.store_cluster import ClusterStore
 from lifl.placement.planner import plan
 from lifl.placement.snapshot import Client, Node, Snapshot
 from lifl.placement.store import Change, Checkpoint, Clock, JobStore, Saved, UnderWay
 from lifl.placement.store_sqlite import SqliteStore
+from tests.contract.clusterapi import OneFLJob
 
 Open = Callable[[], JobStore]
 
 
-@pytest.fixture(params=[lambda folder: SqliteStore(folder / "job.sqlite", patience_s=0.1)],
-                ids=["sqlite"])  # fmt: skip
+def _sqlite(folder: Path) -> Open:
+    return lambda: SqliteStore(folder / "job.sqlite", patience_s=0.1)
+
+
+def _cluster(_: Path) -> Open:
+    """Each process that opens it has a lease of its own."""
+    api, epochs = OneFLJob(), count(1)
+    return lambda: ClusterStore(api, "fljob", epoch=next(epochs))  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=[_sqlite, _cluster], ids=["sqlite", "cluster"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     """Opens the same store again and again, as one process after another does."""
-    return lambda: request.param(tmp_path)
+    opened: Open = request.param(tmp_path)
+    return opened
 
 
 def under_way(number: int = 1) -> UnderWay:
@@ -93,11 +107,20 @@ def test_beginning_again_forgets_the_rest(open_store: Open) -> None:
 
 
 def test_one_process_at_a_time(open_store: Open) -> None:
+    """Where the kernel knows that one is there the next is kept out; else the first is fenced."""
     store = open_store()
-    with pytest.raises(Busy, match="in use by a run"):
+    store.begin(Saved(job="{}"))
+    if isinstance(store, ClusterStore):
         open_store()
-    store.close()
-    open_store().close()
+        with pytest.raises(Busy, match="a later lease"):
+            store.save(Change(rows={1: {"round": 1}}))
+    else:
+        with pytest.raises(Busy, match="in use by a run"):
+            open_store()
+        store.close()
+    after = open_store().load()
+    assert after is not None
+    assert not after.rows
 
 
 def test_a_killed_process_leaves_whole_changes(tmp_path: Path) -> None:
@@ -145,6 +168,48 @@ def test_a_full_disk_leaves_the_store_as_it_was(tmp_path: Path) -> None:
     store._db.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own "disk is full"
     with pytest.raises(NoSpace, match="make room"):
         store.save(Change(rows={n: {"filler": "x" * 1000} for n in range(2, 99)}))
+    saved = store.load()
+    assert saved is not None
+    assert saved.rows == {1: {}}
+
+
+# -- in a cluster ------------------------------------------------------------------------------
+def test_an_older_lease_cannot_even_open() -> None:
+    api = OneFLJob()
+    ClusterStore(api, "fljob", epoch=3).begin(Saved(job="{}"))  # type: ignore[arg-type]
+    with pytest.raises(Busy, match="a later lease"):
+        ClusterStore(api, "fljob", epoch=2)  # type: ignore[arg-type]
+
+
+def test_an_api_server_that_is_away_costs_no_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(store_cluster.time, "sleep", slept.append)
+    api = OneFLJob()
+    store = ClusterStore(api, "fljob", epoch=1)  # type: ignore[arg-type]
+    store.begin(Saved(job="{}"))
+    api.away = 5
+    store.save(Change(rows={1: {"round": 1}}))
+    assert len(slept) == 5
+    saved = ClusterStore(api, "fljob", epoch=2).load()  # type: ignore[arg-type]
+    assert saved is not None
+    assert saved.rows == {1: {"round": 1}}
+
+
+def test_a_save_is_one_write() -> None:
+    api = OneFLJob()
+    store = ClusterStore(api, "fljob", epoch=1)  # type: ignore[arg-type]
+    store.begin(Saved(job="{}", names={f"key {n}": f"client-{n}" for n in range(5)}))
+    before = api.writes
+    store.save(Change(round=under_way(), rows={1: {"round": 1}}, model_at="node-0", complete=True))
+    assert api.writes == before + 1
+
+
+def test_a_state_that_an_object_cannot_hold_leaves_the_store_as_it_was() -> None:
+    api = OneFLJob()
+    store = ClusterStore(api, "fljob", epoch=1)  # type: ignore[arg-type]
+    store.begin(Saved(job="{}", rows={1: {}}))
+    with pytest.raises(NoSpace, match="an object of the API server holds"):
+        store.save(Change(rows={2: {"filler": os.urandom(400_000).hex()}}))
     saved = store.load()
     assert saved is not None
     assert saved.rows == {1: {}}

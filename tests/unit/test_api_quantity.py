@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lifl.api.quantity import UNITS, parse_bytes
+from lifl.api.quantity import LENGTH_MAX, PATTERN, UNITS, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -54,3 +56,18 @@ def test_what_is_no_quantity_says_so(written: object, sentence: str) -> None:
 @given(st.integers(1, 10**9), st.sampled_from(sorted(UNITS)))
 def test_whole_numbers_of_any_unit(number: int, unit: str) -> None:
     assert parse_bytes(f"{number}{unit}") == number * UNITS[unit]
+
+
+@given(
+    st.one_of(st.integers(0, 10**15).map(str), st.decimals(0, 10**6, places=3).map(str)),
+    st.sampled_from(["", " ", "0", "  "]),
+    st.sampled_from([*UNITS, "ki", "E"]),
+)
+def test_the_pattern_takes_what_is_taken(number: str, between: str, unit: str) -> None:
+    text = f"{number}{between}{unit}"
+    try:
+        taken = parse_bytes(text) > 0
+    except ValueError:
+        taken = False
+    matches = re.fullmatch(PATTERN, text) is not None and len(text) <= LENGTH_MAX
+    assert matches == taken

@@ -115,6 +115,25 @@ def test_validate_looks_for_what_the_job_names(tmp_path: Path) -> None:
     assert "first.safetensors cannot be read: No such file" in invoke("validate", str(job)).output
 
 
+def test_what_only_a_cluster_can_do_is_refused_or_named(
+    tmp_path: Path, engine: dict[str, Any]
+) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(DIGITS.read_text() + "  suspend: true\n  eventSink: http://sink.example\n")
+    result = invoke("run", str(job))
+    assert result.exit_code == 2
+    assert "job.yaml: spec.suspend is true: lifl run would run the job at once" in result.output
+    assert "spec.eventSink: lifl run posts no CloudEvents" in result.output
+    assert "options" not in engine
+    said = invoke("validate", "--no-import", str(job))
+    assert said.exit_code == 0
+    assert "for a cluster, not for lifl run: spec.suspend is true" in said.output
+    job.write_text(DIGITS.read_text() + "  template: {image: registry.example/digits}\n")
+    result = invoke("run", "--plain", str(job))
+    assert result.exit_code == 0
+    assert "of use to a cluster alone: spec.template" in result.output
+
+
 def test_version() -> None:
     assert invoke("version").output.startswith("lifl 0")
     assert invoke("--version").output == invoke("version").output

@@ -1,0 +1,395 @@
+"""One FLJob, kept as it is to be: observe, decide, act.
+
+    FLJob, nodes, Jobs, coordinator ─► decide.py ─► Secret, Jobs, coordinator, status, Events
+
+Owns the acting, and what was observed.  Knows no rule: decide.py has them, objects.py what an
+object looks like, story.py what a coordinator's words mean.  The operator wakes it whenever
+something has changed; whatever fails is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from lifl.api.job import FLJob
+from lifl.api.status import Status
+from lifl.errors import LiflError
+from lifl.placement.cluster import names
+from lifl.placement.cluster.api import Api, Missing, Object, path_of
+from lifl.placement.cluster.decide import ENDED, Decision, Ready, Seen, decide
+from lifl.placement.cluster.desk import Desk, Posted
+from lifl.placement.cluster.keys import Record
+from lifl.placement.cluster.objects import Gateway, Install, job_file, member_job, member_secret
+from lifl.placement.cluster.runs import Coordinator
+from lifl.placement.cluster.store_cluster import unpacked
+from lifl.placement.cluster.story import News, failed, news, told, with_model
+from lifl.placement.keyring import Keyring
+from lifl.placement.record import write_whole
+from lifl.placement.store import Saved
+
+log = logging.getLogger("lifl.operator")
+
+WRITE_S: Final = 0.5  # from one write of a status to the next
+LOOK_S: Final = 10.0  # to the next look, when nobody wakes it
+BATCH: Final = "batch/v1"
+
+
+class Keeper:
+    """The keeper of one FLJob.
+
+    Args:
+        body: the object as it is at first; `body` is set anew when it has changed.
+        epoch: of the lease under which everything is written.
+    """
+
+    def __init__(
+        self, api: Api, desk: Desk, install: Install, body: Object, *, epoch: int,
+        identity: str, address: str, directory: Path,
+    ) -> None:  # fmt: skip
+        self.api, self.desk, self.install = api, desk, install
+        self.body, self.epoch, self.identity, self.address = body, epoch, identity, address
+        metadata = body["metadata"]
+        self.namespace, self.name, self.uid = (
+            metadata[field] for field in ("namespace", "name", "uid")
+        )
+        self.full_name = names.full(self.namespace, self.name)
+        self.path = names.fljob(self.namespace, self.name)
+        self.run_dir: Path = directory / self.namespace / f"{self.name}-{self.uid[:8]}"
+        self.status = _status_of(body)
+        self.written: Status | None = None
+        self.saved: Saved | None = _saved_of(body)
+        self.record: Record | None = None
+        self.coordinator: Coordinator | None = None
+        self.woken = asyncio.Event()
+        self.failures: dict[str, str] = {}
+        self.closed = False
+        self.is_paused = self.is_rewound = False
+        self.started_for = 0  # generation of the spec that the coordinator knows
+        self.metrics_at = ""  # of its coordinator, in this pod
+
+    # -- the loop ----------------------------------------------------------------------------
+    def wake(self) -> None:
+        self.woken.set()
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while not self.closed:
+            self.woken.clear()
+            try:
+                await self._turn()
+            except LiflError as error:
+                log.warning("%s: %s", self.full_name, error)
+                await asyncio.sleep(1.0)
+                self.woken.set()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.woken.wait(), LOOK_S)
+            await asyncio.sleep(WRITE_S / 10)  # several news at once are one turn
+
+    async def _turn(self) -> None:
+        try:
+            job = job_of(self.body)
+        except ValueError as error:  # the CRD lets nothing of that kind through
+            await self._say(News("Refused", str(error), "Warning"))
+            return
+        if self.record is None:
+            self.record = await asyncio.to_thread(self._load_record, job)
+        decision = decide(job, self._seen(job))
+        if decision.failed is not None:
+            reason, why = decision.failed
+            self._set(failed(self.status, why, reason, now=now(), generation=self.generation))
+            await self._say(News("Failed", why, "Warning"))
+            decision = decide(job, self._seen(job))
+        await self._carry_out(job, decision)
+        await self._write()
+        await self._expire(job)
+
+    @property
+    def generation(self) -> int:
+        return int(self.body["metadata"].get("generation", 0))
+
+    def _seen(self, job: FLJob) -> Seen:
+        nodes = [
+            Ready(name=node.name, key=node.key, endpoint=node.gateway,
+                  budget_bytes=node.budget_bytes)
+            for node in sorted(self.desk.nodes.values(), key=lambda node: node.name)
+            if node.gateway
+        ]  # fmt: skip
+        assert self.record is not None
+        return Seen(
+            status=self.status, nodes=nodes, placed=self.record.nodes,
+            has_initial=self._initial.exists() or _is_past_initial(self.saved),
+            failures=self.failures, is_running=self.coordinator is not None,
+        )  # fmt: skip
+
+    @property
+    def _initial(self) -> Path:
+        return self.run_dir / "initial.safetensors"
+
+    # -- acting ------------------------------------------------------------------------------
+    async def _carry_out(self, job: FLJob, decision: Decision) -> None:
+        assert self.record is not None
+        if self.is_rewound:
+            self.record, self.is_rewound = self.record.again(), False
+            await asyncio.to_thread(self._save_record)
+        if decision.place:
+            self.record = self.record.on(decision.place)
+            await asyncio.to_thread(self._save_record)
+            where = ", ".join(sorted(decision.place))
+            await self._say(News("Placed", f"on {where}"))
+        for said in decision.conditions:
+            self._set(self.status.with_condition(
+                said.type, said.so, said.reason, said.message, now=now(),
+                generation=self.generation,
+            ))  # fmt: skip
+        self._set(self.status.model_copy(update={
+            "phase": decision.phase, "observed_generation": self.generation,
+            "message": decision.message or self.status.message, "rounds": job.spec.rounds,
+            "epoch": self.epoch, "coordinator": self.identity,
+        }))  # fmt: skip
+        if not decision.coordinator:
+            await self._stop()
+        if decision.clear:
+            for member in names.MEMBERS:
+                await asyncio.to_thread(self.api.delete, self._member(member))
+        if decision.members:
+            await self._members(job, decision)
+        if decision.pause and self.coordinator is not None:
+            self.coordinator.pause()
+        elif decision.coordinator:
+            if self.started_for != self.generation:  # it goes on with what has changed
+                await self._stop()
+            await self._start(job)
+        elif decision.phase in (*ENDED, "Suspended"):
+            self.desk.withdraw(self.full_name)
+
+    async def _members(self, job: FLJob, decision: Decision) -> None:
+        """Files first, then the pods that read them."""
+        assert self.record is not None
+        gateways = [
+            Gateway(name, self.desk.nodes[name].gateway, key)
+            for name, key in sorted(self.record.nodes.items())
+            if name in self.desk.nodes and self.desk.nodes[name].gateway
+        ]  # fmt: skip
+        if len(gateways) < len(self.record.nodes):
+            return  # until all are here (again)
+        secret = member_secret(job, self.uid, self.record, gateways, self.install)
+        path = path_of("", "secrets", self.namespace, secret["metadata"]["name"])
+        await asyncio.to_thread(self.api.apply, path, secret)
+        if "initial" in decision.members:
+            self.desk.expect(self.full_name, self.record.initial[0], self._initial)
+        for member in decision.members:
+            if await asyncio.to_thread(self.api.find, self._member(member)) is None:
+                made = member_job(job, self.uid, member)
+                await asyncio.to_thread(
+                    self.api.create, path_of(BATCH, "jobs", self.namespace), made
+                )
+                count = made["spec"]["completions"]
+                await self._say(News("Started", f"{count} pod(s) of the {member}"))
+
+    def _member(self, member: str) -> str:
+        return path_of(BATCH, "jobs", self.namespace, f"{self.name}-{member}")
+
+    async def _start(self, job: FLJob) -> None:
+        """The coordinator, if it does not run; agents hear where it is."""
+        if self.coordinator is not None:
+            return
+        assert self.record is not None
+        record, folder = self.record, self.run_dir
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        Keyring(folder / "keys").make()
+        fields = job_file(job)
+        fields["spec"]["model"] = {"file": self._initial.name}
+        write_whole(folder / "job.json", json.dumps(fields).encode())
+        config = {
+            "job": str(folder / "job.json"), "run_dir": str(folder), "nodes": dict(record.nodes),
+            "keys": list(record.coordinator), "start": record.start, "number": record.number,
+            "clients": record.names(job), "keyring": str(folder / "keys"),
+            "observers": [record.observer[0]], "workers": [keys[0] for keys in record.workers],
+            "metrics_port": 0, "fljob": self.path, "epoch": self.epoch,
+        }  # fmt: skip
+        self.started_for = self.generation
+        self.coordinator = Coordinator(
+            self.full_name, folder, config, self.address, self._on_event
+        )
+        self.desk.post(Posted(
+            self.full_name, record.number, self.coordinator.endpoint, record.coordinator[0]
+        ))  # fmt: skip
+
+    async def _stop(self) -> None:
+        self.metrics_at = ""
+        coordinator, self.coordinator = self.coordinator, None
+        if coordinator is not None:
+            await coordinator.stop()
+
+    def _on_event(self, event: Mapping[str, Any]) -> None:
+        """What the coordinator says; it has ended when it says so."""
+        if event["event"] == "paused":
+            self.is_paused = True
+        if event["event"] == "ended":
+            self.coordinator, self.metrics_at = None, ""
+            if self.is_paused:
+                self.is_paused, self.is_rewound = False, True
+            elif self.status.phase not in ENDED:
+                event = {"event": "failed", "code": "defect",
+                         "error": f"the coordinator ended with status {event['code']}"}  # fmt: skip
+        if event["event"] == "metrics_at":
+            self.metrics_at = event["coordinator"]
+        before = self.status.phase
+        job = job_of(self.body)
+        self._set(told(self.status, event, job, now=now(), generation=self.generation))
+        if event["event"] == "done":
+            place = str(self.run_dir / "model.safetensors")
+            self._set(with_model(self.status, place, now=now()))
+        said = news(event)
+        if said is not None and before not in ENDED:
+            asyncio.get_running_loop().create_task(self._say(said))
+        self.wake()
+
+    def member_says(self, batch: Object) -> None:
+        """A batch Job of this FLJob has changed."""
+        member = batch["metadata"]["labels"].get(names.COMPONENT, "")
+        for condition in batch.get("status", {}).get("conditions", []):
+            if condition["type"] == "Failed" and condition["status"] == "True":
+                why = condition.get("message", "it failed")
+                if self.failures.get(member) != why:
+                    self.failures[member] = why
+                    self.wake()
+
+    # -- the API server ----------------------------------------------------------------------
+    def _load_record(self, job: FLJob) -> Record:
+        path = path_of("", "secrets", self.install.namespace, names.record(self.uid))
+        found = self.api.find(path)
+        if found is not None:
+            return Record.of(_decoded(found["data"]["record"]))
+        self.record = Record.new(job, self.uid)
+        self._save_record()
+        return self.record
+
+    def _save_record(self) -> None:
+        assert self.record is not None
+        name = names.record(self.uid)
+        path = path_of("", "secrets", self.install.namespace, name)
+        self.api.apply(path, {
+            "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+            "metadata": {
+                "name": name, "namespace": self.install.namespace,
+                "labels": names.OURS | {names.COMPONENT: "record"},
+            },
+            "stringData": {"record": self.record.text()},
+        })  # fmt: skip
+
+    def _set(self, status: Status) -> None:
+        self.status = status
+
+    async def _write(self) -> None:
+        """The status, where it says something new."""
+        if self.status == self.written:
+            return
+        status = self.status
+        wire = status.wire()
+        wire.pop("store", None)  # the coordinator's
+        wire["epoch"] = self.epoch
+        before = self.written.wire() if self.written else {}
+        for name in before.keys() - wire.keys() - {"store"}:
+            wire[name] = None
+        try:
+            await asyncio.to_thread(self.api.merge, f"{self.path}/status", {"status": wire})
+            self.written = status
+        except Missing:
+            self.closed = True
+
+    async def _say(self, said: News) -> None:
+        """An Event; one that cannot be written is not worth a job."""
+        stamp = now()
+        body = {
+            "apiVersion": "v1", "kind": "Event", "type": said.type, "reason": said.reason,
+            "message": said.message[:1000], "count": 1,
+            "firstTimestamp": stamp, "lastTimestamp": stamp,
+            "metadata": {"generateName": f"{self.name}.", "namespace": self.namespace},
+            "involvedObject": {
+                "apiVersion": names.GROUP, "kind": "FLJob", "name": self.name,
+                "namespace": self.namespace, "uid": self.uid,
+            },
+            "source": {"component": "lifl-operator"}, "reportingComponent": "lifl-operator",
+            "reportingInstance": self.identity,
+        }  # fmt: skip
+        with contextlib.suppress(LiflError):
+            await asyncio.to_thread(
+                self.api.create, path_of("", "events", self.namespace), body
+            )
+
+    async def _expire(self, job: FLJob) -> None:
+        """Delete the FLJob when its time is over."""
+        ttl = job.spec.ttl_seconds_after_finished
+        if ttl is None or self.status.finished_at is None:
+            return
+        at = datetime.fromisoformat(self.status.finished_at) + timedelta(seconds=ttl)
+        left = (at - datetime.now(UTC)).total_seconds()
+        if left <= 0:
+            await asyncio.to_thread(self.api.delete, self.path)
+        else:
+            asyncio.get_running_loop().call_later(left, self.wake)
+
+    # -- the end -----------------------------------------------------------------------------
+    async def end(self) -> None:
+        """The FLJob is being deleted: nothing stays."""
+        self.closed = True
+        self.wake()
+        await self._stop()
+        self.desk.withdraw(self.full_name)
+        for member in names.MEMBERS:
+            await asyncio.to_thread(self.api.delete, self._member(member))
+        record = path_of("", "secrets", self.install.namespace, names.record(self.uid))
+        await asyncio.to_thread(self.api.delete, record)
+        await asyncio.to_thread(shutil.rmtree, self.run_dir, True)
+
+    async def leave(self) -> None:
+        """The operator ends; another goes on."""
+        self.closed = True
+        self.wake()
+        await self._stop()
+
+
+def job_of(body: Object) -> FLJob:
+    """The job of an object; pydantic's ValidationError is a ValueError."""
+    fields = {name: body[name] for name in ("apiVersion", "kind", "metadata", "spec")}
+    return FLJob.model_validate(fields, by_alias=True, by_name=False)
+
+
+def _status_of(body: Object) -> Status:
+    try:
+        return Status.model_validate(dict(body.get("status", {})), by_alias=True, by_name=False)
+    except ValueError as error:
+        log.warning("a status that cannot be read is written anew: %s", error)
+        return Status()
+
+
+def _saved_of(body: Object) -> Saved | None:
+    store = body.get("status", {}).get("store")
+    return unpacked(store) if store and store.get("data") else None
+
+
+def _is_past_initial(saved: Saved | None) -> bool:
+    """The first round has started: the nodes have the model, or a checkpoint is there."""
+    if saved is None:
+        return False
+    return bool(saved.base or saved.rows or (
+        saved.round is not None and saved.round.started_at_s is not None
+    ))  # fmt: skip
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _decoded(text: str) -> str:
+    return base64.b64decode(text).decode()

@@ -1,0 +1,48 @@
+"""Names and labels of what the operator makes.
+
+Owns them alone, so that whoever makes a thing and whoever looks for it say the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from lifl.placement.cluster.api import path_of
+
+GROUP: Final = "fl.lifl.dev/v1alpha1"
+JOB: Final = "lifl.dev/job"
+COMPONENT: Final = "lifl.dev/component"
+NODE: Final = "lifl.dev/node"
+TENANT: Final = "lifl.dev/tenant"
+OURS: Final = {"app.kubernetes.io/name": "lifl", "app.kubernetes.io/managed-by": "lifl-operator"}
+MEMBERS: Final = ("initial", "evaluator", "trainer")  # pods of a job's own code, as they start
+
+
+def fljob(namespace: str, name: str, part: str = "") -> str:
+    """Path of a job at the API server."""
+    return path_of(GROUP, "fljobs", namespace, name, part)
+
+
+def full(namespace: str, name: str) -> str:
+    """As lifl.api.job.Metadata.full_name."""
+    return name if namespace == "default" else f"{namespace}/{name}"
+
+
+def record(uid: str) -> str:
+    """Secret of LIFL's namespace with a job's record."""
+    return f"lifl-job-{uid}"
+
+
+def files(job: str) -> str:
+    """Secret of the job's namespace with its members' files."""
+    return f"{job}-lifl"
+
+
+def functions(tenant: str, node: str) -> str:
+    """Deployment or Knative Service of a tenant's functions on a node."""
+    text = f"{tenant}-{node}".replace(".", "-")
+    if len(text) <= 45:
+        return f"fn-{text}"
+    digest = hashlib.sha256(f"{tenant}/{node}".encode()).hexdigest()[:8]
+    return f"fn-{text[:36].rstrip('-')}-{digest}"

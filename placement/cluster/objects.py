@@ -1,0 +1,274 @@
+"""The objects that a job and a node's functions consist of, as the API server takes them.
+
+    FLJob + record + nodes ─► Secret of members' files, Jobs of trainers, evaluator, initial model
+    tenant + node + number ─► Deployment of functions
+
+Owns their content.  Pure: reconcile.py and scaling.py apply what is made here, and a job's own
+objects hang below its FLJob, so that they go with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from lifl.api.job import FLJob
+from lifl.api.pods import Template, Volume
+from lifl.placement.cluster import names
+from lifl.placement.cluster.api import Object
+from lifl.placement.cluster.keys import Record
+from lifl.placement.cluster.tokens import AUDIENCE
+
+FILE: Final = "/var/run/lifl/member.json"  # what a pod of a job's own code reads first
+TOKEN: Final = "/var/run/secrets/lifl/token"
+INDEX: Final = "LIFL_INDEX"
+_AGAIN: Final = 6  # times that a member's pod is started again
+
+
+@dataclass(frozen=True, kw_only=True)
+class Install:
+    """What the installation has, as the operator was told.
+
+    Attributes:
+        operator, operator_key: where members bring the initial model, and who answers there.
+        run_directory: of the nodes, below which each node's socket lies.
+    """
+
+    namespace: str
+    image: str
+    image_pull_policy: str = "IfNotPresent"
+    functions_namespace: str = "lifl-functions"
+    functions_account: str = "lifl-function"
+    functions_resources: Mapping[str, Any] = field(default_factory=dict)
+    functions_priority_class: str = ""
+    run_directory: str = "/run/lifl"
+    operator: str = ""
+    operator_key: str = ""
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """Where a node's gateway is."""
+
+    node: str
+    endpoint: str
+    key: str
+
+
+# -- a job's own code ------------------------------------------------------------------------
+def replicas(job: FLJob) -> int:
+    """Pods of the trainer."""
+    trainer = job.spec.trainer
+    return trainer.replicas or trainer.workers or trainer.clients if trainer else 0
+
+
+def template_of(job: FLJob, member: str) -> Template:
+    spec = job.spec
+    own = spec.trainer.template if spec.trainer else None
+    found = own or spec.template if member == "trainer" else spec.template or own
+    assert found is not None  # lifl.api.cluster refuses a job without one
+    return found
+
+
+def member_files(
+    job: FLJob, record: Record, gateways: Sequence[Gateway], install: Install
+) -> dict[str, Any]:
+    """What each member reads: one file for a pod, and one for a client from outside."""
+    spec, trainer = job.spec, job.spec.trainer
+    full_name = job.metadata.full_name
+    where = {each.node: [each.endpoint, each.key] for each in gateways}
+    virtual = trainer.clients if trainer and record.workers else 0
+    started = trainer.clients - virtual if trainer else 0
+
+    def client(at: int) -> dict[str, Any]:
+        gateway = gateways[at % len(gateways)]
+        public, secret = record.clients[at]
+        return {
+            "job": full_name, "endpoint": gateway.endpoint, "server_key": gateway.key,
+            "public_key": public, "secret_key": secret, "index": virtual + at,
+            "count": spec.client_count,
+        }  # fmt: skip
+
+    pods = replicas(job)
+    base = {
+        "job": job_file(job), "name": full_name, "gateways": where,
+        "client_count": spec.client_count, "operator": [install.operator, install.operator_key],
+    }  # fmt: skip
+    nobody: dict[str, Any] = {"clients": {}, "workers": [], "observer": None, "initial": None}
+    found: dict[str, Any] = {"initial.json": base | nobody | {"initial": record.initial}}
+    if gateways:
+        if spec.evaluator:
+            found["evaluator.json"] = base | nobody | {"observer": record.observer}
+        for pod in range(pods):
+            found[f"trainer-{pod}.json"] = base | nobody | {
+                "clients": {
+                    f"client-{virtual + at}": client(at) for at in range(pod, started, pods)
+                },
+                "workers": [list(pair) for pair in record.workers[pod::pods]],
+            }  # fmt: skip
+        for at in range(started, len(record.clients)):
+            found[f"client-{virtual + at}.json"] = client(at)
+    return found
+
+
+def job_file(job: FLJob) -> dict[str, Any]:
+    """The job as a job file has it, for processes that read one."""
+    fields: dict[str, Any] = job.model_dump(
+        mode="json", by_alias=True, exclude_none=True, exclude={"status"}
+    )
+    metadata = fields["metadata"]
+    fields["metadata"] = {name: metadata[name] for name in ("name", "namespace")}
+    return fields
+
+
+def member_secret(
+    job: FLJob, uid: str, record: Record, gateways: Sequence[Gateway], install: Install
+) -> Object:
+    made = member_files(job, record, gateways, install)
+    return {
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+        "metadata": _metadata(job, uid, names.files(job.metadata.name), "files"),
+        "stringData": {name: json.dumps(content) for name, content in made.items()},
+    }  # fmt: skip
+
+
+def member_job(job: FLJob, uid: str, member: str) -> Object:
+    """The batch Job of one kind of member; trainers are indexed, each with a file of its own."""
+    template, count = template_of(job, member), replicas(job) if member == "trainer" else 1
+    indexed = member == "trainer"
+    file = f"trainer-$({INDEX}).json" if indexed else f"{member}.json"
+    index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    own = [{"name": INDEX, "valueFrom": {"fieldRef": {"fieldPath": index}}}] if indexed else []
+    env = [variable.model_dump(by_alias=True, exclude_none=True) for variable in template.env]
+    temporary = [{"name": "HOME", "value": "/tmp"}, {"name": "PYTHONUNBUFFERED", "value": "1"}]
+    container = {
+        "name": member, "image": template.image, "imagePullPolicy": template.image_pull_policy,
+        "command": ["python", "-m", "lifl.member", member],
+        "workingDir": template.working_dir, "env": [*temporary, *env, *own],
+        "resources": template.resources.model_dump(by_alias=True, exclude_defaults=True),
+        "securityContext": {
+            "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "volumeMounts": [
+            {"name": "lifl-file", "mountPath": FILE, "subPathExpr": file, "readOnly": True},
+            {"name": "lifl-tmp", "mountPath": "/tmp"},
+            *({"name": v.name, "mountPath": v.mount_path, "readOnly": v.read_only
+               and v.empty_dir is None} for v in template.volumes),
+        ],
+    }  # fmt: skip
+    security: Object = {
+        "runAsNonRoot": True, "runAsUser": template.run_as_user,
+        "runAsGroup": template.run_as_group, "seccompProfile": {"type": "RuntimeDefault"},
+        # the file is for the group that the pod runs as, and 0440
+        "fsGroup": template.fs_group or template.run_as_group,
+    }  # fmt: skip
+    secret = {"secretName": names.files(job.metadata.name), "defaultMode": 0o440}
+    pod: Object = {
+        "restartPolicy": "OnFailure", "automountServiceAccountToken": False,
+        "enableServiceLinks": False, "securityContext": security, "containers": [container],
+        "terminationGracePeriodSeconds": 5,
+        "imagePullSecrets": [{"name": name} for name in template.image_pull_secrets],
+        "nodeSelector": dict(template.node_selector),
+        "tolerations": [t.model_dump(by_alias=True, exclude_none=True)
+                        for t in template.tolerations],
+        "volumes": [
+            {"name": "lifl-file", "secret": secret}, {"name": "lifl-tmp", "emptyDir": {}},
+            *map(_volume, template.volumes),
+        ],
+    }  # fmt: skip
+    if template.priority_class_name:
+        pod["priorityClassName"] = template.priority_class_name
+    if template.runtime_class_name:
+        pod["runtimeClassName"] = template.runtime_class_name
+    metadata = _metadata(job, uid, f"{job.metadata.name}-{member}", member)
+    return {
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata,
+        "spec": {
+            "completions": count, "parallelism": count, "backoffLimit": _AGAIN * count,
+            "completionMode": "Indexed" if indexed else "NonIndexed",
+            "template": {"metadata": {"labels": metadata["labels"]}, "spec": pod},
+        },
+    }  # fmt: skip
+
+
+def _volume(volume: Volume) -> Object:
+    source = volume.model_dump(
+        by_alias=True, exclude_none=True, exclude={"name", "mount_path", "read_only"}
+    )
+    if "emptyDir" in source:
+        source["emptyDir"] = {name: value for name, value in source["emptyDir"].items() if value}
+    return {"name": volume.name, **source}
+
+
+def _metadata(job: FLJob, uid: str, name: str, component: str) -> Object:
+    return {
+        "name": name, "namespace": job.metadata.namespace,
+        "labels": names.OURS | {names.JOB: job.metadata.name, names.COMPONENT: component},
+        "ownerReferences": [{
+            "apiVersion": names.GROUP, "kind": "FLJob", "name": job.metadata.name, "uid": uid,
+            "controller": True, "blockOwnerDeletion": True,
+        }],
+    }  # fmt: skip
+
+
+# -- functions -------------------------------------------------------------------------------
+def function_pod(tenant: str, node: str, install: Install) -> Object:
+    """Pod template of a tenant's functions on one node: no right of any kind."""
+    labels = names.OURS | {
+        names.COMPONENT: "function", names.TENANT: tenant, names.NODE: node,
+    }  # fmt: skip
+    token = {"audience": AUDIENCE, "expirationSeconds": 3600, "path": "token"}
+    spec: Object = {
+        "serviceAccountName": install.functions_account, "automountServiceAccountToken": False,
+        "enableServiceLinks": False, "terminationGracePeriodSeconds": 5,
+        "nodeSelector": {"kubernetes.io/hostname": node},
+        "securityContext": {
+            "runAsNonRoot": True, "runAsUser": 10001, "runAsGroup": 10001,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [{
+            "name": "function", "image": install.image,
+            "imagePullPolicy": install.image_pull_policy,
+            "command": ["python", "-m", "lifl.functions.aggregator", "--node", node,
+                        "--socket", "/run/lifl/agent.sock"],
+            "env": [{"name": "LIFL_TOKEN", "value": TOKEN},
+                    {"name": "OMP_NUM_THREADS", "value": "1"}],
+            "resources": dict(install.functions_resources),
+            "securityContext": {
+                "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},
+                "readOnlyRootFilesystem": True,
+            },
+            "volumeMounts": [
+                {"name": "socket", "mountPath": "/run/lifl", "readOnly": True},
+                {"name": "token", "mountPath": TOKEN.rpartition("/")[0], "readOnly": True},
+            ],
+        }],
+        "volumes": [
+            {"name": "socket", "hostPath": {
+                "path": f"{install.run_directory}/{node}/socket", "type": "Directory"}},
+            {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
+        ],
+    }  # fmt: skip
+    if install.functions_priority_class:
+        spec["priorityClassName"] = install.functions_priority_class
+    return {"metadata": {"labels": labels}, "spec": spec}
+
+
+def functions_deployment(tenant: str, node: str, number: int, install: Install) -> Object:
+    pod = function_pod(tenant, node, install)
+    labels = pod["metadata"]["labels"]
+    chosen = {name: labels[name] for name in (names.COMPONENT, names.TENANT, names.NODE)}
+    return {
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {
+            "name": names.functions(tenant, node), "namespace": install.functions_namespace,
+            "labels": labels,
+        },
+        "spec": {
+            "replicas": number, "revisionHistoryLimit": 1, "selector": {"matchLabels": chosen},
+            "template": pod,
+        },
+    }  # fmt: skip

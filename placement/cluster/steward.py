@@ -1,0 +1,111 @@
+"""The agent's line to the operator: what this node is, what it needs, which jobs there are.
+
+    agent ─► operator     node (again when the operator is a new one), demand, evict
+    operator ─► agent     jobs, welcome
+
+Owns that line.  What follows from the news is node.py's, members.py's and the lines' matter: a job
+that is there gets a line to its coordinator, one that is there no more is dropped.  Called by the
+agent's loop in a cluster.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import zmq
+
+from lifl.functions.lines import Lines
+from lifl.functions.wire import LARGEST_TRUSTED, Keys, Line, Message, decode, encode
+from lifl.placement.guests import Guests
+from lifl.placement.members import Members
+from lifl.placement.node import Node
+
+TOKEN_VARIABLE: Final = "LIFL_OPERATOR_TOKEN"  # names the file of this pod's token
+
+
+class Steward:
+    """This node, towards the operator."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], keys: Keys, operator: tuple[str, str],
+        node: Node, members: Members, lines: Lines,
+    ) -> None:  # fmt: skip
+        self._line = Line(context, keys, *operator)
+        self._node, self._members, self._lines = node, members, lines
+        self._said: dict[str, Message] = {}
+
+    @property
+    def sockets(self) -> list[Any]:
+        return [self._line.socket, self._line.monitor]
+
+    def turn(self, ready: set[Any], about: Message) -> list[str]:
+        """Once per turn of the loop: say what has changed, hear what there is.
+
+        Args:
+            about: what this node is.
+
+        Returns:
+            Jobs whose coordinator has still to hear of this node.
+        """
+        if self._line.monitor in ready and self._line.came_back():
+            self._said.clear()
+        new: list[str] = []
+        while self._line.socket in ready and self._line.socket.poll(0):
+            message = decode(self._line.socket.recv(), limit=LARGEST_TRUSTED)
+            if message["t"] == "jobs":
+                new = self._jobs(message["jobs"])
+            elif message["t"] == "who":  # it did not know this node when it heard something
+                self._said.clear()
+        self._say(about | {"gateway": self._gateway(), "token": _token()}, but="token")
+        self._say(demand(self._node))
+        pool = self._node.pool
+        while isinstance(pool, Guests) and pool.stuck:
+            self._send({"t": "evict", "pod": pool.stuck.pop()})
+        return new
+
+    def _gateway(self) -> str:
+        gateway = self._node.pool.gateway
+        return self._members.gateway_address() if gateway and gateway.control else ""
+
+    def _say(self, message: Message, but: str = "") -> None:
+        """If it is news."""
+        news = {name: value for name, value in message.items() if name != but}
+        if self._said.get(message["t"]) != news:
+            self._said[message["t"]] = news
+            self._send(message)
+
+    def _send(self, message: Message) -> None:
+        self._line.socket.send(encode(message | {"node": self._node.name}))
+
+    def _jobs(self, jobs: list[Message]) -> list[str]:
+        """What there is now, and nothing else."""
+        self._members.coordinators = jobs
+        new = self._lines.lead_to({job["name"]: (job["endpoint"], job["key"]) for job in jobs})
+        gateway = self._node.pool.gateway
+        if gateway is not None:
+            self._members.tell_coordinators(gateway)
+        there = {job["number"] for job in jobs}
+        for number in [number for number in self._node.jobs if number not in there]:
+            self._node.drop(number)
+        return new
+
+
+def demand(node: Node) -> Message:
+    """How many runtimes each tenant's jobs want here: one a role, also while it leaves."""
+    wanted: Counter[str] = Counter()
+    for job in node.jobs.values():
+        if not job.over:
+            wanted[job.tenant] += len({*job.roles, *job.assigned})
+    idle = [
+        process.pod for process in node.pool.processes.values()
+        if process.kind == "runtime" and process.role is None
+    ]  # fmt: skip
+    return {"t": "demand", "runtimes": dict(wanted), "idle": sorted(idle)}
+
+
+def _token() -> str:
+    path = os.environ.get(TOKEN_VARIABLE)
+    return Path(path).read_text().strip() if path else ""

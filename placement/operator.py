@@ -1,0 +1,383 @@
+"""The operator: what a cluster runs in the place of `lifl run`.
+
+    FLJobs, Jobs ─kopf─► keepers ─► coordinators (children)      agents ─ZeroMQ─► desk ─► scaling
+
+Owns the process: the Lease, kopf's watches, the desk of the agents' lines, the endpoint for probes
+and metrics, and that all of it ends together.  Decides nothing: cluster/decide.py does.  Started as
+a Deployment's container:
+
+    python -m lifl.placement.operator --namespace NS --identity POD --address IP --lease NAME ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp.web
+import click
+import kopf
+
+from lifl.errors import LiflError
+from lifl.functions.wire import Keys
+from lifl.placement.cluster import names
+from lifl.placement.cluster.api import Api, Missing, Object, path_of
+from lifl.placement.cluster.decide import ENDED
+from lifl.placement.cluster.deployments import Deployments
+from lifl.placement.cluster.desk import AUDIENCE, Desk, NodeHere, agent_rule
+from lifl.placement.cluster.gather import fetched, together
+from lifl.placement.cluster.keeper import Keeper
+from lifl.placement.cluster.lease import wait_until_elected
+from lifl.placement.cluster.objects import Install
+from lifl.placement.cluster.scaling import Scaler
+from lifl.placement.cluster.tokens import review_of
+
+log = logging.getLogger("lifl.operator")
+
+LEADS: Final = "Whether this operator holds the Lease."
+LEADER: Final = "lifl.dev/leader"  # label of the active operator's pod, which its Service selects
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The process's own."""
+
+    identity: str
+    address: str
+    lease: str
+    port: int
+    metrics_port: int
+    directory: Path
+    agent_account: str
+    functions_idle_s: float
+
+
+@dataclass
+class Operator:
+    """The active one."""
+
+    api: Api
+    install: Install
+    settings: Settings
+    epoch: int
+    keepers: dict[str, Keeper] = field(default_factory=dict)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def start(self, keys: Keys) -> None:
+        """In kopf's loop, before it watches anything."""
+        there = await asyncio.to_thread(self.api.items, names.fljob("", ""))
+        self.desk = Desk(
+            keys, f"tcp://0.0.0.0:{self.settings.port}", who=self._see_agent,
+            on_nodes=self._wake_all, on_demand=self._on_demand, on_evict=self._evict,
+            on_initial=self._wake,
+        )  # fmt: skip
+        deployments = Deployments(self.api, self.install)
+        self.scaler = Scaler(lambda _: deployments, self.settings.functions_idle_s)
+        for body in there:
+            if body.get("status", {}).get("phase") in ("Placed", "Running"):
+                self.desk.unclaimed.add(_full_name(body))
+        self.tasks += [asyncio.create_task(work) for work in (self.desk.run(), self.scaler.run())]
+        for task in self.tasks:
+            task.add_done_callback(_must_not_end)
+
+    # -- what kopf says ----------------------------------------------------------------------
+    def fljob(self, body: Object) -> None:
+        """An FLJob is there, or has changed."""
+        uid = body["metadata"]["uid"]
+        if body["metadata"].get("deletionTimestamp"):
+            return  # `deleted` sees to it
+        keeper = self.keepers.get(uid)
+        if keeper is not None:
+            if keeper.body["metadata"].get("generation") != body["metadata"].get("generation"):
+                keeper.body = body
+                keeper.wake()
+            return
+        settings = self.settings
+        keeper = self.keepers[uid] = Keeper(
+            self.api, self.desk, self.install, body, epoch=self.epoch,
+            identity=settings.identity, address=settings.address, directory=settings.directory,
+        )  # fmt: skip
+        task = asyncio.create_task(keeper.run())
+        task.add_done_callback(_must_not_fail)
+        self.tasks.append(task)
+
+    async def deleted(self, body: Object) -> None:
+        """An FLJob is to go; its finalizer waits for this."""
+        metadata = body["metadata"]
+        keeper = self.keepers.get(metadata["uid"])
+        if keeper is None:  # deleted before this operator saw it
+            self.fljob(body | {"metadata": {**metadata, "deletionTimestamp": None}})
+            keeper = self.keepers[metadata["uid"]]
+        await keeper.end()
+        self.keepers.pop(metadata["uid"], None)
+        tenant = metadata["namespace"]
+        if not any(other.namespace == tenant for other in self.keepers.values()):
+            await self.scaler.forget(tenant)
+
+    def member(self, body: Object) -> None:
+        """A batch Job of a member has changed."""
+        for owner in body["metadata"].get("ownerReferences", []):
+            if (keeper := self.keepers.get(owner["uid"])) is not None:
+                keeper.member_says(body)
+
+    # -- what agents say ---------------------------------------------------------------------
+    def _see_agent(self, token: str, node: str) -> None:
+        review = review_of(self.api, token, AUDIENCE)
+        extra = review.get("status", {}).get("user", {}).get("extra", {})
+        pod_name = extra.get("authentication.kubernetes.io/pod-name", [""])[0]
+        namespace = self.install.namespace
+        pod = self.api.find(path_of("", "pods", namespace, pod_name)) if pod_name else None
+        agent_rule(
+            review, pod, namespace=namespace, account=self.settings.agent_account, node=node
+        )
+
+    def _wake_all(self) -> None:
+        for keeper in self.keepers.values():
+            keeper.wake()
+
+    def _wake(self, full_name: str) -> None:
+        for keeper in self.keepers.values():
+            if keeper.full_name == full_name:
+                keeper.wake()
+
+    def _on_demand(self, node: NodeHere) -> None:
+        self.scaler.want(node.name, node.demand, node.idle)
+
+    def _evict(self, pod: str) -> None:
+        """Its process holds a role and does not answer; who waits for the role cannot kill it."""
+        path = path_of("", "pods", self.install.functions_namespace, pod)
+        log.warning("pod %s does not answer: deleted", pod)
+        asyncio.get_running_loop().run_in_executor(None, lambda: self.api.delete(path, grace_s=0))
+
+    def figures(self) -> tuple[dict[str, str], dict[str, tuple[str, float]]]:
+        """Where coordinators' figures are, and the operator's own; called from another thread."""
+        keepers = list(self.keepers.values())
+        urls = {each.full_name: each.metrics_at for each in keepers if each.metrics_at}
+        phases = [each.status.phase for each in keepers]
+        return urls, {
+            "lifl_operator_leads": (LEADS, 1),
+            "lifl_operator_nodes": ("Nodes whose agent has a line here.", len(self.desk.nodes)),
+            "lifl_operator_fljobs": ("FLJobs that have not ended.",
+                                     sum(phase not in ENDED for phase in phases)),
+        }  # fmt: skip
+
+    async def stop(self) -> None:
+        for keeper in self.keepers.values():
+            await keeper.leave()
+
+
+def _full_name(body: Object) -> str:
+    return names.full(body["metadata"]["namespace"], body["metadata"]["name"])
+
+
+def _must_not_end(task: asyncio.Task[None]) -> None:
+    """The operator is not an operator without it: another process takes over."""
+    if not task.cancelled():
+        log.error("a part of the operator has ended: %r", task.exception())
+        os._exit(1)
+
+
+def _must_not_fail(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _must_not_end(task)
+
+
+# -- what an installation has once -------------------------------------------------------------
+def own_keys(api: Api, namespace: str, lease: str) -> Keys:
+    """The operator's keys, made by the first one; agents read the public half in a ConfigMap."""
+    owners = _owners(api, namespace, lease)
+    path = path_of("", "secrets", namespace)
+    found = api.find(f"{path}/{lease}-keys")
+    if found is None:
+        keys = Keys.new()
+        found = api.create(path, {
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": f"{lease}-keys", "labels": names.OURS, **owners},
+            "stringData": {"public": keys.public, "secret": keys.secret},
+        })  # fmt: skip
+    public, secret = (base64.b64decode(found["data"][each]).decode()
+                      for each in ("public", "secret"))  # fmt: skip
+    api.apply(path_of("", "configmaps", namespace, f"{lease}-key"), {
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": f"{lease}-key", "labels": names.OURS, **owners},
+        "data": {"public": public},
+    })  # fmt: skip
+    api.merge(
+        path_of("coordination.k8s.io/v1", "leases", namespace, lease), {"metadata": owners}
+    )
+    return Keys(public, secret)
+
+
+def _owners(api: Api, namespace: str, deployment: str) -> dict[str, Any]:
+    """What the operator makes for itself goes with its Deployment."""
+    found = api.find(path_of("apps/v1", "deployments", namespace, deployment))
+    if found is None:
+        return {}
+    return {"ownerReferences": [{
+        "apiVersion": "apps/v1", "kind": "Deployment", "name": deployment,
+        "uid": found["metadata"]["uid"],
+    }]}  # fmt: skip
+
+
+class Probe:
+    """GET /healthz, /readyz and /metrics, from the process's start on, in a thread of its own.
+
+    Attributes:
+        ask: where the coordinators' figures are, by job, and the operator's own.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.ask: Callable[[], tuple[dict[str, str], dict[str, tuple[str, float]]]] = (
+            lambda: ({}, {"lifl_operator_leads": (LEADS, 0)})
+        )
+        threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True).start()
+
+    async def _serve(self) -> None:
+        async def well(_: aiohttp.web.Request) -> aiohttp.web.Response:
+            return aiohttp.web.Response(text="ok\n")
+
+        async def metrics(_: aiohttp.web.Request) -> aiohttp.web.Response:
+            urls, own = self.ask()
+            said = await asyncio.to_thread(lambda: together(fetched(urls), own))
+            return aiohttp.web.Response(text=said)
+
+        app = aiohttp.web.Application()
+        app.add_routes([aiohttp.web.get("/metrics", metrics)])
+        app.add_routes([aiohttp.web.get(path, well) for path in ("/healthz", "/readyz")])
+        runner = aiohttp.web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await aiohttp.web.TCPSite(runner, "0.0.0.0", self._port).start()
+        await asyncio.Event().wait()
+
+
+def watch(operator: Operator, keys: Keys) -> kopf.OperatorRegistry:
+    """kopf's handlers."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.startup(registry=registry)
+    async def begin(settings: kopf.OperatorSettings, **_: Any) -> None:
+        settings.persistence.finalizer = "fl.lifl.dev/operator"
+        settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix="lifl.dev")
+        settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix="lifl.dev")
+        settings.posting.enabled = False
+        settings.networking.error_backoffs = [0.5, 1, 2, 4, 4, 4, 4, 4, 4, 4]
+        while True:
+            try:
+                await operator.start(keys)
+                return
+            except LiflError as error:  # the definition of FLJob may come later than the operator
+                log.warning("%s", error)
+                await asyncio.sleep(1.0)
+
+    @kopf.on.login(registry=registry)
+    def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**kwargs)
+
+    @kopf.on.cleanup(registry=registry)
+    async def end(**_: Any) -> None:
+        await operator.stop()
+
+    @kopf.on.event("fl.lifl.dev", "v1alpha1", "fljobs", registry=registry)
+    async def fljob(body: kopf.Body, type: str | None, **_: Any) -> None:  # noqa: A002
+        if type != "DELETED":
+            operator.fljob(_plain(body))
+
+    @kopf.on.delete("fl.lifl.dev", "v1alpha1", "fljobs", registry=registry)
+    async def deleted(body: kopf.Body, **_: Any) -> None:
+        try:
+            await operator.deleted(_plain(body))
+        except LiflError as error:
+            raise kopf.TemporaryError(str(error), delay=1) from error
+
+    @kopf.on.event("batch", "v1", "jobs", labels={names.JOB: kopf.PRESENT}, registry=registry)
+    async def member(body: kopf.Body, **_: Any) -> None:
+        operator.member(_plain(body))
+
+    return registry
+
+
+def _plain(body: kopf.Body) -> Object:
+    return json.loads(json.dumps(dict(body), default=dict))  # type: ignore[no-any-return]
+
+
+@click.command()
+@click.option("--namespace", required=True, help="LIFL's own")
+@click.option("--identity", required=True, help="name of this pod")
+@click.option("--address", required=True, help="of this pod")
+@click.option("--lease", required=True, help="name of the Lease, and of the Deployment")
+@click.option("--service", help="where agents find the operator; the Lease's name unless given")
+@click.option("--image", required=True)
+@click.option("--image-pull-policy", default="IfNotPresent")
+@click.option("--functions-namespace", required=True)
+@click.option("--functions-service-account", required=True)
+@click.option("--functions-resources", default="{}", help="JSON")
+@click.option("--functions-priority-class", default="")
+@click.option("--functions-runtime", type=click.Choice(["deployment"]), default="deployment")
+@click.option("--functions-idle-s", default=30.0, help="for how long an idle function stays")
+@click.option("--agent-service-account", required=True)
+@click.option("--run-directory", default="/run/lifl")
+@click.option("--port", default=7700)
+@click.option("--metrics-port", default=8080)
+@click.option("--directory", type=click.Path(path_type=Path), default=Path("/var/lib/lifl"))
+def main(
+    namespace: str, identity: str, address: str, lease: str, service: str | None, image: str,
+    image_pull_policy: str, functions_namespace: str, functions_service_account: str,
+    functions_resources: str, functions_priority_class: str, functions_runtime: str,
+    functions_idle_s: float,
+    agent_service_account: str, run_directory: str, port: int, metrics_port: int, directory: Path,
+) -> None:  # fmt: skip
+    """Run the operator; it waits until it holds the Lease."""
+    logging.basicConfig(format="%(name)s: %(message)s", level=logging.INFO)
+    logging.getLogger("leaderelection").setLevel(logging.WARNING)
+    probe = Probe(metrics_port)
+    api = Api.of_pod()
+    epoch = wait_until_elected(
+        name=lease, namespace=namespace, identity=identity, lost=lambda: os._exit(1)
+    )
+    log.info("%s leads, epoch %d", identity, epoch)
+    try:
+        keys = own_keys(api, namespace, lease)
+        _lead(api, namespace, identity)
+    except LiflError as error:
+        raise SystemExit(f"the operator cannot begin: {error}") from error
+    install = Install(
+        namespace=namespace, image=image, image_pull_policy=image_pull_policy,
+        functions_namespace=functions_namespace, functions_account=functions_service_account,
+        functions_resources=json.loads(functions_resources),
+        functions_priority_class=functions_priority_class, run_directory=run_directory,
+        operator=f"tcp://{service or lease}.{namespace}.svc:{port}", operator_key=keys.public,
+    )  # fmt: skip
+    settings = Settings(
+        identity=identity, address=address, lease=lease, port=port, metrics_port=metrics_port,
+        directory=directory, agent_account=agent_service_account,
+        functions_idle_s=functions_idle_s,
+    )  # fmt: skip
+    operator = Operator(api, install, settings, epoch)
+    probe.ask = operator.figures
+    kopf.run(registry=watch(operator, keys), clusterwide=True, standalone=True)
+
+
+def _lead(api: Api, namespace: str, identity: str) -> None:
+    """The Service is this pod's from now on; a label that others had is theirs no more."""
+    path = path_of("", "pods", namespace)
+    for pod in api.items(path, {LEADER: "true"}):
+        if pod["metadata"]["name"] != identity:
+            with contextlib.suppress(Missing):
+                api.merge(
+                    f"{path}/{pod['metadata']['name']}", {"metadata": {"labels": {LEADER: None}}}
+                )
+    api.merge(f"{path}/{identity}", {"metadata": {"labels": {LEADER: "true"}}})
+
+
+if __name__ == "__main__":
+    main()
