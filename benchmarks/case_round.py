@@ -1,10 +1,11 @@
 """Rounds of whole jobs beside raw TCP that moves the same bytes.
 
 A job through `lifl run`, coordinator, gateway, aggregators and `lifl.Client`, in turn with the
-floor: floor, job, floor, job.  Seconds of a round are those of rounds.jsonl: from its start to its
-model.  Whole job: clients that pack their arrays with `Round.send`; data path: clients that send
-back the bytes that they got.  Both run the same nodes and coordinator.  The ratio is the median
-over pairs (floor, job that follows it) of the ratio of medians.
+floor: floor, job, floor, job.  The floor comes twice: with the system's TCP, and with the
+congestion control that LIFL takes between processes of one machine (functions/tcp.py).  Seconds of
+a round are those of rounds.jsonl: from its start to its model.  Whole job: clients that pack their
+arrays with `Round.send`; data path: clients that send back the bytes that they got.  Both run the
+same nodes and coordinator.  The ratio is the median over pairs (floor, job that follows it) of the ratio of medians.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from benchmarks.floor import Floor, floor
 from benchmarks.rows import Case, Figure, Found, Goal, Line
 from benchmarks.runs import GATEWAY, Rounds, job_rounds, started
 from benchmarks.system import peak, pss
+from lifl.functions.tcp import LOCAL_CONTROL
 
 CLIENTS = 8
 LARGE = 46_800_000
@@ -26,6 +28,7 @@ PAIRS = 5
 WARM = 5  # rounds of each job and each floor
 
 FLOOR = "raw TCP"
+UNPACED = "raw TCP, unpaced"  # with the congestion control that LIFL takes over loopback
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,10 @@ PLAIN = Way(train="carry", spec={"insecure": True})
 
 @dataclass(frozen=True)
 class Pair:
-    """A floor and the job that followed it."""
+    """Two floors and the job that followed them: as the system has TCP, and without a pace."""
 
     below: Floor
+    unpaced: Floor
     job: Rounds
 
 
@@ -55,18 +59,19 @@ def pairs(size_bytes: int, turns: int, *ways: Way) -> list[list[Pair]]:
     for _ in range(turns):
         for way, taken in zip(ways, found, strict=True):
             below = floor(CLIENTS, size_bytes, WARM)
+            unpaced = floor(CLIENTS, size_bytes, WARM, control=LOCAL_CONTROL)
             job = job_rounds(
                 clients=CLIENTS, size_bytes=size_bytes, warm=WARM, train=way.train, spec=way.spec
             )
-            taken.append(Pair(below, job))
+            taken.append(Pair(below, unpaced, job))
     return found
 
 
-def compared(found: Sequence[Pair]) -> Figure:
+def compared(found: Sequence[Pair], *, unpaced: bool = False) -> Figure:
     middle = statistics.median
     return Figure.of_pairs(
         [middle(pair.job.warm_s) for pair in found],
-        [middle(pair.below.seconds) for pair in found],
+        [middle((pair.unpaced if unpaced else pair.below).seconds) for pair in found],
         scale=1e3,
         note=_note(len(found)),
     )
@@ -83,6 +88,9 @@ def large(*, turns: int = PAIRS) -> Found:
         "plain": compared(plain),
         "sealed": compared(sealed),
         "whole": compared(whole),
+        "plain unpaced": compared(plain, unpaced=True),
+        "sealed unpaced": compared(sealed, unpaced=True),
+        "whole unpaced": compared(whole, unpaced=True),
         "cpu": Figure.of_pairs(
             [job.cpu_s for job in jobs],
             [pair.below.cpu_s for pair in whole],
@@ -138,6 +146,9 @@ CASES = (
                 case="first round of it", unit="ms", reference="warm round",
                 goal=Goal("ratio", "≤", 1.2),
             ),
+            "plain unpaced": Line(case="data path, plain", unit="ms", reference=UNPACED),
+            "sealed unpaced": Line(case="data path, encrypted", unit="ms", reference=UNPACED),
+            "whole unpaced": Line(case="whole job, encrypted", unit="ms", reference=UNPACED),
         },
         measure=large,
     ),

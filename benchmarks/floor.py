@@ -25,8 +25,12 @@ class Floor:
     cpu_s: float
 
 
-def floor(clients: int, size: int, rounds: int) -> Floor:
-    """`rounds` warm rounds of `clients` × `size` bytes down and up again."""
+def floor(clients: int, size: int, rounds: int, *, control: bytes | None = None) -> Floor:
+    """`rounds` warm rounds of `clients` × `size` bytes down and up again.
+
+    Args:
+        control: TCP's congestion control, the system's unless given.
+    """
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     here = min(clients, PROCESSES)
     shares = [clients // here + (index < clients % here) for index in range(here)]
@@ -36,7 +40,7 @@ def floor(clients: int, size: int, rounds: int) -> Floor:
         if pid == 0:
             status = 1
             try:
-                _clients(listener.getsockname(), share, size, rounds + 1)
+                _clients(listener.getsockname(), share, size, rounds + 1, control)
                 status = 0
             finally:
                 os._exit(status)
@@ -44,6 +48,7 @@ def floor(clients: int, size: int, rounds: int) -> Floor:
     socks = [listener.accept()[0] for _ in range(clients)]
     for sock in socks:
         sock.setblocking(False)
+        _set(sock, control)
     scratch, source = memoryview(bytearray(CHUNK)), memoryview(bytearray(CHUNK))
     took: list[float] = []
     before = 0.0
@@ -85,8 +90,17 @@ def _round(socks: list[socket.socket], size: int, scratch: memoryview, source: m
                     left -= 1
 
 
-def _clients(address: tuple[str, int], count: int, size: int, rounds: int) -> None:
+def _set(sock: socket.socket, control: bytes | None) -> None:
+    if control is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, control)
+
+
+def _clients(
+    address: tuple[str, int], count: int, size: int, rounds: int, control: bytes | None
+) -> None:
     socks = [socket.create_connection(address) for _ in range(count)]
+    for sock in socks:
+        _set(sock, control)
     scratch, source = memoryview(bytearray(CHUNK)), memoryview(bytearray(CHUNK))
     for _ in range(rounds):
         for sock in socks:

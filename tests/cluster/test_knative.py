@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import IMAGE
+from tests.cluster.conftest import IMAGE
 
 if TYPE_CHECKING:
     from conftest import Kubectl, Pods
