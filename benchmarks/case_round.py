@@ -5,7 +5,8 @@ floor: floor, job, floor, job.  The floor comes twice: with the system's TCP, an
 congestion control that LIFL takes between processes of one machine (functions/tcp.py).  Seconds of
 a round are those of rounds.jsonl: from its start to its model.  Whole job: clients that pack their
 arrays with `Round.send`; data path: clients that send back the bytes that they got.  Both run the
-same nodes and coordinator.  The ratio is the median over pairs (floor, job that follows it) of the ratio of medians.
+same nodes and coordinator.  The ratio is the median over pairs (floor, job that follows it) of the
+ratio of medians.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+
 from tests.cluster.conftest import IMAGE
 
 if TYPE_CHECKING:
