@@ -18,12 +18,12 @@ def prepare(sock: socket.socket) -> None:
     half as long again.  Connections that leave the machine keep what its administrator chose.
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if _is_loopback(sock.getpeername()[0]):
+    if is_loopback(sock.getpeername()[0]):
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOCAL_CONTROL)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     address = ipaddress.ip_address(host.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback

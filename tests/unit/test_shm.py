@@ -160,6 +160,26 @@ def test_words_refuse_what_is_outside_or_unaligned() -> None:
             _words.load_u64(buffer, offset)
     with pytest.raises(ValueError, match="word of"):
         _words.scan(buffer, 0, 64, 2, buffer, 0, 64, 3, 1)
+    for call in (
+        lambda: _words.states(buffer, 0, 64, 2),
+        lambda: _words.load_set(buffer, 0, 9),
+        lambda: _words.store_set(buffer, 60, bytes(8)),
+    ):
+        with pytest.raises(ValueError, match="word of 8 bytes"):
+            call()
+    with pytest.raises(ValueError, match="whole words"):
+        _words.store_set(buffer, 0, bytes(7))
+    assert buffer == bytes(64)
+
+
+def test_sets_and_states_are_words_side_by_side() -> None:
+    buffer = bytearray(64)
+    value = bytes(range(1, 25))
+    _words.store_set(buffer, 8, value)
+    assert buffer[8:32] == value
+    assert _words.load_set(buffer, 8, 3) == value
+    assert _words.load_set(buffer, 8, 0) == b""
+    assert _words.states(buffer, 8, 16, 2) == [_words.load_u64(buffer, 8), _words.load_u64(buffer, 24)]
 
 
 def test_a_role_is_held_by_one_process(files: ArenaFiles) -> None:
