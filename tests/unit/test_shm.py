@@ -179,7 +179,8 @@ def test_sets_and_states_are_words_side_by_side() -> None:
     assert buffer[8:32] == value
     assert _words.load_set(buffer, 8, 3) == value
     assert _words.load_set(buffer, 8, 0) == b""
-    assert _words.states(buffer, 8, 16, 2) == [_words.load_u64(buffer, 8), _words.load_u64(buffer, 24)]
+    words = [_words.load_u64(buffer, offset) for offset in (8, 24)]
+    assert _words.states(buffer, 8, 16, 2) == words
 
 
 def test_a_role_is_held_by_one_process(files: ArenaFiles) -> None:
