@@ -27,6 +27,8 @@ class Node:
             in k as well they would count twice, and move with every measurement.
         service_s: E, mean time that one such update is in service.
         input_slots, fold_bytes_s, ingress_bytes_s: what MC was computed from.
+        leaves_max: most leaves that are of use here (its cores and slots, see autoscaler.py):
+            beyond that leaves get more than `fan_in` clients each; None: no such bound.
         runtimes_warm: live runtimes that the plan may use, idle or in a role of this job.
         draining: takes no new clients, and between rounds gives away those that it has.
         alive: its agent answers.
@@ -40,6 +42,7 @@ class Node:
     input_slots: int = 0
     fold_bytes_s: float = 0.0
     ingress_bytes_s: float = 0.0
+    leaves_max: int | None = None
     runtimes_warm: int = 0
     draining: bool = False
     alive: bool = True
@@ -156,8 +159,11 @@ class Snapshot:
     Attributes:
         nodes: in any order, dead and draining ones included.
         clients: the selected roster, in roster order.
-        fan_in: most clients of one leaf.
-        policy: a name in `policies.POLICIES`.
+        fan_in: most clients of one leaf, unless its node has a `leaves_max`.
+        policy: a name in `policies.NAMES`.
+        seed: of the policy `random`.
+        share: how many of these clients may take up capacity, where several jobs share nodes
+            (shares.py); the others are placed as those for which there is no room.  None: all.
         previous: the plan in force; None: the first.
         epoch: number of the plan to be made.
         mid_round: updates may already be on their way up the tree, so nothing that still
@@ -174,6 +180,8 @@ class Snapshot:
     clients: tuple[Client, ...]
     fan_in: int
     policy: str = "bestfit"
+    seed: int = 0
+    share: int | None = None
     previous: Plan | None = None
     epoch: int = 0
     mid_round: bool = False

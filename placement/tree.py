@@ -75,7 +75,7 @@ def place_top(clients: Mapping[str, Sequence[str]], *, stay: str | None) -> str 
 def build(
     clients: Mapping[str, Sequence[str]],
     *,
-    fan_in: int,
+    fan_in: Mapping[str, int],
     top_node: str,
     previous: Mapping[str, Sequence[Role]],
     keep: bool,
@@ -84,7 +84,7 @@ def build(
 
     Args:
         clients: living node → keys of its clients, in roster order; may be empty.
-        fan_in: most clients of one leaf.
+        fan_in: most clients of one leaf, by node.
         top_node: where the top goes; it need not have clients.
         previous: living node → roles in force.  A role that stays keeps its endpoint, and
             a client its leaf as far as `keep` says.
@@ -92,18 +92,23 @@ def build(
             its leaf, since sums may be on their way; newcomers go to the emptiest leaves.
             Otherwise leaves are as few as they can be and differ by at most one client.
 
+    A node whose tree stays as it is keeps the very tuple that is in `previous`.
+
     Raises:
         InvalidJob: more roles on a node than there are endpoints.
     """
-    free = {name: _unused(name, previous.get(name, ())) for name in {*clients, top_node}}
+    free = _unused(top_node, previous.get(top_node, ()))
     trees: dict[str, tuple[Role, ...]] = {}
     for name, keys in clients.items():
         before = previous.get(name, ())
-        if keys or (keep and _endpoints(before, "leaf")):
+        if name != top_node and _stays(before, keys, fan_in=fan_in[name], keep=keep):
+            trees[name] = tuple(before)
+        elif keys or (keep and _endpoints(before, "leaf")):
+            unused = free if name == top_node else _unused(name, before)
             trees[name] = _node_tree(
-                keys, fan_in=fan_in, previous=before, free=free[name], keep=keep
+                keys, fan_in=fan_in[name], previous=before, free=unused, keep=keep
             )
-    endpoint = _endpoint(previous.get(top_node, ()), "top", free[top_node])
+    endpoint = _endpoint(previous.get(top_node, ()), "top", free)
     below = tuple(
         replace(role, parent=endpoint) if role.parent == GATEWAY else role
         for role in trees.get(top_node, ())
@@ -117,6 +122,28 @@ def build(
     )
     trees[top_node] = (*below, top)
     return trees
+
+
+def _stays(before: Sequence[Role], keys: Sequence[str], *, fan_in: int, keep: bool) -> bool:
+    """Whether the tree of a node without the top is what `_node_tree` would make of it again."""
+    if not keys or not before or before[-1].kind == "top":
+        return False
+    sizes = [role.expected for role in before if role.kind == "leaf"]
+    if sum(sizes) != len(keys) or max(sizes) > fan_in or before[-1].parent != GATEWAY:
+        return False
+    if not keep and (
+        len(sizes) != leaf_count(len(keys), fan_in)
+        or max(sizes) - min(sizes) > 1
+        or (before[-1].kind == "middle") != (len(sizes) > 1)
+    ):
+        return False
+    here = set(keys)
+    if not all(here.issuperset(role.clients) for role in before):
+        return False
+    place = {key: at for at, key in enumerate(keys)}
+    return all(
+        ats == sorted(ats) for ats in ([place[k] for k in role.clients] for role in before)
+    )
 
 
 def _node_tree(
