@@ -18,6 +18,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import select
 import shutil
 import signal
@@ -103,8 +104,9 @@ class Coordinator:
         self.layout = Layout.from_wire(saved.layout)
         enrolled = max(len(self.members.names), spec.client_count)
         planning = Planning(
-            self.job, self.layout, enrolled, self.members.at_once, start=config["start"]
-        )
+            self.job, self.layout, enrolled, self.members.at_once, start=config["start"],
+            cores=len(os.sched_getaffinity(0)),
+        )  # fmt: skip
         self.model_bytes = planning.model_bytes
         self.folder = checkpoint_folder(self.job, Path(config["job"]), run_dir)
         every, pause_s = due_every(spec.checkpoint.every, self.model_bytes)

@@ -32,6 +32,7 @@ from heapq import heapify, heappop, heapreplace
 
 from lifl.errors import Busy
 from lifl.placement import policies, tree
+from lifl.placement.fanin import Means, choose
 from lifl.placement.snapshot import Client, Cost, Node, NodePlan, Plan, Snapshot
 
 __all__ = ["NodePlan", "Plan", "plan"]
@@ -232,6 +233,14 @@ def _grow(
 
 def _fan_in(snapshot: Snapshot, node: Node, count: int) -> int:
     """Clients of one leaf of this node."""
+    if snapshot.fan_in is None:
+        assert snapshot.work is not None
+        cores = node.cores if node.leaves_max is None else min(node.cores, node.leaves_max)
+        means = Means(
+            cores=cores, input_slots=node.input_slots, fold_bytes_s=node.fold_bytes_s,
+            ingress_bytes_s=node.ingress_bytes_s, runtimes_warm=node.runtimes_warm,
+        )  # fmt: skip
+        return choose(count, snapshot.work, means).fan_in
     if node.leaves_max is None:
         return snapshot.fan_in
     return max(snapshot.fan_in, tree.leaf_count(count, max(1, node.leaves_max)))

@@ -13,6 +13,7 @@ from lifl.api.job import FLJob
 from lifl.functions.layout import Layout
 from lifl.functions.wire import Message
 from lifl.placement.capacity import capacity
+from lifl.placement.fanin import LEAVES_MOST, Work, leaves_bound
 from lifl.placement.membership import Known, Membership
 from lifl.placement.planner import plan as make_plan
 from lifl.placement.selection import draw_size, select
@@ -32,12 +33,16 @@ class Planning:
             one node, and for some that are enrolled later.
         at_once: how many of them can have an update under way, where workers run them.
         start: how often the run was started; tells clients that rounds may be repeated.
+        cores: most that a node has; with `fanIn: auto` no node has more leaves, and memory is
+            made for no more.
     """
 
     def __init__(
-        self, job: FLJob, layout: Layout, clients: int, at_once: int | None = None, *, start: int
-    ) -> None:
+        self, job: FLJob, layout: Layout, clients: int, at_once: int | None = None, *, start: int,
+        cores: int = LEAVES_MOST,
+    ) -> None:  # fmt: skip
         self.job, self.layout, self.at_once, self.start = job, layout, at_once, start
+        self.leaves_most = leaves_bound(cores=cores, input_slots=job.spec.memory.input_slots)
         spec = job.spec
         self.model_bytes = (
             layout.velocity_at + layout.sum_bytes
@@ -52,7 +57,9 @@ class Planning:
         clients = draw_size(
             clients, fraction=spec.clients.fraction, minimum=spec.clients.least_drawn
         )
-        roles = 2 * (leaf_count(clients, self._fan_in(clients)) + 1)
+        fan_in = self._fan_in(clients)
+        leaves = self.leaves_most if fan_in is None else leaf_count(clients, fan_in)
+        roles = 2 * (min(leaves, clients) + 1)
         return Geometry(
             inputs=spec.memory.input_slots + 1,
             sums=3 * roles,
@@ -61,10 +68,12 @@ class Planning:
             roster=clients,
         )
 
-    def _fan_in(self, clients: int) -> int:
-        """Clients of one leaf; more where workers can only send a few at once."""
+    def _fan_in(self, clients: int) -> int | None:
+        """Clients of one leaf, more where workers can only send a few at once; None: auto."""
         fan_in = self.job.spec.aggregation.fan_in
-        return fan_in if self.at_once is None else wide_enough(clients, fan_in, self.at_once)
+        if fan_in is None or self.at_once is None:
+            return fan_in
+        return wide_enough(clients, fan_in, self.at_once)
 
     # -- who, where --------------------------------------------------------------------------
     def draw(self, number: int, by_name: Mapping[str, str]) -> list[str]:
@@ -92,7 +101,12 @@ class Planning:
                     for key in roster
                 ),
                 fan_in=self._fan_in(len(roster)),
+                work=Work(
+                    update_bytes=self.layout.update_bytes, sum_bytes=self.layout.sum_bytes,
+                    lazy=spec.aggregation.mode == "lazy",
+                ),
                 policy=spec.placement.policy,
+                seed=spec.seed,
                 previous=previous,
                 epoch=epoch,
             )
@@ -108,6 +122,7 @@ class Planning:
         return Node(
             name=node.name, capacity_updates=room.updates, input_slots=slots, fold_bytes_s=fold,
             ingress_bytes_s=ingress, gateway=node.endpoint,
+            cores=min(self.leaves_most, int(node.measured["cores"])),
         )  # fmt: skip
 
     # -- messages ----------------------------------------------------------------------------

@@ -102,9 +102,7 @@ def _shares(asks: Sequence[Ask], taken: dict[str, float]) -> dict[str, int]:
         for ask in asks
     }
     fair = fair_shares(wanted, {ask.job: ask.weight for ask in asks})
-    return {
-        job: math.floor(share * rooms[job] + policies.ROUNDING) for job, share in fair.items()
-    }
+    return {job: math.floor(share * rooms[job] + policies.ROUNDING) for job, share in fair.items()}
 
 
 def fair_shares(wanted: dict[str, float], weights: dict[str, float]) -> dict[str, float]:

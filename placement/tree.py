@@ -187,7 +187,10 @@ def _leaf_sets(
         count = max(count, len(old))
     leaves = old[:count] + list(islice(free, max(0, count - len(old))))
     least, larger = divmod(len(keys), count)
-    room = {leaf: fan_in if keep else least + (at < larger) for at, leaf in enumerate(leaves)}
+    room = {
+        leaf: max(fan_in, len(staying.get(leaf, ()))) if keep else least + (at < larger)
+        for at, leaf in enumerate(leaves)
+    }
 
     place = {key: at for at, key in enumerate(keys)}
     members = {

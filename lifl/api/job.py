@@ -21,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    PlainSerializer,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
@@ -57,11 +58,37 @@ def _safetensors(value: str) -> str:
     return value
 
 
+FAN_IN_MAX = 1024
+
+
+def _fan_in(value: Any) -> Any:
+    """"auto" is None in Python; an empty field is neither."""
+    if value == "auto":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError('must be a whole number, or "auto"')
+    if not 1 <= value <= FAN_IN_MAX:
+        raise ValueError(f'must be at least 1 and at most {FAN_IN_MAX}, or "auto"')
+    return value
+
+
+def _auto(value: int | None) -> int | str:
+    return "auto" if value is None else value
+
+
 PROCESSES_MAX = 4096  # client processes of one run
 
 DnsLabel = Annotated[str, AfterValidator(_dns_label)]
 EntryPoint = Annotated[str, AfterValidator(_entry_point)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=int | str)]
+FanIn = Annotated[
+    int | None,
+    BeforeValidator(
+        _fan_in,
+        json_schema_input_type=Annotated[int, Field(ge=1, le=FAN_IN_MAX)] | Literal["auto"],
+    ),
+    PlainSerializer(_auto),
+]
 
 
 class _Part(BaseModel):
@@ -273,8 +300,10 @@ class Aggregation(_Part):
         description="eager: an aggregator folds updates in pairs as they arrive.  lazy: it waits "
         "for all that it expects.",
     )
-    fan_in: int = Field(
-        default=4, ge=1, le=1024, description="Most clients of one leaf of the tree."
+    fan_in: FanIn = Field(
+        default=4,
+        description='Most clients of one leaf of the tree.  "auto", None in Python: what is '
+        "cheapest on each node by its cores, its link and the size of an update.",
     )
     non_finite: Literal["reject", "accept"] = Field(
         default="reject",
@@ -361,11 +390,11 @@ class Checkpoint(_Part):
 class Placement(_Part):
     """Which node serves which client."""
 
-    policy: Literal["bestfit", "firstfit", "worstfit", "least-connections"] = Field(
+    policy: Literal["bestfit", "firstfit", "worstfit", "least-connections", "random"] = Field(
         default="bestfit",
         description="bestfit: fewest nodes, so that most hand-offs stay in shared memory.  "
         "firstfit: the first node with room.  worstfit: the emptiest node.  least-connections: "
-        "the node that serves fewest updates.",
+        "the node that serves fewest updates.  random: any node with room, by spec.seed.",
     )
 
 
