@@ -142,7 +142,7 @@ class Course:
         minimum = self.job.spec.clients.min_updates
         self.round = Round(
             number, selected(self.plan, self.roster), self.plan.top_node, minimum=minimum,
-            phase="planned",
+            phase="planned", enough=self.planning.enough(len(self.roster)),
         )  # fmt: skip
 
     def _send_plan(self, node: Known) -> None:
@@ -245,6 +245,10 @@ class Course:
         if self.round is None or message["round"] != self.round.number:
             return
         self.record.taken(node.name, message)
+        self.planning.history.accepted(
+            self.round.number, self.record.elapsed_s(self.round.number),
+            (row for row in message["metrics"] if row[2] in self.members.names),  # no node's sum
+        )  # fmt: skip
         clients, excused = (
             int.from_bytes(message[which], "little") for which in ("clients", "excused")
         )

@@ -14,9 +14,18 @@ from lifl.functions.layout import Layout
 from lifl.functions.wire import Message
 from lifl.placement.capacity import capacity
 from lifl.placement.fanin import LEAVES_MOST, Work, leaves_bound
+from lifl.placement.history import History
 from lifl.placement.membership import Known, Membership
 from lifl.placement.planner import plan as make_plan
-from lifl.placement.selection import draw_size, select
+from lifl.placement.selection import (
+    at_random,
+    check_enough,
+    draw_size,
+    enough,
+    oort,
+    over_provisioned,
+    power_of_choice,
+)
 from lifl.placement.snapshot import Client, Node, Plan, Snapshot
 from lifl.placement.tree import leaf_count, wide_enough
 from lifl.shm.geometry import Geometry, up
@@ -49,14 +58,13 @@ class Planning:
             if spec.aggregation.algorithm == "fedavgm"
             else layout.update_bytes
         )
+        self.history = History()
         self.geometry = self._geometry(up(max(1, clients), 64))
 
     def _geometry(self, clients: int) -> Geometry:
         """The same on every node, and large enough for all clients on one of them."""
         spec, layout = self.job.spec, self.layout
-        clients = draw_size(
-            clients, fraction=spec.clients.fraction, minimum=spec.clients.least_drawn
-        )
+        clients = self._drawn(clients)
         fan_in = self._fan_in(clients)
         leaves = self.leaves_most if fan_in is None else leaf_count(clients, fan_in)
         roles = 2 * (min(leaves, clients) + 1)
@@ -78,16 +86,35 @@ class Planning:
     # -- who, where --------------------------------------------------------------------------
     def draw(self, number: int, by_name: Mapping[str, str]) -> list[str]:
         """Keys of the clients of a round, of those that are there: its roster."""
-        clients = self.job.spec.clients
-        chosen = select(
-            list(by_name),
-            fraction=clients.fraction,
-            minimum=clients.least_drawn,
-            round=number,
-            seed=self.job.spec.seed,
-        )
-        drawn = sorted(chosen, key=_natural)[: self.geometry.roster]
-        return [by_name[name] for name in drawn]
+        clients, seed = self.job.spec.clients, self.job.spec.seed
+        check_enough(len(by_name), minimum=clients.least_drawn, round=number)
+        count = min(self._drawn(len(by_name)), self.geometry.roster)
+        seen = {name: self.history.clients.get(key) for name, key in by_name.items()}
+        known = {name: last for name, last in seen.items() if last is not None}
+        match clients.selection:
+            case "random":
+                chosen = at_random(list(by_name), count=count, round=number, seed=seed)
+            case "power-of-choice":
+                chosen = power_of_choice(
+                    list(by_name), known, count=count, round=number, seed=seed
+                )
+            case "oort":
+                chosen = oort(
+                    list(by_name), History(known, self.history.utilities), count=count,
+                    round=number, seed=seed,
+                )  # fmt: skip
+        return [by_name[name] for name in sorted(chosen, key=_natural)]
+
+    def _drawn(self, clients: int) -> int:
+        """How many a round draws of so many that are there."""
+        spec = self.job.spec.clients
+        needed = draw_size(clients, fraction=spec.fraction, minimum=spec.least_drawn)
+        return over_provisioned(needed, of=clients, factor=spec.over_provision)
+
+    def enough(self, drawn: int) -> int | None:
+        """Updates with which a round that drew so many closes; None: it waits for all."""
+        spec = self.job.spec.clients
+        return enough(drawn, factor=spec.over_provision, minimum=spec.min_updates)
 
     def plan(
         self, members: Membership, roster: Sequence[str], *, previous: Plan | None, epoch: int

@@ -47,7 +47,7 @@ class Recorder:
         self.stopped: str | None = None  # why the job ends before its last round
         self.published_by: str | None = None
         self.taken_bytes: dict[str, int] = {}  # by node, of the round under way
-        self.reported: dict[str, list[tuple[float, dict[str, float]]]] = {}
+        self.reported: dict[str, list[tuple[float, dict[str, float], str]]] = {}
         self.unsaved: set[int] = set()  # rows that the job's store does not know as they are
         self.used: tuple[str, ...] = ()
         self.timelines: dict[int, Timeline] = {}
@@ -375,10 +375,10 @@ def write_whole(path: Path, data: bytes, mode: int = 0o666) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _weighted(reported: list[tuple[float, dict[str, float]]]) -> dict[str, float]:
+def _weighted(reported: list[tuple[float, dict[str, float], str]]) -> dict[str, float]:
     """Means of what clients reported, weighted as their updates are."""
     totals: dict[str, list[float]] = {}
-    for weight, metrics in reported:
+    for weight, metrics, _ in reported:
         for name, value in metrics.items():
             total = totals.setdefault(name, [0.0, 0.0])
             total[0] += weight * value

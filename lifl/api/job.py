@@ -153,6 +153,21 @@ class Clients(_Part):
         ge=1,
         description="Fewest clients that a round draws, however small the fraction.",
     )
+    selection: Literal["random", "power-of-choice", "oort"] = Field(
+        default="random",
+        description="Which of the connected clients a round draws.  random: each as likely.  "
+        "power-of-choice: of twice as many drawn by weight, those with the highest loss.  oort: "
+        "those with high loss that are fast, and a share that was never drawn.  The last two go "
+        "by the metric `loss` that trainers report, and draw nobody to advantage while fraction "
+        "is 1.",
+    )
+    over_provision: float = Field(
+        default=1.0,
+        ge=1,
+        le=10,
+        description="Draw so many times the clients that a round needs, 1.3 say, and close it as "
+        "soon as those it needs have sent; the others are told that they are late.",
+    )
     grace_s: float = Field(
         default=5.0,
         ge=0,
