@@ -48,6 +48,7 @@ class Recorder:
         self.published_by: str | None = None
         self.taken_bytes: dict[str, int] = {}  # by node, of the round under way
         self.reported: dict[str, list[tuple[float, dict[str, float], str]]] = {}
+        self.taken_s: dict[str, list[float]] = {}  # by node: when, since the round's start
         self.unsaved: set[int] = set()  # rows that the job's store does not know as they are
         self.used: tuple[str, ...] = ()
         self.timelines: dict[int, Timeline] = {}
@@ -99,7 +100,7 @@ class Recorder:
         self.timelines[round_.number] = Timeline()
         self.monitoring.started(round_)
         self.used = plan.used
-        self.taken_bytes, self.reported = {}, {}
+        self.taken_bytes, self.reported, self.taken_s = {}, {}, {}
         tree = {
             name: [
                 {
@@ -126,9 +127,14 @@ class Recorder:
     def taken(self, node: str, message: Message) -> None:
         """A node has taken more, or says all that it has taken again."""
         if message["again"]:
-            self.taken_bytes[node], self.reported[node] = 0, []
+            self.taken_bytes[node], self.reported[node], self.taken_s[node] = 0, [], []
         self.taken_bytes[node] = self.taken_bytes.get(node, 0) + message["bytes"]
         self.reported.setdefault(node, []).extend(message["metrics"])
+
+    def arrived(self, node: str, number: int, clients: int) -> None:
+        """So many clients' updates are there, as far as this coordinator has heard."""
+        now_s = round(self.elapsed_s(number), 6)
+        self.taken_s.setdefault(node, []).extend([now_s] * clients)
 
     def published(self, round_: Round) -> None:
         row = self.rows[round_.number]
@@ -143,8 +149,15 @@ class Recorder:
         self.unsaved.add(round_.number)
         self.published_by = round_.top_node
         self.open_rows[round_.number] = set(self.used)
+        self._trace(round_.number)
         emit("published", round=round_.number, seconds=row["seconds"])
         self.monitoring.published(row["seconds"], row["metrics"])
+
+    def _trace(self, number: int) -> None:
+        """When the round's updates were there: what `lifl simulate` can play again."""
+        path = self.run_dir / "trace.jsonl"
+        with full_disk_says(path), path.open("a") as file:
+            file.write(json.dumps({"round": number, "accepted_s": self.taken_s}) + "\n")
 
     def work(self, node: str, message: Message) -> None:
         """A node's part of a finished round."""

@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 from conftest import PROXY, Run, Runner
 
+from lifl.placement.simulator.arrivals import read_trace
+from lifl.placement.simulator.rounds import simulate
+from lifl.placement.simulator.scenario import load_scenario
+
 HERE = Path(__file__).parent
 
 
@@ -93,3 +97,16 @@ def test_a_chosen_fan_in_and_a_random_policy(runner: Runner) -> None:
     assert all(row["clients"] == 6 for row in run.rows)
     cores = len(os.sched_getaffinity(0))
     assert all(1 <= roles.count("leaf") <= cores for roles in first.values())
+
+    trace = read_trace(run.run_dir / "trace.jsonl")  # what was recorded can be simulated
+    assert [len(times) for times in trace] == [6, 6, 6]
+    for times, row in zip(trace, run.rows, strict=True):
+        assert 0 < times[0] <= times[-1] <= row["seconds"] + 1e-6
+    path = runner.folder / "scenario.yaml"
+    path.write_text(
+        "clients: 6\nrounds: 3\nnodes: [{count: 2}]\nupdateBytes: 32\n"
+        f"arrivals: {{kind: trace, file: {run.run_dir}/trace.jsonl}}\n"
+    )
+    made = simulate(load_scenario(path), "random", folder=path.parent)
+    last = [row.seconds - row.aggregate_s for row in made]
+    assert last == pytest.approx([times[-1] for times in trace])
