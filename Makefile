@@ -1,13 +1,13 @@
 # `make help` says what there is.  Every target does the set-up that it needs, once.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint test-torch test-gpu test-interop test-cluster bench bench-docs clean
+.PHONY: help setup demo test lint test-torch test-gpu test-interop test-cluster bench bench-placement bench-docs clean
 
 PYTHON_ENV := .venv/bin/python
 REQUIRE_BPF := $(if $(filter 0,$(shell id -u)),LIFL_REQUIRE_BPF=1)
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 setup: ## .venv, native extensions, eBPF object; as root also what Debian has to provide
 	@sh scripts/setup.sh
@@ -42,8 +42,12 @@ test-cluster: ## tests that need a Kubernetes cluster: not there yet
 bench: setup ## measure, each figure beside its reference; CASE=fold for one of them
 	@$(PYTHON_ENV) -m benchmarks $(CASE)
 
-bench-docs: setup ## write the figures of build/bench.json into docs/benchmarks.md
+bench-placement: setup ## policies, the paper's steps, planner and simulator; CASE=planner for one
+	@$(PYTHON_ENV) -m benchmarks.placement $(CASE)
+
+bench-docs: setup ## write the figures of build/bench*.json into docs/benchmarks.md, docs/placement.md
 	@$(PYTHON_ENV) -m benchmarks.docs
+	@[ ! -e build/bench-placement.json ] || $(PYTHON_ENV) -m benchmarks.docs_placement
 
 clean: ## remove what was built, .venv included; runs/ stays
 	rm -rf .venv .venv-torch build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -58,16 +58,13 @@ def plan(snapshot: Snapshot) -> Plan:
         raise _no_node(snapshot, alive)
 
     clients: dict[str, list[str]] = {name: [] for name in alive}
-    unplaced, moves = [], 0
+    unplaced = []
     for client in snapshot.clients:
         key = client.key
-        name = placed.get(key)
-        if name is None:
+        if (name := placed.get(key)) is not None:
+            clients[name].append(key)
+        else:
             unplaced.append(key)
-            continue
-        clients[name].append(key)
-        before = in_force.get(key, client.node)
-        moves += before is not None and before != name
 
     top_node, trees = _grow(snapshot, alive, clients)
     previous = snapshot.previous.nodes if snapshot.previous else {}
@@ -88,7 +85,11 @@ def plan(snapshot: Snapshot) -> Plan:
             crossings=max(0, len(trees) - 1),
             levels=max((roles[-1].level for roles in trees.values()), default=0),
             starts=sum(node.starts for node in nodes.values()),
-            moves=moves,
+            moves=sum(
+                placed.get(client.key, before) != before
+                for client in snapshot.clients
+                if (before := in_force.get(client.key, client.node)) is not None
+            ),
         ),
     )
 
@@ -107,34 +108,34 @@ def _place(
     rank = policies.policy(snapshot.policy, seed=snapshot.seed)
     share = len(snapshot.clients) if snapshot.share is None else snapshot.share
     placed: dict[str, str] = {}
-    count: Counter[str] = Counter()
     for client in snapshot.clients:
         pinned = client.pinned
         if pinned is not None and pinned in alive and alive[pinned].capacity_updates > 0:
             placed[client.key] = pinned
-            count[pinned] += 1
 
     takers = {name: node for name, node in alive.items() if _takes_clients(node)}
+    count = Counter(placed.values())
     left = {name: policies.room(node) - count[name] for name, node in takers.items()}
+    stay = alive if snapshot.mid_round else {}
     moving: list[Client] = []
     for client in snapshot.clients:
         if client.pinned is not None:
             continue
         key = client.key
         home = in_force.get(key, client.node)
-        if home is not None and (
-            left.get(home, 0) > 0 or (snapshot.mid_round and home in alive and key in in_force)
-        ):
+        if home is None:
+            moving.append(client)
+        elif home in left and left[home] > 0:
             placed[key] = home
-            if home in left:
-                left[home] -= 1
+            left[home] -= 1
+        elif home in stay and key in in_force:
+            placed[key] = home
         else:
             moving.append(client)
     if not moving:
         return placed
 
-    count.update(Counter(placed[c.key] for c in snapshot.clients if c.pinned is None
-                         and c.key in placed))  # fmt: skip
+    count = Counter(placed.values())
     within = share - len(placed)  # of the job's share
     roomy = _Ranked(takers.values(), count, rank=rank, fit=True)
     emptiest = _Ranked(takers.values(), count, rank=policies.worstfit, fit=False)
@@ -218,17 +219,19 @@ def _grow(
         top_node = tree.place_top(lasting, stay=top_node) or tree.place_top(clients, stay=top_node)
     if top_node is None:
         return None, {}
+    before = previous.nodes if previous else {}
     return top_node, tree.build(
         clients,
         fan_in={name: _fan_in(snapshot, alive[name], len(keys)) for name, keys in clients.items()},
         top_node=top_node,
-        previous={
-            name: node.roles
-            for name, node in (previous.nodes if previous else {}).items()
-            if name in alive
-        },
+        previous={name: node.roles for name, node in before.items() if name in alive},
+        same={name for name in clients if name in before and _same(before[name], clients[name])},
         keep=snapshot.mid_round,
     )
+
+
+def _same(before: NodePlan, keys: Sequence[str]) -> bool:
+    return len(before.clients) == len(keys) and before.clients == tuple(keys)
 
 
 def _fan_in(snapshot: Snapshot, node: Node, count: int) -> int:

@@ -152,7 +152,10 @@ class Plan:
 
     def homes(self) -> dict[str, str]:
         """Client key → name of its node."""
-        return {key: name for name, node in self.nodes.items() for key in node.clients}
+        homes: dict[str, str] = {}
+        for name, node in self.nodes.items():
+            homes.update(dict.fromkeys(node.clients, name))
+        return homes
 
 
 @dataclass(frozen=True, kw_only=True)

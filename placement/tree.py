@@ -17,7 +17,7 @@ each node exactly one role, the *root*, has the gateway (endpoint 0) as its pare
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from itertools import islice
@@ -78,6 +78,7 @@ def build(
     fan_in: Mapping[str, int],
     top_node: str,
     previous: Mapping[str, Sequence[Role]],
+    same: Container[str] = (),
     keep: bool,
 ) -> dict[str, tuple[Role, ...]]:
     """Roles of every node that has any.
@@ -88,6 +89,7 @@ def build(
         top_node: where the top goes; it need not have clients.
         previous: living node → roles in force.  A role that stays keeps its endpoint, and
             a client its leaf as far as `keep` says.
+        same: nodes whose clients are those of `previous`, in the same order.
         keep: a round is under way: no role of a living node leaves the tree and no client
             its leaf, since sums may be on their way; newcomers go to the emptiest leaves.
             Otherwise leaves are as few as they can be and differ by at most one client.
@@ -101,7 +103,7 @@ def build(
     trees: dict[str, tuple[Role, ...]] = {}
     for name, keys in clients.items():
         before = previous.get(name, ())
-        if name != top_node and _stays(before, keys, fan_in=fan_in[name], keep=keep):
+        if name in same and name != top_node and _stays(before, fan_in=fan_in[name], keep=keep):
             trees[name] = tuple(before)
         elif keys or (keep and _endpoints(before, "leaf")):
             unused = free if name == top_node else _unused(name, before)
@@ -124,25 +126,22 @@ def build(
     return trees
 
 
-def _stays(before: Sequence[Role], keys: Sequence[str], *, fan_in: int, keep: bool) -> bool:
-    """Whether the tree of a node without the top is what `_node_tree` would make of it again."""
-    if not keys or not before or before[-1].kind == "top":
+def _stays(before: Sequence[Role], *, fan_in: int, keep: bool) -> bool:
+    """Whether the tree of a node without the top, whose clients are the same, stays as it is.
+
+    It is then what `_node_tree` would make of it again.
+    """
+    if not before or before[-1].kind == "top" or before[-1].parent != GATEWAY:
         return False
     sizes = [role.expected for role in before if role.kind == "leaf"]
-    if sum(sizes) != len(keys) or max(sizes) > fan_in or before[-1].parent != GATEWAY:
-        return False
-    if not keep and (
-        len(sizes) != leaf_count(len(keys), fan_in)
-        or max(sizes) - min(sizes) > 1
-        or (before[-1].kind == "middle") != (len(sizes) > 1)
-    ):
-        return False
-    here = set(keys)
-    if not all(here.issuperset(role.clients) for role in before):
-        return False
-    place = {key: at for at, key in enumerate(keys)}
-    return all(
-        ats == sorted(ats) for ats in ([place[k] for k in role.clients] for role in before)
+    most, count = max(sizes), sum(sizes)
+    if keep:
+        return most <= fan_in and count > 0
+    leaves = leaf_count(count, fan_in)
+    return (
+        len(sizes) == leaves
+        and most - min(sizes) <= 1
+        and (before[-1].kind == "middle") == (leaves > 1)
     )
 
 
