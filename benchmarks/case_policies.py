@@ -20,12 +20,12 @@ ROUNDS = 5
 MANY = 10_000  # clients, from which on the fast engine plays
 
 
-def scenario(clients: int, nodes: int, link: int, **more: Any) -> Scenario:
+def scenario(clients: int, of_nodes: int, link: int, /, **more: Any) -> Scenario:
     """Equal nodes, unless `more` says otherwise."""
     fields: dict[str, Any] = {
         "clients": clients, "rounds": ROUNDS, "seed": 1, "pauseS": 2.0, "fanIn": 8,
         "arrivals": {"ratePerS": clients / WINDOW_S},
-        "nodes": [{"count": nodes, "cores": 8, "linkBytesS": link}],
+        "nodes": [{"count": of_nodes, "cores": 8, "linkBytesS": link}],
     }  # fmt: skip
     return Scenario.model_validate(fields | more)
 

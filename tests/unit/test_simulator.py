@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -268,3 +269,11 @@ def test_a_wrong_scenario(tmp_path: Path, text: str, sentence: str) -> None:
     with pytest.raises(InvalidJob) as caught:
         load_scenario(path)
     assert sentence in str(caught.value)
+
+
+def test_the_page_of_fields_is_up_to_date() -> None:
+    root = Path(__file__).parents[2]
+    page = runpy.run_path(str(root / "scripts" / "docs_scenario.py"))["page"]()
+    assert (root / "docs" / "scenario.md").read_text() == page, (
+        "run: .venv/bin/python scripts/docs_scenario.py"
+    )
