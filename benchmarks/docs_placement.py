@@ -29,12 +29,13 @@ def tables(found: dict[str, Any]) -> str:
         for case, row in rows.items()
         if row not in timed and not case.startswith("its nodes, ") and " clients, " not in case
     ]
+    here = found["machine"] | {"kernel": found["machine"]["kernel"].partition("-")[0]}
     return "\n\n".join([
         "Rounds by policy: median seconds, and nodes in use. Simulated.",
         _policies(timed, rows),
         "The paper's steps: aggregation in seconds / CPU seconds / starts / nodes. Simulated.",
         _steps(rows),
-        markdown(found | {"rows": rest}),
+        markdown({"machine": here, "rows": rest}),
     ])  # fmt: skip
 
 

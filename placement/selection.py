@@ -94,7 +94,7 @@ def at_random(
 def over_provisioned(count: int, *, of: int, factor: float) -> int:
     """How many are drawn so that `count` send: min(of, ⌈factor·count⌉).
 
-    Bonawitz et al., "Towards Federated Learning at Scale: System Design", MLSys 2019, section 2.2:
+    Bonawitz et al., "Towards Federated Learning at Scale: System Design", MLSys 2019, section 9:
     the server selects more than it needs, by 30 % say, so that those that drop out or are slow
     keep nobody waiting.  The round closes when `enough` have sent.
     """

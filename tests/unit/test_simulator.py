@@ -174,6 +174,21 @@ def test_runtimes_that_are_not_kept_start_again() -> None:
     assert [row.starts for row in simulate(learned, "bestfit")] == [1] + [0] * 7
 
 
+def test_leaves_for_a_queue_are_fewer_than_for_a_roster_that_comes_slowly() -> None:
+    fields = {
+        "clients": 16, "rounds": 4, "updateBytes": 10**8, "fanIn": 2, "reuse": False,
+        "nodes": [{"count": 1, "linkBytesS": 10**9, "capacity": 16}],
+        "arrivals": {"ratePerS": 2.0},
+    }  # fmt: skip
+    roster, queue = (
+        simulate(Scenario.model_validate(fields | {"leaves": leaves}), "bestfit")
+        for leaves in ("roster", "queue")
+    )
+    assert [row.starts for row in roster] == [10] * 4  # 8 leaves, as many as cores, and two more
+    assert queue[0].starts == 10  # nothing is known of its queue yet
+    assert all(row.starts == 2 for row in queue[1:])  # one update at a time: a leaf and the top
+
+
 def test_bestfit_uses_fewer_nodes_and_moves_fewer_bytes() -> None:
     asked = scenario(clients=40, rounds=2, nodes=[{"count": 5, "capacity": 20}])
     best, worst = (total(simulate(asked, policy)) for policy in ("bestfit", "worstfit"))
