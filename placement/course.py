@@ -245,10 +245,11 @@ class Course:
         if self.round is None or message["round"] != self.round.number:
             return
         self.record.taken(node.name, message)
-        rows = [row for row in message["metrics"] if row[2] in self.members.names]  # no sums
-        self.record.arrived(node.name, self.round.number, len(rows))
-        elapsed_s = self.record.elapsed_s(self.round.number)
-        self.planning.history.accepted(self.round.number, elapsed_s, rows)
+        if self.round.phase in ("open", "closing", "closed"):  # else it is told again, for nothing
+            rows = [row for row in message["metrics"] if row[2] in self.members.names]  # no sums
+            self.record.arrived(node.name, self.round.number, len(rows))
+            elapsed_s = self.record.elapsed_s(self.round.number)
+            self.planning.history.accepted(self.round.number, elapsed_s, rows)
         clients, excused = (
             int.from_bytes(message[which], "little") for which in ("clients", "excused")
         )

@@ -71,14 +71,17 @@ def _diurnal(arrivals: Arrivals, amounts: Times, began_s: float) -> Times:
 def read_trace(path: Path) -> Trace:
     """Times of every round that a run's trace.jsonl has, sorted.
 
+    Of a round that is there twice, as after a coordinator's restart, the last counts.
+
     Raises:
         InvalidJob: it cannot be read, or is no trace.
     """
     try:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
+        by_round = {row["round"]: row["accepted_s"] for row in rows}
         found = [
-            np.sort(np.array([t for times in row["accepted_s"].values() for t in times], float))
-            for row in rows
+            np.sort(np.array([t for times in accepted.values() for t in times], float))
+            for _, accepted in sorted(by_round.items())
         ]
     except OSError as error:
         raise InvalidJob(f"{path} cannot be read: {error.strerror}") from error

@@ -229,6 +229,7 @@ def test_a_flash_crowd_comes_at_once() -> None:
 def test_a_trace_is_played_as_recorded(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     rows = [
+        {"round": 1, "accepted_s": {"n0": [9.0]}},  # a coordinator that was killed thereafter
         {"round": 1, "accepted_s": {"n0": [0.25, 0.5], "n1": [1.5]}},
         {"round": 2, "accepted_s": {"n0": [0.125, 0.5, 0.75]}},
     ]
@@ -244,7 +245,7 @@ def test_a_trace_is_played_as_recorded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "no json", '{"round": 1}', '{"accepted_s": {"n": []}}', "[1]"]
+    "text", ["", "no json", '{"round": 1}', '{"round": 1, "accepted_s": {"n": []}}', "[1]"]
 )
 def test_what_is_no_trace_is_said(tmp_path: Path, text: str) -> None:
     (tmp_path / "t").write_text(text)
