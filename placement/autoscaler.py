@@ -15,8 +15,9 @@ for queues that are measured rather than for a roster that is known.
        update arrives where there was none (from zero by event, without waiting for a period)
 
 This is the hierarchy planning of LIFL (Qi, Ramakrishnan, Lee, MLSys 2024, arXiv 2405.10968),
-which smooths queues by EWMA and plans anew every plan period.  The defaults are the values that
-are cited for it, α = 0.7 and 120 s; both are options.
+which smooths queues by EWMA and plans anew every plan period.  Both constants are options: α = 0.7
+is what others cite as the paper's coefficient, here as the weight of the past; the period of 120 s
+is a choice of this module.
 """
 
 from __future__ import annotations
