@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint test-torch test-gpu test-interop test-chart test-cluster \
-	cluster-up cluster-down cluster-status cluster-image bench bench-docs clean
+	cluster-up cluster-down cluster-status cluster-image bench bench-placement bench-docs clean
 
 PYTHON_ENV := .venv/bin/python
 TAG ?= dev
@@ -10,7 +10,7 @@ ONEMACHINE := PYTHONPATH=tests/cluster $(if $(wildcard $(PYTHON_ENV)),$(PYTHON_E
 REQUIRE_BPF := $(if $(filter 0,$(shell id -u)),LIFL_REQUIRE_BPF=1)
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 setup: ## .venv, native extensions, eBPF object; as root also what Debian has to provide
 	@sh scripts/setup.sh
@@ -62,8 +62,12 @@ cluster-down: ## take the cluster away, whatever state it is in
 bench: setup ## measure, each figure beside its reference; CASE=fold for one of them
 	@$(PYTHON_ENV) -m benchmarks $(CASE)
 
-bench-docs: setup ## write the figures of build/bench.json into docs/benchmarks.md
+bench-placement: setup ## policies, the paper's steps, planner and simulator; CASE=planner for one
+	@$(PYTHON_ENV) -m benchmarks.placement $(CASE)
+
+bench-docs: setup ## write the figures of build/bench*.json into docs/benchmarks.md, docs/placement.md
 	@$(PYTHON_ENV) -m benchmarks.docs
+	@[ ! -e build/bench-placement.json ] || $(PYTHON_ENV) -m benchmarks.docs_placement
 
 clean: ## remove what was built, .venv included; runs/ stays
 	rm -rf .venv .venv-torch build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -384,7 +384,7 @@ class Clients:
             if job.cut:
                 raise Late(f"round {job.round} is closed", code="late", job=job.name)
             job.excused |= 1 << bit
-            job.metrics.append((weight, metrics))
+            job.metrics.append((weight, metrics, key))
             job.dirty = True
         self.send(peer, answer)
 

@@ -118,7 +118,7 @@ class Job:
     end_is_reported: bool = False
     dirty: bool = False
     bytes_in: int = 0  # of the round
-    metrics: list[tuple[float, dict[str, float]]] = field(default_factory=list)
+    metrics: list[tuple[float, dict[str, float], str]] = field(default_factory=list)
     told: tuple[int, int] = (0, 0)  # how much of the two the coordinator has heard
     told_at: float = 0.0  # when (monotonic seconds)
     evaluation: Message = field(default_factory=dict)  # the last that an observer reported

@@ -190,7 +190,7 @@ class Uploads:
         )
         job.bytes_in += asking.length
         if verdict == "accepted":
-            job.metrics.append((asking.weight, measured(asking.message)))
+            job.metrics.append((asking.weight, measured(asking.message), asking.key))
         self._answer(job, asking, verdict)
 
     def _answer(self, job: Job, asking: Asking, verdict: str) -> None:

@@ -108,8 +108,8 @@ class Coordinator:
         enrolled = max(len(self.members.names), spec.client_count)
         planning = Planning(
             self.job, self.layout, enrolled, self.members.at_once, start=config["start"],
-            number=config.get("number", JOB),
-        )
+            number=config.get("number", JOB), cores=len(os.sched_getaffinity(0)),
+        )  # fmt: skip
         self.model_bytes = planning.model_bytes
         self.folder = checkpoint_folder(self.job, Path(config["job"]), run_dir)
         every, pause_s = due_every(spec.checkpoint.every, self.model_bytes)

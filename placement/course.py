@@ -142,7 +142,7 @@ class Course:
         minimum = self.job.spec.clients.min_updates
         self.round = Round(
             number, selected(self.plan, self.roster), self.plan.top_node, minimum=minimum,
-            phase="planned",
+            phase="planned", enough=self.planning.enough(len(self.roster)),
         )  # fmt: skip
 
     def _send_plan(self, node: Known) -> None:
@@ -248,6 +248,11 @@ class Course:
         if self.round is None or message["round"] != self.round.number:
             return
         self.record.taken(node.name, message)
+        if self.round.phase in ("open", "closing", "closed"):  # else it is told again, for nothing
+            rows = [row for row in message["metrics"] if row[2] in self.members.names]  # no sums
+            self.record.arrived(node.name, self.round.number, len(rows))
+            elapsed_s = self.record.elapsed_s(self.round.number)
+            self.planning.history.accepted(self.round.number, elapsed_s, rows)
         clients, excused = (
             int.from_bytes(message[which], "little") for which in ("clients", "excused")
         )

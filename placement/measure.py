@@ -5,6 +5,7 @@ Owns two short measurements.  What follows from them is capacity.py's.
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -18,8 +19,12 @@ _TIMES = 3
 
 
 def measure(kernels: Kernels) -> dict[str, float]:
-    """`fold_bytes_s` and `ingress_bytes_s` here, the folds' best of three; about 50 ms."""
-    return {"fold_bytes_s": _fold(kernels), "ingress_bytes_s": _ingress()}
+    """`fold_bytes_s`, `ingress_bytes_s` and `cores` here, the folds' best of three; about 50 ms."""
+    return {
+        "fold_bytes_s": _fold(kernels),
+        "ingress_bytes_s": _ingress(),
+        "cores": float(len(os.sched_getaffinity(0))),
+    }
 
 
 def _fold(kernels: Kernels) -> float:

@@ -18,6 +18,9 @@ Outcomes that are not a full plan:
     pinned to a node that is gone      in `unplaced`; everybody else is planned
     draining node                      takes nobody new; between rounds gives its clients away,
                                        but for those pinned to it, which have nowhere to go
+    a node whose arena cannot hold     takes nobody; clients pinned to it are in `unplaced`
+    one update (MC = 0)
+    more clients than the job's share  the rest is placed, and reported as oversubscribed
     no node for anybody                `Busy`
 """
 
@@ -29,6 +32,7 @@ from heapq import heapify, heappop, heapreplace
 
 from lifl.errors import Busy
 from lifl.placement import policies, tree
+from lifl.placement.fanin import Means, choose
 from lifl.placement.snapshot import Client, Cost, Node, NodePlan, Plan, Snapshot
 
 __all__ = ["NodePlan", "Plan", "plan"]
@@ -39,6 +43,8 @@ def plan(snapshot: Snapshot) -> Plan:
 
     Between two plans nobody moves who does not have to: with the first plan as `previous`
     and nothing else changed, the second has the same clients, lanes, roles and endpoints.
+    Parts of the previous plan that stay as they are, are taken over whole, so that a plan
+    after one node was lost costs little more than looking at every client once.
 
     Raises:
         Busy: there are clients, and no node for any of them.
@@ -47,33 +53,43 @@ def plan(snapshot: Snapshot) -> Plan:
     by_name = sorted(snapshot.nodes, key=lambda node: node.name)
     alive = {node.name: node for node in by_name if node.alive}
     in_force = snapshot.previous.homes() if snapshot.previous else {}
-    homes = {client.key: in_force.get(client.key, client.node) for client in snapshot.clients}
-    placed = _place(snapshot, alive, homes, in_force)
+    placed = _place(snapshot, alive, in_force)
     if not placed and snapshot.clients and not any(map(_takes_clients, alive.values())):
         raise _no_node(snapshot, alive)
 
     clients: dict[str, list[str]] = {name: [] for name in alive}
+    unplaced = []
     for client in snapshot.clients:
-        if client.key in placed:
-            clients[placed[client.key]].append(client.key)
+        key = client.key
+        if (name := placed.get(key)) is not None:
+            clients[name].append(key)
+        else:
+            unplaced.append(key)
 
     top_node, trees = _grow(snapshot, alive, clients)
+    previous = snapshot.previous.nodes if snapshot.previous else {}
     nodes = {
-        name: _node_plan(node, clients[name], trees.get(name, ()), top_node)
+        name: _node_plan(
+            node, clients[name], trees.get(name, ()), top_node, before=previous.get(name)
+        )
         for name, node in alive.items()
     }
     return Plan(
         epoch=snapshot.epoch,
         top_node=top_node,
         nodes=nodes,
-        unplaced=tuple(c.key for c in snapshot.clients if c.key not in placed),
-        oversubscribed=_oversubscribed(snapshot.clients, placed, alive),
+        unplaced=tuple(unplaced),
+        oversubscribed=_oversubscribed(snapshot, placed, alive, clients),
         cost=Cost(
             nodes=len(trees),
             crossings=max(0, len(trees) - 1),
             levels=max((roles[-1].level for roles in trees.values()), default=0),
             starts=sum(node.starts for node in nodes.values()),
-            moves=sum(homes[key] not in (None, name) for key, name in placed.items()),
+            moves=sum(
+                placed.get(client.key, before) != before
+                for client in snapshot.clients
+                if (before := in_force.get(client.key, client.node)) is not None
+            ),
         ),
     )
 
@@ -83,47 +99,55 @@ def _takes_clients(node: Node) -> bool:
 
 
 def _place(
-    snapshot: Snapshot,
-    alive: Mapping[str, Node],
-    homes: Mapping[str, str | None],
-    in_force: Mapping[str, str],
+    snapshot: Snapshot, alive: Mapping[str, Node], in_force: Mapping[str, str]
 ) -> dict[str, str]:
     """Client key → node name; clients that no node can take are left out.
 
-    `homes` is where each was last, `in_force` where those of the previous plan are.
+    `in_force` is where those of the previous plan are; it goes before a client's own `node`.
     """
-    rank = policies.policy(snapshot.policy)
+    rank = policies.policy(snapshot.policy, seed=snapshot.seed)
+    share = len(snapshot.clients) if snapshot.share is None else snapshot.share
     placed: dict[str, str] = {}
-    count: Counter[str] = Counter()
-
-    def put(key: str, name: str) -> None:
-        placed[key] = name
-        count[name] += 1
-
-    free: list[Client] = []
     for client in snapshot.clients:
-        if client.pinned is None:
-            free.append(client)
-        elif client.pinned in alive and alive[client.pinned].capacity_updates > 0:
-            put(client.key, client.pinned)
+        pinned = client.pinned
+        if pinned is not None and pinned in alive and alive[pinned].capacity_updates > 0:
+            placed[client.key] = pinned
 
     takers = {name: node for name, node in alive.items() if _takes_clients(node)}
+    count = Counter(placed.values())
+    left = {name: policies.room(node) - count[name] for name, node in takers.items()}
+    stay = alive if snapshot.mid_round else {}
     moving: list[Client] = []
-    for client in free:
-        home = alive.get(homes[client.key] or "")
-        settled = snapshot.mid_round and client.key in in_force
-        if home and (settled or (_takes_clients(home) and policies.fits(home, count[home.name]))):
-            put(client.key, home.name)
+    for client in snapshot.clients:
+        if client.pinned is not None:
+            continue
+        key = client.key
+        home = in_force.get(key, client.node)
+        if home is None:
+            moving.append(client)
+        elif home in left and left[home] > 0:
+            placed[key] = home
+            left[home] -= 1
+        elif home in stay and key in in_force:
+            placed[key] = home
         else:
             moving.append(client)
+    if not moving:
+        return placed
 
+    count = Counter(placed.values())
+    within = share - len(placed)  # of the job's share
     roomy = _Ranked(takers.values(), count, rank=rank, fit=True)
     emptiest = _Ranked(takers.values(), count, rank=policies.worstfit, fit=False)
     for client in moving:
-        last = takers.get(homes[client.key] or "")
-        name = roomy.best() or (last.name if last else emptiest.best())
+        last = in_force.get(client.key, client.node)
+        name = roomy.best() if within > 0 else None
+        if name is None:
+            name = last if last in takers else emptiest.best()
         if name is not None:
-            put(client.key, name)
+            placed[client.key] = name
+            count[name] += 1
+            within -= 1
     return placed
 
 
@@ -158,18 +182,30 @@ class _Ranked:
 
 
 def _oversubscribed(
-    clients: Sequence[Client], placed: Mapping[str, str], alive: Mapping[str, Node]
+    snapshot: Snapshot,
+    placed: Mapping[str, str],
+    alive: Mapping[str, Node],
+    members: Mapping[str, Sequence[str]],
 ) -> tuple[str, ...]:
-    """Clients beyond their node's capacity: the pinned come first, then the roster's order."""
-    count: Counter[str] = Counter()
+    """Clients beyond their node's capacity, or the job's share of all.
+
+    The pinned come first, then the roster's order.
+    """
+    room = {name: policies.room(alive[name]) for name, keys in members.items() if keys}
+    within = len(placed) if snapshot.share is None else snapshot.share
+    if within >= len(placed) and all(len(members[name]) <= fit for name, fit in room.items()):
+        return ()
     beyond: set[str] = set()
-    for client in sorted(clients, key=lambda client: client.pinned is None):
+    for client in sorted(snapshot.clients, key=lambda client: client.pinned is None):
         name = placed.get(client.key)
-        if name is not None:
-            if not policies.fits(alive[name], count[name]):
-                beyond.add(client.key)
-            count[name] += 1
-    return tuple(client.key for client in clients if client.key in beyond)
+        if name is None:
+            continue
+        if room[name] > 0 and within > 0:
+            room[name] -= 1
+            within -= 1
+        else:
+            beyond.add(client.key)
+    return tuple(client.key for client in snapshot.clients if client.key in beyond)
 
 
 def _grow(
@@ -183,33 +219,56 @@ def _grow(
         top_node = tree.place_top(lasting, stay=top_node) or tree.place_top(clients, stay=top_node)
     if top_node is None:
         return None, {}
+    before = previous.nodes if previous else {}
     return top_node, tree.build(
         clients,
-        fan_in=snapshot.fan_in,
+        fan_in={name: _fan_in(snapshot, alive[name], len(keys)) for name, keys in clients.items()},
         top_node=top_node,
-        previous={
-            name: node.roles
-            for name, node in (previous.nodes if previous else {}).items()
-            if name in alive
-        },
+        previous={name: node.roles for name, node in before.items() if name in alive},
+        same={name for name in clients if name in before and _same(before[name], clients[name])},
         keep=snapshot.mid_round,
     )
 
 
+def _same(before: NodePlan, keys: Sequence[str]) -> bool:
+    return len(before.clients) == len(keys) and before.clients == tuple(keys)
+
+
+def _fan_in(snapshot: Snapshot, node: Node, count: int) -> int:
+    """Clients of one leaf of this node."""
+    if snapshot.fan_in is None:
+        assert snapshot.work is not None
+        cores = node.cores if node.leaves_max is None else min(node.cores, node.leaves_max)
+        means = Means(
+            cores=cores, input_slots=node.input_slots, fold_bytes_s=node.fold_bytes_s,
+            ingress_bytes_s=node.ingress_bytes_s, runtimes_warm=node.runtimes_warm,
+        )  # fmt: skip
+        return choose(count, snapshot.work, means).fan_in
+    if node.leaves_max is None:
+        return snapshot.fan_in
+    return max(snapshot.fan_in, tree.leaf_count(count, max(1, node.leaves_max)))
+
+
 def _node_plan(
-    node: Node, clients: Sequence[str], roles: tuple[tree.Role, ...], top_node: str | None
-) -> NodePlan:
-    leaf_of = {key: role.endpoint for role in roles for key in role.clients}
+    node: Node, clients: Sequence[str], roles: tuple[tree.Role, ...], top_node: str | None,
+    *, before: NodePlan | None,
+) -> NodePlan:  # fmt: skip
+    forward_to = top_node if roles and node.name != top_node else None
+    warm, wanted = node.runtimes_warm, len(roles)
+    starts, reuses, stops = max(0, wanted - warm), min(wanted, warm), max(0, warm - wanted)
+    if before is not None and before.roles is roles:  # which have their clients
+        if (before.forward_to, before.starts, before.reuses, before.stops) == (
+            forward_to, starts, reuses, stops,
+        ):  # fmt: skip
+            return before
+        lanes: Mapping[str, int] = before.lanes
+    else:
+        leaf_of = {key: role.endpoint for role in roles for key in role.clients}
+        lanes = {key: leaf_of[key] for key in clients}
     return NodePlan(
-        name=node.name,
-        roles=roles,
-        lanes={key: leaf_of[key] for key in clients},
-        clients=tuple(clients),
-        forward_to=top_node if roles and node.name != top_node else None,
-        starts=max(0, len(roles) - node.runtimes_warm),
-        reuses=min(len(roles), node.runtimes_warm),
-        stops=max(0, node.runtimes_warm - len(roles)),
-    )
+        name=node.name, roles=roles, lanes=lanes, clients=tuple(clients), forward_to=forward_to,
+        starts=starts, reuses=reuses, stops=stops,
+    )  # fmt: skip
 
 
 def _no_node(snapshot: Snapshot, alive: Mapping[str, Node]) -> Busy:

@@ -13,9 +13,19 @@ from lifl.api.job import FLJob
 from lifl.functions.layout import Layout
 from lifl.functions.wire import Message
 from lifl.placement.capacity import capacity
+from lifl.placement.fanin import LEAVES_MOST, Work, leaves_bound
+from lifl.placement.history import History
 from lifl.placement.membership import Known, Membership
 from lifl.placement.planner import plan as make_plan
-from lifl.placement.selection import draw_size, select
+from lifl.placement.selection import (
+    at_random,
+    check_enough,
+    draw_size,
+    enough,
+    oort,
+    over_provisioned,
+    power_of_choice,
+)
 from lifl.placement.snapshot import Client, Node, Plan, Snapshot
 from lifl.placement.tree import leaf_count, wide_enough
 from lifl.shm.geometry import Geometry, up
@@ -33,29 +43,33 @@ class Planning:
         at_once: how many of them can have an update under way, where workers run them.
         start: how often the run was started; tells clients that rounds may be repeated.
         number: of the job in descriptors and routing maps.
+        cores: most that a node has; with `fanIn: auto` no node has more leaves, and memory is
+            made for no more.
     """
 
     def __init__(
         self, job: FLJob, layout: Layout, clients: int, at_once: int | None = None, *, start: int,
-        number: int = JOB,
+        number: int = JOB, cores: int = LEAVES_MOST,
     ) -> None:  # fmt: skip
         self.job, self.layout, self.at_once, self.start = job, layout, at_once, start
         self.number, self.name = number, job.metadata.full_name
+        self.leaves_most = leaves_bound(cores=cores, input_slots=job.spec.memory.input_slots)
         spec = job.spec
         self.model_bytes = (
             layout.velocity_at + layout.sum_bytes
             if spec.aggregation.algorithm == "fedavgm"
             else layout.update_bytes
         )
+        self.history = History()
         self.geometry = self._geometry(up(max(1, clients), 64))
 
     def _geometry(self, clients: int) -> Geometry:
         """The same on every node, and large enough for all clients on one of them."""
         spec, layout = self.job.spec, self.layout
-        clients = draw_size(
-            clients, fraction=spec.clients.fraction, minimum=spec.clients.least_drawn
-        )
-        roles = 2 * (leaf_count(clients, self._fan_in(clients)) + 1)
+        clients = self._drawn(clients)
+        fan_in = self._fan_in(clients)
+        leaves = self.leaves_most if fan_in is None else leaf_count(clients, fan_in)
+        roles = 2 * (min(leaves, clients) + 1)
         return Geometry(
             inputs=spec.memory.input_slots + 1,
             sums=3 * roles,
@@ -64,24 +78,45 @@ class Planning:
             roster=clients,
         )
 
-    def _fan_in(self, clients: int) -> int:
-        """Clients of one leaf; more where workers can only send a few at once."""
+    def _fan_in(self, clients: int) -> int | None:
+        """Clients of one leaf, more where workers can only send a few at once; None: auto."""
         fan_in = self.job.spec.aggregation.fan_in
-        return fan_in if self.at_once is None else wide_enough(clients, fan_in, self.at_once)
+        if fan_in is None or self.at_once is None:
+            return fan_in
+        return wide_enough(clients, fan_in, self.at_once)
 
     # -- who, where --------------------------------------------------------------------------
     def draw(self, number: int, by_name: Mapping[str, str]) -> list[str]:
         """Keys of the clients of a round, of those that are there: its roster."""
-        clients = self.job.spec.clients
-        chosen = select(
-            list(by_name),
-            fraction=clients.fraction,
-            minimum=clients.least_drawn,
-            round=number,
-            seed=self.job.spec.seed,
-        )
-        drawn = sorted(chosen, key=_natural)[: self.geometry.roster]
-        return [by_name[name] for name in drawn]
+        clients, seed = self.job.spec.clients, self.job.spec.seed
+        check_enough(len(by_name), minimum=clients.least_drawn, round=number)
+        count = min(self._drawn(len(by_name)), self.geometry.roster)
+        seen = {name: self.history.clients.get(key) for name, key in by_name.items()}
+        known = {name: last for name, last in seen.items() if last is not None}
+        match clients.selection:
+            case "random":
+                chosen = at_random(list(by_name), count=count, round=number, seed=seed)
+            case "power-of-choice":
+                chosen = power_of_choice(
+                    list(by_name), known, count=count, round=number, seed=seed
+                )
+            case "oort":
+                chosen = oort(
+                    list(by_name), History(known, self.history.utilities), count=count,
+                    round=number, seed=seed,
+                )  # fmt: skip
+        return [by_name[name] for name in sorted(chosen, key=_natural)]
+
+    def _drawn(self, clients: int) -> int:
+        """How many a round draws of so many that are there."""
+        spec = self.job.spec.clients
+        needed = draw_size(clients, fraction=spec.fraction, minimum=spec.least_drawn)
+        return over_provisioned(needed, of=clients, factor=spec.over_provision)
+
+    def enough(self, drawn: int) -> int | None:
+        """Updates with which a round that drew so many closes; None: it waits for all."""
+        spec = self.job.spec.clients
+        return enough(drawn, factor=spec.over_provision, minimum=spec.min_updates)
 
     def plan(
         self, members: Membership, roster: Sequence[str], *, previous: Plan | None, epoch: int
@@ -95,7 +130,12 @@ class Planning:
                     for key in roster
                 ),
                 fan_in=self._fan_in(len(roster)),
+                work=Work(
+                    update_bytes=self.layout.update_bytes, sum_bytes=self.layout.sum_bytes,
+                    lazy=spec.aggregation.mode == "lazy",
+                ),
                 policy=spec.placement.policy,
+                seed=spec.seed,
                 previous=previous,
                 epoch=epoch,
             )
@@ -111,6 +151,7 @@ class Planning:
         return Node(
             name=node.name, capacity_updates=room.updates, input_slots=slots, fold_bytes_s=fold,
             ingress_bytes_s=ingress, gateway=node.endpoint,
+            cores=min(self.leaves_most, int(node.measured["cores"])),
         )  # fmt: skip
 
     # -- messages ----------------------------------------------------------------------------

@@ -16,10 +16,15 @@ there by this plan its residual capacity, in updates, is
 
 LIFL (Qi, Ramakrishnan, Lee, MLSys 2024, arXiv 2405.10968) defines RC = MC − k·E and places
 by BestFit; the others are there to compare with.
+
+Every rank but best fit's either grows with p or is the same for all p, and best fit's falls only
+for the node that was chosen last: what the planner's heap relies on.
 """
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable
 from typing import Final
 
@@ -39,6 +44,11 @@ def residual(node: Node, placed: int) -> float:
 def fits(node: Node, placed: int) -> bool:
     """Whether one more client fits: RC ≥ 1."""
     return residual(node, placed) >= 1 - ROUNDING
+
+
+def room(node: Node) -> int:
+    """How many clients fit on a node without any: ⌊MC − k·E⌋, at least 0."""
+    return max(0, math.floor(residual(node, 0) + ROUNDING))
 
 
 def bestfit(node: Node, placed: int) -> float:
@@ -77,15 +87,41 @@ POLICIES: Final[dict[str, Policy]] = {
     "least-connections": least_connections,
 }
 
+RANDOM: Final = "random"  # depends on a seed, and so is made anew for every plan
+NAMES: Final = (*POLICIES, RANDOM)
 
-def policy(name: str) -> Policy:
-    """The policy of that name.
+
+def at_random(seed: int) -> Policy:
+    """rank = time of node i's (p + 1)-th event in a Poisson process of rate 1, from (seed, i).
+
+    The baseline that knows nothing.  Events of equal processes are as likely to be the next one
+    whatever happened before (the exponential distribution has no memory: Ross, "Introduction to
+    Probability Models", chapter 5), so each client goes to any of the nodes with room with the
+    same probability; and the rank depends on its own node alone, as every policy's must.
+    """
+    clocks: dict[str, tuple[random.Random, list[float]]] = {}
+
+    def rank(node: Node, placed: int) -> float:
+        if node.name not in clocks:
+            clocks[node.name] = random.Random(f"{seed}:{node.name}"), []
+        clock, events = clocks[node.name]
+        while len(events) <= placed:
+            events.append((events[-1] if events else 0.0) + clock.expovariate(1.0))
+        return events[placed]
+
+    return rank
+
+
+def policy(name: str, *, seed: int = 0) -> Policy:
+    """The policy of that name; only `random` depends on the seed.
 
     Raises:
         InvalidJob: there is none; the sentence lists those there are.
     """
+    if name == RANDOM:
+        return at_random(seed)
     try:
         return POLICIES[name]
     except KeyError:
-        known = ", ".join(POLICIES)
+        known = ", ".join(NAMES)
         raise InvalidJob(f"no placement policy {name!r}: choose one of {known}") from None

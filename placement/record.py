@@ -49,7 +49,8 @@ class Recorder:
         self.stopped: str | None = None  # why the job ends before its last round
         self.published_by: str | None = None
         self.taken_bytes: dict[str, int] = {}  # by node, of the round under way
-        self.reported: dict[str, list[tuple[float, dict[str, float]]]] = {}
+        self.reported: dict[str, list[tuple[float, dict[str, float], str]]] = {}
+        self.taken_s: dict[str, list[float]] = {}  # by node: when, since the round's start
         self.unsaved: set[int] = set()  # rows that the job's store does not know as they are
         self.used: tuple[str, ...] = ()
         self.timelines: dict[int, Timeline] = {}
@@ -114,7 +115,7 @@ class Recorder:
         self.timelines[round_.number] = Timeline()
         self.monitoring.started(round_)
         self.used = plan.used
-        self.taken_bytes, self.reported = {}, {}
+        self.taken_bytes, self.reported, self.taken_s = {}, {}, {}
         tree = {
             name: [
                 {
@@ -141,9 +142,14 @@ class Recorder:
     def taken(self, node: str, message: Message) -> None:
         """A node has taken more, or says all that it has taken again."""
         if message["again"]:
-            self.taken_bytes[node], self.reported[node] = 0, []
+            self.taken_bytes[node], self.reported[node], self.taken_s[node] = 0, [], []
         self.taken_bytes[node] = self.taken_bytes.get(node, 0) + message["bytes"]
         self.reported.setdefault(node, []).extend(message["metrics"])
+
+    def arrived(self, node: str, number: int, clients: int) -> None:
+        """So many clients' updates are there, as far as this coordinator has heard."""
+        now_s = round(self.elapsed_s(number), 6)
+        self.taken_s.setdefault(node, []).extend([now_s] * clients)
 
     def published(self, round_: Round) -> None:
         row = self.rows[round_.number]
@@ -159,8 +165,15 @@ class Recorder:
         self._watch(row)
         self.published_by = round_.top_node
         self.open_rows[round_.number] = set(self.used)
+        self._trace(round_.number)
         emit("published", round=round_.number, seconds=row["seconds"])
         self.monitoring.published(row["seconds"], row["metrics"])
+
+    def _trace(self, number: int) -> None:
+        """When the round's updates were there: what `lifl simulate` can play again."""
+        path = self.run_dir / "trace.jsonl"
+        with full_disk_says(path), path.open("a") as file:
+            file.write(json.dumps({"round": number, "accepted_s": self.taken_s}) + "\n")
 
     def work(self, node: str, message: Message) -> None:
         """A node's part of a finished round."""
@@ -367,10 +380,10 @@ def write_whole(path: Path, data: bytes, mode: int = 0o666) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _weighted(reported: list[tuple[float, dict[str, float]]]) -> dict[str, float]:
+def _weighted(reported: list[tuple[float, dict[str, float], str]]) -> dict[str, float]:
     """Means of what clients reported, weighted as their updates are."""
     totals: dict[str, list[float]] = {}
-    for weight, metrics in reported:
+    for weight, metrics, _ in reported:
         for name, value in metrics.items():
             total = totals.setdefault(name, [0.0, 0.0])
             total[0] += weight * value

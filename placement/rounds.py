@@ -32,12 +32,14 @@ class Round:
         selected: clients of each node that takes part, as sets of roster bits.
         top_node: the node whose gateway closes last.
         minimum: fewest updates with which the round may close before all are in.
+        enough: updates with which it closes though others were drawn, too; None: it waits for all.
     """
 
     number: int
     selected: dict[str, int]
     top_node: str
     minimum: int = 1
+    enough: int | None = None
     accepted: dict[str, int] = field(default_factory=dict)  # at each gateway, as it last said
     excused: int = 0  # clients that take part without an update
     closed: dict[str, int] = field(default_factory=dict)  # final sets of the other nodes
@@ -126,6 +128,8 @@ class Round:
 
     def _is_over(self) -> bool:
         waited_for = self.missing & ~self.gone
+        if self.enough is not None and self.in_count >= max(self.enough, self.minimum):
+            waited_for = 0
         return self.is_decided or (
             (not waited_for or self.overdue) and self.in_count >= self.minimum
         )

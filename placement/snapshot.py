@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lifl.errors import InvalidJob
+from lifl.placement.fanin import Work
 from lifl.placement.tree import Role
 
 
@@ -27,6 +28,9 @@ class Node:
             in k as well they would count twice, and move with every measurement.
         service_s: E, mean time that one such update is in service.
         input_slots, fold_bytes_s, ingress_bytes_s: what MC was computed from.
+        cores: that aggregators can use.
+        leaves_max: most leaves that are of use here (its cores and slots, see autoscaler.py):
+            beyond that leaves get more than `fan_in` clients each; None: no such bound.
         runtimes_warm: live runtimes that the plan may use, idle or in a role of this job.
         draining: takes no new clients, and between rounds gives away those that it has.
         alive: its agent answers.
@@ -40,6 +44,8 @@ class Node:
     input_slots: int = 0
     fold_bytes_s: float = 0.0
     ingress_bytes_s: float = 0.0
+    cores: int = 1
+    leaves_max: int | None = None
     runtimes_warm: int = 0
     draining: bool = False
     alive: bool = True
@@ -146,7 +152,10 @@ class Plan:
 
     def homes(self) -> dict[str, str]:
         """Client key → name of its node."""
-        return {key: name for name, node in self.nodes.items() for key in node.clients}
+        homes: dict[str, str] = {}
+        for name, node in self.nodes.items():
+            homes.update(dict.fromkeys(node.clients, name))
+        return homes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +165,13 @@ class Snapshot:
     Attributes:
         nodes: in any order, dead and draining ones included.
         clients: the selected roster, in roster order.
-        fan_in: most clients of one leaf.
-        policy: a name in `policies.POLICIES`.
+        fan_in: most clients of one leaf, unless its node has a `leaves_max`; None: chosen for
+            each node by what `work` costs there (fanin.py).
+        work: what a round asks of a node; needed where `fan_in` is None.
+        policy: a name in `policies.NAMES`.
+        seed: of the policy `random`.
+        share: how many of these clients may take up capacity, where several jobs share nodes
+            (shares.py); the others are placed as those for which there is no room.  None: all.
         previous: the plan in force; None: the first.
         epoch: number of the plan to be made.
         mid_round: updates may already be on their way up the tree, so nothing that still
@@ -167,19 +181,24 @@ class Snapshot:
 
     Raises:
         InvalidJob: `fan_in` below 1.
-        ValueError: two nodes of one name, two clients of one key.
+        ValueError: neither `fan_in` nor `work`, two nodes of one name, two clients of one key.
     """
 
     nodes: tuple[Node, ...]
     clients: tuple[Client, ...]
-    fan_in: int
+    fan_in: int | None
     policy: str = "bestfit"
+    seed: int = 0
+    share: int | None = None
     previous: Plan | None = None
     epoch: int = 0
     mid_round: bool = False
+    work: Work | None = None
 
     def __post_init__(self) -> None:
-        if self.fan_in < 1:
+        if self.fan_in is None and self.work is None:
+            raise ValueError("a fan-in is chosen by what work costs, and none is given")
+        if self.fan_in is not None and self.fan_in < 1:
             raise InvalidJob(f"fan-in is {self.fan_in}: a leaf needs at least 1 client")
         for what, names in (
             ("nodes are named", [node.name for node in self.nodes]),

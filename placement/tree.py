@@ -17,7 +17,7 @@ each node exactly one role, the *root*, has the gateway (endpoint 0) as its pare
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from itertools import islice
@@ -75,35 +75,42 @@ def place_top(clients: Mapping[str, Sequence[str]], *, stay: str | None) -> str 
 def build(
     clients: Mapping[str, Sequence[str]],
     *,
-    fan_in: int,
+    fan_in: Mapping[str, int],
     top_node: str,
     previous: Mapping[str, Sequence[Role]],
+    same: Container[str] = (),
     keep: bool,
 ) -> dict[str, tuple[Role, ...]]:
     """Roles of every node that has any.
 
     Args:
         clients: living node → keys of its clients, in roster order; may be empty.
-        fan_in: most clients of one leaf.
+        fan_in: most clients of one leaf, by node.
         top_node: where the top goes; it need not have clients.
         previous: living node → roles in force.  A role that stays keeps its endpoint, and
             a client its leaf as far as `keep` says.
+        same: nodes whose clients are those of `previous`, in the same order.
         keep: a round is under way: no role of a living node leaves the tree and no client
             its leaf, since sums may be on their way; newcomers go to the emptiest leaves.
             Otherwise leaves are as few as they can be and differ by at most one client.
 
+    A node whose tree stays as it is keeps the very tuple that is in `previous`.
+
     Raises:
         InvalidJob: more roles on a node than there are endpoints.
     """
-    free = {name: _unused(name, previous.get(name, ())) for name in {*clients, top_node}}
+    free = _unused(top_node, previous.get(top_node, ()))
     trees: dict[str, tuple[Role, ...]] = {}
     for name, keys in clients.items():
         before = previous.get(name, ())
-        if keys or (keep and _endpoints(before, "leaf")):
+        if name in same and name != top_node and _stays(before, fan_in=fan_in[name], keep=keep):
+            trees[name] = tuple(before)
+        elif keys or (keep and _endpoints(before, "leaf")):
+            unused = free if name == top_node else _unused(name, before)
             trees[name] = _node_tree(
-                keys, fan_in=fan_in, previous=before, free=free[name], keep=keep
+                keys, fan_in=fan_in[name], previous=before, free=unused, keep=keep
             )
-    endpoint = _endpoint(previous.get(top_node, ()), "top", free[top_node])
+    endpoint = _endpoint(previous.get(top_node, ()), "top", free)
     below = tuple(
         replace(role, parent=endpoint) if role.parent == GATEWAY else role
         for role in trees.get(top_node, ())
@@ -117,6 +124,25 @@ def build(
     )
     trees[top_node] = (*below, top)
     return trees
+
+
+def _stays(before: Sequence[Role], *, fan_in: int, keep: bool) -> bool:
+    """Whether the tree of a node without the top, whose clients are the same, stays as it is.
+
+    It is then what `_node_tree` would make of it again.
+    """
+    if not before or before[-1].kind == "top" or before[-1].parent != GATEWAY:
+        return False
+    sizes = [role.expected for role in before if role.kind == "leaf"]
+    most, count = max(sizes), sum(sizes)
+    if keep:
+        return most <= fan_in and count > 0
+    leaves = leaf_count(count, fan_in)
+    return (
+        len(sizes) == leaves
+        and most - min(sizes) <= 1
+        and (before[-1].kind == "middle") == (leaves > 1)
+    )
 
 
 def _node_tree(
@@ -160,7 +186,10 @@ def _leaf_sets(
         count = max(count, len(old))
     leaves = old[:count] + list(islice(free, max(0, count - len(old))))
     least, larger = divmod(len(keys), count)
-    room = {leaf: fan_in if keep else least + (at < larger) for at, leaf in enumerate(leaves)}
+    room = {
+        leaf: max(fan_in, len(staying.get(leaf, ()))) if keep else least + (at < larger)
+        for at, leaf in enumerate(leaves)
+    }
 
     place = {key: at for at, key in enumerate(keys)}
     members = {

@@ -21,6 +21,7 @@ from lifl.api.part import (
     BytesOrZero,
     DnsLabel,
     EntryPoint,
+    FanIn,
     HttpUrl,
     Part,
     Safetensors,
@@ -85,6 +86,21 @@ class Clients(Part):
         default=1,
         ge=1,
         description="Fewest clients that a round draws, however small the fraction.",
+    )
+    selection: Literal["random", "power-of-choice", "oort"] = Field(
+        default="random",
+        description="Which of the connected clients a round draws.  random: each as likely.  "
+        "power-of-choice: of twice as many drawn by weight, those with the highest loss.  oort: "
+        "those with high loss that are fast, and a share that was never drawn.  The last two go "
+        "by the metric `loss` that trainers report, and draw nobody to advantage while fraction "
+        "is 1.",
+    )
+    over_provision: float = Field(
+        default=1.0,
+        ge=1,
+        le=10,
+        description="Draw so many times the clients that a round needs, 1.3 say, and close it as "
+        "soon as those it needs have sent; the others are told that they are late.",
     )
     grace_s: float = Field(
         default=5.0,
@@ -245,8 +261,10 @@ class Aggregation(Part):
         description="eager: an aggregator folds updates in pairs as they arrive.  lazy: it waits "
         "for all that it expects.",
     )
-    fan_in: int = Field(
-        default=4, ge=1, le=1024, description="Most clients of one leaf of the tree."
+    fan_in: FanIn = Field(
+        default=4,
+        description='Most clients of one leaf of the tree.  "auto", None in Python: what is '
+        "cheapest on each node by its cores, its link and the size of an update.",
     )
     non_finite: Literal["reject", "accept"] = Field(
         default="reject",
@@ -333,11 +351,11 @@ class Checkpoint(Part):
 class Placement(Part):
     """Which node serves which client."""
 
-    policy: Literal["bestfit", "firstfit", "worstfit", "least-connections"] = Field(
+    policy: Literal["bestfit", "firstfit", "worstfit", "least-connections", "random"] = Field(
         default="bestfit",
         description="bestfit: fewest nodes, so that most hand-offs stay in shared memory.  "
         "firstfit: the first node with room.  worstfit: the emptiest node.  least-connections: "
-        "the node that serves fewest updates.",
+        "the node that serves fewest updates.  random: any node with room, by spec.seed.",
     )
 
 

@@ -1,8 +1,9 @@
 """From a job file to an `FLJob`, or to sentences that say what is wrong with it.
 
-Owns the wording: file, line, field, the value found, what is allowed, the nearest name.
-Does not parse (`source`) and does not define what is valid (`job`).  Called by the command
-line and by whoever runs jobs from Python; `entrypoint` goes with it.
+Owns the wording: file, line, field, the value found, what is allowed, the nearest name; also for
+other files with a pydantic model, such as scenarios (`checked`).  Does not parse (`source`) and
+does not define what is valid (`job`).  Called by the command line and by whoever runs jobs from
+Python; `entrypoint` goes with it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -21,7 +22,9 @@ from lifl.api.job import FLJob
 from lifl.api.source import Path_, Source, read
 from lifl.errors import InvalidJob
 
-__all__ = ["entrypoint", "load_job"]
+__all__ = ["checked", "entrypoint", "load_job"]
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_job(path: str | os.PathLike[str]) -> FLJob:
@@ -44,14 +47,28 @@ def load_job(path: str | os.PathLike[str]) -> FLJob:
             f"{source.name}, line 1: {' and '.join(missing)} missing: a job has "
             "apiVersion: fl.lifl.dev/v1alpha1 and kind: FLJob"
         )
+    return checked(source, FLJob, what="the job")
+
+
+def checked(source: Source, model: type[Model], *, what: str) -> Model:
+    """What a file says, as an instance of its model; `what` names it in sentences.
+
+    Raises:
+        InvalidJob: it is none; the sentence lists every error with its line.
+    """
     try:
-        return FLJob.model_validate(source.data, by_alias=True, by_name=False)
+        return model.model_validate(source.data, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise InvalidJob(_report(source, error.errors(include_url=False))) from None
+        report = _report(source, model, what, error.errors(include_url=False))
+        raise InvalidJob(report) from None
 
 
-def _report(source: Source, details: Iterable[ErrorDetails]) -> str:
-    found = sorted((source.line(detail["loc"]), _sentence(detail)) for detail in details)
+def _report(
+    source: Source, root: type[BaseModel], what: str, details: Iterable[ErrorDetails]
+) -> str:
+    found = sorted(
+        (source.line(detail["loc"]), _sentence(root, what, detail)) for detail in details
+    )
     if len(found) == 1:
         line, sentence = found[0]
         return f"{source.name}, line {line}: {sentence}"
@@ -59,17 +76,17 @@ def _report(source: Source, details: Iterable[ErrorDetails]) -> str:
     return f"{source.name} has {len(found)} errors:{listed}"
 
 
-def _sentence(detail: ErrorDetails) -> str:
+def _sentence(root: type[BaseModel], what: str, detail: ErrorDetails) -> str:
     path = detail["loc"]
-    shown = _dotted(path) or "the job"
+    shown = _dotted(path) or what
     given = detail["input"]
     match detail["type"]:
         case "extra_forbidden":
-            return f"{shown}: {_unknown(path)}"
+            return f"{shown}: {_unknown(root, path)}"
         case "missing":
-            return f"{shown} is missing{_meaning(path)}"
+            return f"{shown} is missing{_meaning(root, path)}"
         case "literal_error":
-            return f"{shown} is {_show(given)}: {_choice(path, given)}"
+            return f"{shown} is {_show(given)}: {_choice(root, path, given)}"
         case "model_type" | "model_attributes_type" | "dict_type":
             return f"{shown} is {_kind(given)}: it must be a mapping of fields"
         case "value_error":
@@ -78,19 +95,21 @@ def _sentence(detail: ErrorDetails) -> str:
                 return f"{shown}: {reason}" if path else reason
             return f"{shown} is {_show(given)}: it {reason}"
         case _:
-            return f"{shown} is {_show(given)}: it must be {_wanted(path, detail)}"
+            return f"{shown} is {_show(given)}: it must be {_wanted(root, path, detail)}"
 
 
-def _unknown(path: Path_) -> str:
-    owner, _ = _find(path[:-1])
+def _unknown(root: type[BaseModel], path: Path_) -> str:
+    owner, _ = _find(root, path[:-1])
     names = [_alias(owner, name) for name in owner.model_fields] if owner else []
     near = _nearest(str(path[-1]), names)
     hint = f"did you mean {near!r}? " if near else ""
     return f"there is no such field; {hint}Known here: {', '.join(names)}"
 
 
-def _choice(path: Path_, given: object) -> str:
-    _, annotation = _find(path)
+def _choice(root: type[BaseModel], path: Path_, given: object) -> str:
+    _, annotation = _find(root, path)
+    if get_args(annotation)[-1:] == (...,):  # of one of a list
+        annotation = get_args(annotation)[0]
     allowed = [str(choice) for choice in get_args(annotation)]
     near = _nearest(str(given), allowed) if len(allowed) > 1 else None
     hint = f"; did you mean {near!r}?" if near else ""
@@ -99,8 +118,8 @@ def _choice(path: Path_, given: object) -> str:
     return f"it must be one of {', '.join(allowed)}{hint}"
 
 
-def _wanted(path: Path_, detail: ErrorDetails) -> str:
-    owner, _ = _find(path[:-1])
+def _wanted(root: type[BaseModel], path: Path_, detail: ErrorDetails) -> str:
+    owner, _ = _find(root, path[:-1])
     types = {
         "int_type": "a whole number", "float_type": "a number", "finite_number": "a finite number",
         "string_type": "text", "bool_type": "true or false", "list_type": "a list",
@@ -121,8 +140,8 @@ def _wanted(path: Path_, detail: ErrorDetails) -> str:
     return ", ".join(wanted + limits) or detail["msg"].lower()
 
 
-def _meaning(path: Path_) -> str:
-    owner, _ = _find(path[:-1])
+def _meaning(root: type[BaseModel], path: Path_) -> str:
+    owner, _ = _find(root, path[:-1])
     if owner is not None:
         for name, field in owner.model_fields.items():
             if _alias(owner, name) == path[-1] and field.description:
@@ -130,15 +149,15 @@ def _meaning(path: Path_) -> str:
     return ""
 
 
-def _find(path: Path_) -> tuple[type[BaseModel] | None, Any]:
+def _find(root: type[BaseModel], path: Path_) -> tuple[type[BaseModel] | None, Any]:
     """The model at a path, or None, and the type that was declared for it."""
-    model: type[BaseModel] | None = FLJob
-    annotation: Any = FLJob
+    model: type[BaseModel] | None = root
+    annotation: Any = root
     for step in path:
-        if model is None:
-            return None, None
         if isinstance(step, int):  # of a list, whose type has led to that of its members
             continue
+        if model is None:
+            return None, None
         names = {_alias(model, name): field for name, field in model.model_fields.items()}
         if step not in names:
             return None, None

@@ -13,12 +13,21 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainSerializer,
+)
 from pydantic.alias_generators import to_camel
 
 from lifl.api.quantity import LENGTH_MAX, PATTERN, parse_bytes
 
 TEXT_MAX: Final = 4096  # characters of a path or a URL
+FAN_IN_MAX: Final = 1024
 NAME_MAX: Final = 253  # of an entry point, a figure, a name in a cluster
 
 
@@ -76,6 +85,21 @@ def _amount(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | str) or not _AMOUNT_IS(str(value)):
         raise ValueError('must be an amount like "500m", 2 or "4Gi"')
     return value
+
+
+def _fan_in(value: object) -> object:
+    """"auto" is None in Python; an empty field is neither."""
+    if value == "auto":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError('must be a whole number, or "auto"')
+    if not 1 <= value <= FAN_IN_MAX:
+        raise ValueError(f'must be at least 1 and at most {FAN_IN_MAX}, or "auto"')
+    return value
+
+
+def _auto(value: int | None) -> int | str:
+    return "auto" if value is None else value
 
 
 _LETTER: Final = r"\p{L}\p{Nl}_"  # what Python's identifiers begin with
@@ -151,3 +175,14 @@ _AMOUNT_SCHEMA: Final[dict[str, Any]] = {
     "x-kubernetes-int-or-string": True, "maxLength": 24, "pattern": f"^{_AMOUNT}$",
 }  # fmt: skip
 Amount = Annotated[int | str, BeforeValidator(_amount), Field(json_schema_extra=_AMOUNT_SCHEMA)]
+
+_FAN_IN_SCHEMA: Final[dict[str, Any]] = {
+    "x-kubernetes-int-or-string": True, "minimum": 1, "maximum": FAN_IN_MAX, "maxLength": 4,
+    "pattern": "^auto$",
+}  # fmt: skip
+FanIn = Annotated[
+    int | None,
+    BeforeValidator(_fan_in, json_schema_input_type=int | str),
+    PlainSerializer(_auto),
+    Field(json_schema_extra=_FAN_IN_SCHEMA),
+]

@@ -294,6 +294,37 @@ def top(directory: Path, interval_s: float) -> None:
     watch(directory, interval_s)
 
 
+@main.command()
+@click.argument("scenario", metavar="SCENARIO.yaml", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Every round of every policy, as JSON.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "exact", "fast"]),
+    default="auto",
+    show_default=True,
+    help="exact: event by event.  fast: over arrays.  auto: exact up to 100,000 clients.",
+)
+@click.option(
+    "--plots",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Draw each figure by round as a PNG there; needs matplotlib.",
+)
+@_plainly
+def simulate(scenario: Path, as_json: bool, engine: str, plots: Path | None) -> None:
+    """Play rounds on nodes that do not exist, planned by the planner of `lifl run`.
+
+    The scenario says how many clients and nodes there are, when updates come, and which placement
+    policies are to be compared; docs/placement.md has every field.
+    """
+    from typing import cast
+
+    from lifl.cli.simulate import run as play
+    from lifl.placement.simulator.rounds import Engine
+
+    play(scenario, as_json=as_json, engine=cast(Engine, engine), plots=plots)
+
+
 @main.group()
 def shm() -> None:
     """Shared memory of jobs on this machine."""

@@ -24,7 +24,7 @@ from lifl.placement.resume import RUN, STORE
 REFRESH_PER_S = 8
 _STYLES: Final = {"warning": "yellow", "restart": "yellow", "keys": "yellow", "output": ""}
 _NO_RESULTS: Final = ("clients", "keys", "metrics.json", RUN, STORE, f"{STORE}-wal",
-                      f"{STORE}-shm")  # of what is in a run directory
+                      f"{STORE}-shm", "trace.jsonl")  # of what is in a run directory
 
 
 class View:

@@ -169,7 +169,7 @@ def test_every_field_is_described() -> None:
         (
             "  placement:\n    policy: best-fit",
             "line 9: spec.placement.policy is 'best-fit': it must be one of bestfit, firstfit, "
-            "worstfit, least-connections; did you mean 'bestfit'?",
+            "worstfit, least-connections, random; did you mean 'bestfit'?",
         ),
         (
             "  agregation: {}",
@@ -178,6 +178,12 @@ def test_every_field_is_described() -> None:
         ),
         ("  deadline_s: 3", "spec.deadline_s: there is no such field; did you mean 'deadlineS'?"),
         ("  zzz: 3", "spec.zzz: there is no such field; Known here: rounds"),
+        (
+            "  aggregation: {fanIn: 0}",
+            'spec.aggregation.fanIn is 0: it must be at least 1 and at most 1024, or "auto"',
+        ),
+        ("  aggregation: {fanIn: }", 'fanIn is empty: it must be a whole number, or "auto"'),
+        ("  aggregation: {fanIn: atuo}", "fanIn is 'atuo': it must be a whole number, or \"auto\""),
         ("  aggregation: {fan_in: 3}", "spec.aggregation.fan_in: there is no such field"),
         ("  trainer: {clients: 2}", "spec.trainer.entrypoint is missing: Entry point"),
         (
@@ -348,3 +354,13 @@ def test_import_lifl_is_light() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         lifl.nothing  # noqa: B018
     assert lifl.Busy is lifl.errors.Busy
+
+
+def test_fan_in_auto_survives_being_written_down(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(SMALL + "  aggregation: {fanIn: auto}\n")
+    job = load_job(path)
+    assert job.spec.aggregation.fan_in is None
+    text = job.model_dump_json(by_alias=True, exclude={"status"})
+    assert '"fanIn":"auto"' in text
+    assert FLJob.model_validate_json(text) == job

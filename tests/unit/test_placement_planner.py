@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lifl.errors import Busy, InvalidJob
 from lifl.placement.planner import plan
-from lifl.placement.policies import POLICIES, residual
+from lifl.placement.policies import NAMES, ROUNDING, fits, residual, room
 from lifl.placement.snapshot import Client, Node, Plan, Snapshot
 from lifl.placement.tree import ENDPOINT_MAX, Role, leaf_count
 
@@ -57,6 +57,7 @@ def snapshots(draw: st.DrawFn, *, plain: bool = False) -> Snapshot:
             capacity_updates=draw(st.integers(0 if not plain else 1, 12)),
             arrival_per_s=draw(st.sampled_from([0.0, 0.5, 3.0])),
             service_s=draw(st.sampled_from([0.0, 0.4, 1.5])),
+            leaves_max=draw(st.sampled_from([None, None, 1, 2, 3])),
             runtimes_warm=draw(st.integers(0, 6)),
             draining=not plain and draw(st.integers(0, 5)) == 0,
             alive=plain or draw(st.integers(0, 5)) > 0,
@@ -73,9 +74,20 @@ def snapshots(draw: st.DrawFn, *, plain: bool = False) -> Snapshot:
         nodes=some_nodes,
         clients=some_clients,
         fan_in=draw(st.integers(1, 9)),
-        policy=draw(st.sampled_from(sorted(POLICIES))),
+        policy=draw(st.sampled_from(sorted(NAMES))),
+        seed=draw(st.integers(0, 2)),
+        share=None if plain else draw(st.sampled_from([None, None, 0, 1, 7])),
         mid_round=not plain and draw(st.booleans()),
     )
+
+
+def widest(asked: Snapshot, made: Plan, name: str) -> int:
+    """Most clients of one leaf of this node."""
+    (node,) = (node for node in asked.nodes if node.name == name)
+    here = made.nodes[name].clients
+    if node.leaves_max is None or leaf_count(len(here), asked.fan_in) <= node.leaves_max:
+        return asked.fan_in
+    return leaf_count(len(here), node.leaves_max)
 
 
 def plan_or_none(asked: Snapshot) -> Plan | None:
@@ -121,7 +133,7 @@ def check_tree(asked: Snapshot, made: Plan) -> None:
             children = [child for child in node.roles if child.parent == role.endpoint]
             if role.kind == "leaf":
                 assert not children
-                assert role.expected == len(role.clients) <= asked.fan_in
+                assert role.expected == len(role.clients) <= widest(asked, made, name)
                 assert all(node.lanes[key] == role.endpoint for key in role.clients)
             elif role.kind == "middle":
                 assert not role.clients
@@ -130,7 +142,7 @@ def check_tree(asked: Snapshot, made: Plan) -> None:
             else:
                 below_top += children
         leaves = [role for role in node.roles if role.kind == "leaf"]
-        assert len(leaves) == leaf_count(len(node.clients), asked.fan_in)
+        assert len(leaves) == leaf_count(len(node.clients), widest(asked, made, name))
         if leaves:
             sizes = [leaf.expected for leaf in leaves]
             assert max(sizes) - min(sizes) <= 1
@@ -444,3 +456,72 @@ def test_names_and_keys_are_unique() -> None:
         snapshot((*nodes(1), *nodes(1)), ())
     with pytest.raises(ValueError, match="two clients have the key 'k0000'"):
         snapshot(nodes(1), (*clients(1), *clients(1)))
+
+
+@reproducible
+@given(
+    st.integers(0, 30), st.floats(0, 5), st.sampled_from([0.0, 0.1, 0.4, 3.0]), st.integers(0, 40)
+)
+def test_room_is_how_many_fit(capacity: int, arrival: float, service: float, placed: int) -> None:
+    node = Node(name="n", capacity_updates=capacity, arrival_per_s=arrival, service_s=service)
+    edge = abs(residual(node, placed) - (1 - ROUNDING)) < 1e-12
+    assert edge or fits(node, placed) == (placed < room(node))
+
+
+def test_random_takes_any_node_with_room_as_often_and_depends_on_the_seed_alone() -> None:
+    some = nodes(2, 9, 9)
+    first = Counter[str]()
+    for seed in range(600):
+        asked = replace(snapshot(some, clients(3)), policy="random", seed=seed)
+        made = plan(asked)
+        assert made == plan(replace(asked, nodes=some[::-1]))
+        first.update(made.homes()[f"k{at:04}"] for at in range(3))
+    full = 600 * (1 / 3) ** 3  # times that the small node would have had a third one
+    expected = {"n0": 600 - full, "n1": 600 + full / 2, "n2": 600 + full / 2}
+    assert all(abs(first[name] - count) < 75 for name, count in expected.items())  # 3.7 σ
+
+
+def test_leaves_beyond_what_a_node_can_use_are_shared_out() -> None:
+    (node,) = nodes(40)
+    made = plan(snapshot((replace(node, leaves_max=3),), clients(20)))
+    assert [r.expected for r in made.nodes["n0"].roles if r.kind == "leaf"] == [7, 7, 6]
+    one = plan(snapshot((replace(node, leaves_max=1),), clients(20)))
+    assert kinds(one, "n0") == ["leaf", "top"]
+
+
+def test_a_share_leaves_the_rest_oversubscribed_though_there_is_room() -> None:
+    made = plan(replace(snapshot(nodes(8, 8), clients(10)), share=6))
+    assert len(made.homes()) == 10
+    assert made.oversubscribed == ("k0006", "k0007", "k0008", "k0009")
+
+
+def test_an_update_larger_than_a_nodes_arena_goes_elsewhere_or_nowhere() -> None:
+    some = (*clients(3), Client(key="p", pinned="n0"))
+    made = plan(snapshot(nodes(0, 4), some))
+    assert made.homes() == {"k0000": "n1", "k0001": "n1", "k0002": "n1"}
+    assert made.unplaced == ("p",)
+
+
+@reproducible
+@given(snapshots(), st.data())
+def test_what_stays_is_taken_over_whole_and_equals_a_plan_made_anew(
+    asked: Snapshot, data: st.DataObject
+) -> None:
+    """The short cut of a re-plan changes nothing: it equals the long way, part for part."""
+    first = plan_or_none(replace(asked, mid_round=False))
+    if first is None or not first.nodes:
+        return
+    lost = data.draw(st.sampled_from(sorted(first.nodes)))
+    changed = tuple(replace(node, alive=node.alive and node.name != lost) for node in asked.nodes)
+    again = replace(asked, nodes=changed, previous=first)
+    second = plan_or_none(again)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lifl.placement.tree._stays", lambda *_, **__: False)
+        assert plan_or_none(again) == second
+    if second is None:
+        return
+    same = [
+        name for name, node in second.nodes.items()
+        if node == first.nodes[name] and node.roles and name != second.top_node
+    ]  # fmt: skip
+    assert all(second.nodes[name] is first.nodes[name] for name in same)

@@ -40,7 +40,8 @@ def play(record: Recorder, number: int, *, accuracy: float | None = None) -> Non
     """One round as the coordinator tells of it."""
     round_ = Round(number, {"node-0": 0xFFFF}, "node-0")
     record.start(round_, PLAN)
-    record.taken("node-0", {"again": False, "bytes": 100, "metrics": [(1.0, {"loss": 1 / number})]})
+    reported = [(1.0, {"loss": 1 / number}, "a")]
+    record.taken("node-0", {"again": False, "bytes": 100, "metrics": reported})
     round_.on_accepted("node-0", 0xFFFF)
     record.published(round_)
     record.take_unsaved()

@@ -120,3 +120,17 @@ def test_a_new_coordinator_ends_what_the_last_one_had_decided() -> None:
     assert round_.on_accepted(B, 0b1100) == [Order(B, "close"), Order(A, "cut")]
     round_.on_closed(B, 0b1100)
     assert round_.on_accepted(A, 0b1101) == [Order(A, "close")]
+
+
+def test_a_round_that_has_enough_waits_for_nobody() -> None:
+    round_ = Round(1, {A: 0b0011, B: 0b1100}, top_node=A, enough=2)
+    assert round_.on_accepted(A, 0b0001) == []
+    assert round_.on_accepted(B, 0b0100) == [Order(B, "close"), Order(A, "cut")]
+    assert round_.on_closed(B, 0b0100) == []
+    assert round_.on_accepted(A, 0b0101) == [Order(A, "close")]
+
+
+def test_enough_is_never_less_than_the_minimum() -> None:
+    round_ = Round(1, {A: 0b1111}, top_node=A, enough=1, minimum=3)
+    assert round_.on_accepted(A, 0b0011) == []
+    assert round_.on_accepted(A, 0b0111) == [Order(A, "close")]

@@ -1,0 +1,58 @@
+"""`make bench-placement`: policies, the paper's steps, the planner's and the simulator's time.
+
+    python -m benchmarks.placement [CASE ...] [--out build/bench-placement.json]
+
+Rows are those of `make bench`.  Real runs of `fanIn: auto` are cases, too (fan-in-8-1MB, …), which
+are measured where they are named.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from benchmarks import case_fanin, case_planner, case_policies
+from benchmarks.__main__ import measure
+from benchmarks.rows import Case, table
+from benchmarks.system import machine
+
+DEFAULT: dict[str, Case] = {
+    case.name: case for case in (*case_policies.CASES, *case_planner.CASES)
+}
+CASES = DEFAULT | {case.name: case for case in case_fanin.CASES}
+
+
+@click.command()
+@click.argument("names", metavar="[CASE]...", nargs=-1, type=click.Choice(list(CASES)))
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Where rows go.")
+@click.option("--turns", type=click.IntRange(1), help="How often each is measured.")
+def main(names: tuple[str, ...], out: Path | None, turns: int | None) -> None:
+    """Measure the cases that are named, or all that need no real run."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    notes, here = Console(stderr=True), machine()
+    rows, failed = [], []
+    for name in names or DEFAULT:
+        began = time.monotonic()
+        found, fine = measure(CASES[name], {} if turns is None else {"turns": turns})
+        rows += found
+        failed += [] if fine else [name]
+        notes.print(f"{name}: {time.monotonic() - began:.0f} s", style="dim")
+    out = out or Path("build") / ("-".join(("bench-placement", *names)) + ".json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"machine": here, "rows": rows}, indent=2, ensure_ascii=False) + "\n")
+    console.print(table(rows))
+    console.print(f"written to {out}")
+    if failed:
+        notes.print(f"could not be measured: {', '.join(failed)}", style="red")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that jobs are ended, too
+    main()

@@ -1,0 +1,65 @@
+"""`make bench-placement`: rows of the cases that take no time, and the tables made of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from benchmarks.case_fanin import CASES as FAN_IN
+from benchmarks.case_policies import CLIENTS, STEPS, scenario
+from benchmarks.docs_placement import tables
+from benchmarks.placement import main
+from lifl.placement.simulator.rounds import simulate, total
+
+COLUMNS = {"case", "value", "unit", "beside", "ratio", "goal", "holds", "reference", "note"}
+
+
+def test_steps_and_plans_are_rows_of_make_bench_and_tables_of_the_docs(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    result = CliRunner().invoke(main, ["ablation", "planner", "--turns", "1", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    found = json.loads(out.read_text())
+    assert all(set(row) == COLUMNS for row in found["rows"])
+    rows = {row["case"]: row for row in found["rows"]}
+    assert len(rows) == len(CLIENTS) * len(STEPS) * 4 + 3
+    plan = rows["plan of 10,000 clients on 1,000 nodes"]
+    assert plan["holds"] is (plan["value"] < 200)
+    shown = tables(found)
+    assert all(f"| {name} | " in shown for name, *_ in STEPS)
+    assert "plan of 10,000 clients" in shown
+
+
+def test_each_step_of_the_paper_gains_what_its_note_says() -> None:
+    """What the notes of the ablation and docs/placement.md claim, for each number of clients."""
+    for clients in CLIENTS:
+        plain, placed, planned, reused, eager = (
+            total(simulate(scenario(clients, 5, 1_250_000_000, **fields), policy))
+            for _, policy, fields, _ in STEPS
+        )
+        assert placed.nodes < plain.nodes
+        assert placed.internode_bytes < plain.internode_bytes
+        assert placed.aggregate_s > plain.aggregate_s  # until starts are planned
+        assert planned.aggregate_s < min(placed.aggregate_s, plain.aggregate_s)
+        assert reused.starts < planned.starts / 4
+        assert reused.cpu_s < planned.cpu_s
+        assert reused.aggregate_s <= planned.aggregate_s
+        assert eager.aggregate_s < reused.aggregate_s
+        assert eager.cpu_s > reused.cpu_s
+
+
+def test_bestfit_is_within_five_per_cent_with_the_fewest_nodes() -> None:
+    for clients in (20, 60, 100):
+        for link in (125_000_000, 1_250_000_000, 12_500_000_000):
+            asked = scenario(clients, 5, link)
+            best, *others = (total(simulate(asked, policy)) for policy in asked.policies)
+            assert best.policy == "bestfit"
+            assert best.seconds <= 1.05 * min(one.seconds for one in others)
+            assert best.nodes <= min(one.nodes for one in others)
+
+
+def test_there_is_a_real_run_for_each_size_and_number_of_clients() -> None:
+    assert {case.name for case in FAN_IN} == {
+        f"fan-in-{clients}-{size}" for clients in (8, 64, 256) for size in ("1MB", "46.8MB")
+    }
