@@ -29,7 +29,13 @@ from .shell import Failed, run, works
 REPOSITORY: Final = Path(__file__).parents[3]
 PAUSE_SOURCE: Final = Path(__file__).with_name("pause.c")
 SUITE: Final = "bookworm"
-BASE_IMAGE: Final = f"localhost/debian:{SUITE}"
+BASE_OPTIONS: Final = (
+    "--mode=root", "--variant=minbase", "--aptopt=APT::Install-Recommends false",
+    *(
+        f"--dpkgopt=path-exclude=/usr/share/{part}/*"
+        for part in ("doc", "man", "locale", "info", "lintian")
+    ),
+)  # fmt: skip
 KEPT: Final = 8  # archives of LIFL's image, the newest ones
 CLIENT_CONFIGURATION: Final = (
     "/etc/apt/apt.conf.d", "/etc/apt/sources.list", "/etc/apt/sources.list.d",
@@ -156,29 +162,29 @@ def build_lifl(cluster: Cluster, name: str, *, say: Say) -> Image:
 
 
 def client_options() -> list[str]:
-    """How this machine reaches apt's and pip's registries, for `buildah build`."""
+    """How this machine reaches apt's and pip's registries, for `buildah build`.
+
+    What a package writes there while it is installed goes into an overlay that is thrown away.
+    """
     mounts = [path for path in CLIENT_CONFIGURATION if Path(path).exists()]
     return [
         "--network=host",
-        *(f"--volume={path}:{path}:ro" for path in mounts),
+        *(f"--volume={path}:{path}:O" for path in mounts),
         *(f"--build-arg={name}" for name in CLIENT_VARIABLES if name in os.environ),
     ]
 
 
 def _files() -> list[Path]:
-    """What the Dockerfile may copy: everything that git knows or would add."""
-    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    names = run(words, cwd=REPOSITORY).split("\0")
-    apart = ("tests", "docs", "benchmarks", ".ci")
-    return [
-        Path(name)
-        for name in sorted(filter(None, names))
-        if not name.startswith(apart) and os.path.lexists(REPOSITORY / name)
-    ]
+    """The Dockerfile, and what .dockerignore lets in of all that git knows or would add."""
+    lines = (REPOSITORY / ".dockerignore").read_text().split()
+    let_in = [line.removeprefix("!") for line in lines if line.startswith("!")]
+    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--"]
+    names = run([*words, "Dockerfile", *let_in], cwd=REPOSITORY).split("\0")
+    return [Path(n) for n in sorted(filter(None, names)) if os.path.lexists(REPOSITORY / n)]
 
 
 def _content() -> str:
-    digest = hashlib.sha256((os.environ.get("LIFL_CLUSTER_BASE") or SUITE).encode())
+    digest = hashlib.sha256((os.environ.get("LIFL_CLUSTER_BASE") or _base_name()).encode())
     for file in _files():
         path = REPOSITORY / file
         content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
@@ -186,29 +192,29 @@ def _content() -> str:
     return digest.hexdigest()[:12]
 
 
+def _base_name() -> str:
+    """By its recipe."""
+    recipe = hashlib.sha256(repr((SUITE, BASE_OPTIONS)).encode()).hexdigest()[:12]
+    return f"localhost/debian:{SUITE}-{recipe}"
+
+
 def _base(cluster: Cluster, *, say: Say) -> str:
     """Debian as its official slim image has it, of its packages."""
+    name = _base_name()
     try:
-        _buildah(cluster, "inspect", "--type=image", "--format={{.FromImageID}}", BASE_IMAGE)
-        return BASE_IMAGE
+        _buildah(cluster, "inspect", "--type=image", "--format={{.FromImageID}}", name)
+        return name
     except Failed:
         say(f"making Debian {SUITE} of its packages, once")
     with tempfile.TemporaryDirectory(dir=cluster.cache, prefix=".base-") as made:
         tree = Path(made)
-        options = [
-            f"--dpkgopt=path-exclude=/usr/share/{part}/*"
-            for part in ("doc", "man", "locale", "info", "lintian")
-        ]
-        run(["mmdebstrap", "--mode=root", "--variant=minbase", *options,
-             "--include=ca-certificates", SUITE, tree / "base.tar", *_sources()])  # fmt: skip
+        # This machine's list of Debian's archives, where it has one in the new format.
+        listed = Path("/etc/apt/sources.list.d/debian.sources")
+        sources = [listed] if listed.exists() else []
+        run(["mmdebstrap", *BASE_OPTIONS, SUITE, tree / "base.tar", *sources])
         (tree / "Dockerfile").write_text("FROM scratch\nADD base.tar /\n")
-        _buildah(cluster, "build", f"--tag={BASE_IMAGE}", f"--file={tree}/Dockerfile", tree)
-    return BASE_IMAGE
-
-
-def _sources() -> list[Path]:
-    """This machine's list of Debian's archives, where it has one in the new format."""
-    return [path for path in (Path("/etc/apt/sources.list.d/debian.sources"),) if path.exists()]
+        _buildah(cluster, "build", f"--tag={name}", f"--file={tree}/Dockerfile", tree)
+    return name
 
 
 # ---- into the nodes ---------------------------------------------------------------------
