@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 IMAGE = os.environ.get("LIFL_IMAGE") or "dev.local/lifl:dev"
-PATIENCE_S = 60
+PATIENCE_S = 120
 
 
 class Kubectl:

@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from kubectl import Kubectl, Pods
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 AGENT: dict[str, Any] = {"capabilities": {"drop": ["ALL"], "add": ["BPF", "NET_ADMIN"]}}
 ROUTES = textwrap.dedent(

@@ -10,7 +10,7 @@ from kubectl import IMAGE
 if TYPE_CHECKING:
     from kubectl import Kubectl, Pods
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
 
 CALL = (
     "import sys, urllib.request as r; host, revision, namespace = sys.argv[1:]; "
@@ -51,7 +51,7 @@ def test_a_service_of_the_stock_class_goes_to_zero_and_comes_back(
     deployment = f"deployment/{revision}-deployment"
     template = kubectl.get(deployment)["spec"]["template"]["spec"]
     assert "queue-proxy" in [container["name"] for container in template["containers"]]
-    kubectl.wait(deployment, "jsonpath={.spec.replicas}=0", timeout_s=120)
+    kubectl.wait(deployment, "jsonpath={.spec.replicas}=0", timeout_s=180)
     kubectl.wait("podautoscaler/" + revision, "condition=Active=False")
 
     host = f"{revision}.{kubectl.namespace}.svc.cluster.local"

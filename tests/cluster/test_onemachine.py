@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from onemachine import cgroups, down, layout
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 HERE = Path(__file__).parent
 NAME = "broken"
 
@@ -44,7 +44,7 @@ class Make:
 
     def __call__(self, *words: str) -> tuple[int, str]:
         running = self.start(*words)
-        said, _ = running.communicate(timeout=300)
+        said, _ = running.communicate(timeout=500)
         return running.returncode, said
 
     def up_until(self, word: str) -> subprocess.Popen[str]:

@@ -61,7 +61,7 @@ def knative_name(command: str) -> str:
     return f"dev.local/knative/{command}:1"
 
 
-def build_fixed(cluster: Cluster, binaries: Binaries, *, say: Say) -> list[Image]:
+def build_fixed(cluster: Cluster, binaries: Binaries) -> list[Image]:
     """Those that are the same whatever LIFL is: pause, CoreDNS and Knative."""
     wanted = {
         "dev.local/coredns:1": (binaries.path("coredns"), "/coredns", ""),
@@ -166,10 +166,14 @@ def client_options() -> list[str]:
 
     What a package writes there while it is installed goes into an overlay that is thrown away.
     """
-    mounts = [path for path in CLIENT_CONFIGURATION if Path(path).exists()]
+    mounts = {
+        path: "O" if Path(path).is_dir() else "ro"
+        for path in CLIENT_CONFIGURATION
+        if Path(path).exists()
+    }
     return [
         "--network=host",
-        *(f"--volume={path}:{path}:O" for path in mounts),
+        *(f"--volume={path}:{path}:{how}" for path, how in mounts.items()),
         *(f"--build-arg={name}" for name in CLIENT_VARIABLES if name in os.environ),
     ]
 
