@@ -24,7 +24,7 @@ from . import unit
 from .binaries import Binaries
 from .layout import Cluster
 from .node import PAUSE_IMAGE
-from .shell import Failed, run, works
+from .shell import Failed, fresh, run, works
 
 REPOSITORY: Final = Path(__file__).parents[3]
 PAUSE_SOURCE: Final = Path(__file__).with_name("pause.c")
@@ -36,7 +36,7 @@ BASE_OPTIONS: Final = (
         for part in ("doc", "man", "locale", "info", "lintian")
     ),
 )  # fmt: skip
-KEPT: Final = 8  # archives of LIFL's image, the newest ones
+KEPT: Final = 4  # archives of LIFL's image, the newest ones
 CLIENT_CONFIGURATION: Final = (
     "/etc/apt/apt.conf.d", "/etc/apt/sources.list", "/etc/apt/sources.list.d",
     "/etc/apt/auth.conf.d", "/etc/apt/keyrings", "/usr/share/keyrings", "/etc/pip.conf",
@@ -77,10 +77,10 @@ def build_fixed(cluster: Cluster, binaries: Binaries) -> list[Image]:
 
 
 def _pause(cluster: Cluster) -> Image:
+    key = hashlib.sha256(PAUSE_SOURCE.read_bytes()).hexdigest()[:12]
     with tempfile.TemporaryDirectory() as made:
         binary = Path(made) / "pause"
         run(["gcc", "-static", "-Os", "-s", "-Wall", "-Werror", "-o", binary, PAUSE_SOURCE])
-        key = hashlib.sha256(PAUSE_SOURCE.read_bytes()).hexdigest()[:12]
         return _static(cluster, PAUSE_IMAGE, binary, "/pause", "65532", key=key)
 
 
@@ -97,11 +97,18 @@ def _static(
     kind = name.removeprefix("dev.local/").partition(":")[0].replace("/", "-")
     archive = cluster.cache / "images" / f"{kind}-{key}.tar"
     if not archive.exists():
-        with tempfile.TemporaryDirectory() as made:
-            file = Path(made) / "Dockerfile"
-            file.write_text("\n".join(lines))
-            _bud(cluster, name, file, binary.parent, archive)
+        file = _scratch(cluster) / "Dockerfile"
+        file.write_text("\n".join(lines))
+        _bud(cluster, name, file, binary.parent, archive)
     return Image(name, archive)
+
+
+def _scratch_path(cluster: Cluster) -> Path:
+    return cluster.cache / "scratch-images"
+
+
+def _scratch(cluster: Cluster) -> Path:
+    return fresh(_scratch_path(cluster))
 
 
 def _buildah(cluster: Cluster, *words: str | Path, cwd: Path | None = None) -> str:
@@ -114,7 +121,7 @@ def _buildah(cluster: Cluster, *words: str | Path, cwd: Path | None = None) -> s
             "--storage-driver=overlay", *words,
         ],
         cwd=cwd,
-        env={**os.environ, "BUILDAH_ISOLATION": "chroot", "TMPDIR": str(cluster.cache)},
+        env={**os.environ, "BUILDAH_ISOLATION": "chroot", "TMPDIR": str(_scratch_path(cluster))},
     )  # fmt: skip
 
 
@@ -148,13 +155,13 @@ def build_lifl(cluster: Cluster, name: str, *, say: Say) -> Image:
     base = os.environ.get("LIFL_CLUSTER_BASE") or _base(cluster, say=say)
     say("building LIFL's image from the Dockerfile")
     options = [f"--build-arg=BASE={base}", *client_options()]
-    with tempfile.TemporaryDirectory(dir=cluster.cache, prefix=".context-") as made:
-        context = Path(made)
-        for file in _files():
-            target = context / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(REPOSITORY / file, target, follow_symlinks=False)
-        _bud(cluster, name, REPOSITORY / "Dockerfile", context, archive, options)
+    context = _scratch(cluster) / "context"
+    for file in _files():
+        target = context / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(REPOSITORY / file, target, follow_symlinks=False)
+    _bud(cluster, name, REPOSITORY / "Dockerfile", context, archive, options)
+    _scratch(cluster)
     old = sorted(archive.parent.glob("lifl-*.tar"), key=lambda file: file.stat().st_mtime)
     for file in old[:-KEPT]:
         file.unlink()
@@ -205,19 +212,19 @@ def _base_name() -> str:
 def _base(cluster: Cluster, *, say: Say) -> str:
     """Debian as its official slim image has it, of its packages."""
     name = _base_name()
+    scratch = _scratch(cluster)
     try:
         _buildah(cluster, "inspect", "--type=image", "--format={{.FromImageID}}", name)
         return name
     except Failed:
         say(f"making Debian {SUITE} of its packages, once")
-    with tempfile.TemporaryDirectory(dir=cluster.cache, prefix=".base-") as made:
-        tree = Path(made)
-        # This machine's list of Debian's archives, where it has one in the new format.
-        listed = Path("/etc/apt/sources.list.d/debian.sources")
-        sources = [listed] if listed.exists() else []
-        run(["mmdebstrap", *BASE_OPTIONS, SUITE, tree / "base.tar", *sources])
-        (tree / "Dockerfile").write_text("FROM scratch\nADD base.tar /\n")
-        _buildah(cluster, "build", f"--tag={name}", f"--file={tree}/Dockerfile", tree)
+    # This machine's list of Debian's archives, where it has one in the new format.
+    listed = Path("/etc/apt/sources.list.d/debian.sources")
+    sources = [listed] if listed.exists() else []
+    env = {**os.environ, "TMPDIR": str(scratch)}
+    run(["mmdebstrap", *BASE_OPTIONS, SUITE, scratch / "base.tar", *sources], env=env)
+    (scratch / "Dockerfile").write_text("FROM scratch\nADD base.tar /\n")
+    _buildah(cluster, "build", f"--tag={name}", f"--file={scratch}/Dockerfile", scratch)
     return name
 
 
