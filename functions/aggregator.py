@@ -2,9 +2,9 @@
 
     wake up ─► drain descriptors ─► read the words ─► next_step ─► do it ─► ... ─► wait
 
-Owns the execution of the steps that round.py decides, in the order and with the fault points of
-docs/crash-protocol.md.  Does not decide and does not know the tree: its parent and the number of
-updates to expect come with the poke EXPECT.  Started by the agent's pool:
+Owns the connection to the agent and the role that it was given; what that role does is steps.py's.
+Does not know the tree: its parent and the number of updates to expect come with the poke EXPECT.
+Started by the agent's pool:
 
     python -m lifl.functions.aggregator --socket PATH --node NAME
 """
@@ -14,295 +14,27 @@ from __future__ import annotations
 import contextlib
 import logging
 import select
-import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from lifl.errors import LiflError, Unreachable
+from lifl.errors import Unreachable
 from lifl.faults import at_node, fault
-from lifl.functions.kernels import Input, Kernels, Optimiser, Section, choose
+from lifl.functions.kernels import Optimiser, Section, choose
 from lifl.functions.orphaned import Orphaned
-from lifl.functions.round import (
-    Finish,
-    Fold,
-    Own,
-    Queued,
-    Release,
-    Role,
-    Seal,
-    Wait,
-    Words,
-    next_step,
-)
+from lifl.functions.round import Role
+from lifl.functions.steps import Aggregator, Work
 from lifl.functions.wire import end_on_sigterm
 from lifl.proxy_ebpf.control import Control, close_all, credentials
-from lifl.proxy_ebpf.descriptor import Descriptor, Kind, lane
 from lifl.proxy_ebpf.port import Port, make_pair
 from lifl.shm.arena import lock_role, map_arena, touch_sums, unlock_role
 from lifl.shm.geometry import Geometry
-from lifl.shm.slots import SUMS_BIT, Arena, Header, Payload, Phase
 
 log = logging.getLogger("lifl.aggregator")
 
 RECONNECT_S = 0.02
-
-
-@dataclass
-class Work:
-    """What a role did since the last report."""
-
-    folds: int = 0
-    updates: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-    spans: list[tuple[int, float, float]] = field(default_factory=list)  # round, from, to
-    models: dict[int, float] = field(default_factory=dict)  # round -> when its model was written
-
-
-@dataclass
-class Terms:
-    """What is added up: `acc` in sum layout or None, the inputs, and who is in both."""
-
-    acc: memoryview | None
-    inputs: list[Input]
-    clients: int
-    weight: float
-
-
-class Aggregator:
-    """One role of one job, held by this process: its words, its socket, its arithmetic."""
-
-    def __init__(
-        self,
-        *,
-        role: Role,
-        arena: Arena,
-        port: Port,
-        kernels: Kernels,
-        sections: tuple[Section, ...],
-        update_bytes: int,
-        sum_bytes: int,
-        velocity_at: int,
-        optimiser: Optimiser,
-    ) -> None:
-        self.role = role
-        self.arena = arena
-        self.port = port
-        self.kernels = kernels
-        self.sections = sections
-        self.update_bytes = update_bytes
-        self.sum_bytes = sum_bytes
-        self.velocity_at = velocity_at
-        self.optimiser = optimiser
-        self.work = Work()
-
-    def _send(self, descriptor: Descriptor) -> None:
-        """A hint: whoever misses it is poked by the agent and reads the words."""
-        with contextlib.suppress(LiflError):
-            self.port.send(descriptor)
-
-    # -- reading -------------------------------------------------------------------------
-    def drain(self) -> None:
-        """Take what descriptors say that the words do not: where the parent is, and misroutes."""
-        for descriptor in self.port.receive():
-            if descriptor.kind is Kind.EXPECT:
-                self.role = replace(
-                    self.role, parent=descriptor.slot, expected=descriptor.generation
-                )
-            elif descriptor.kind in (Kind.UPDATE, Kind.SUM) and self._is_for_another(descriptor):
-                self._send(descriptor)  # back to the agent, which pokes the consumer
-
-    def _is_for_another(self, descriptor: Descriptor) -> bool:
-        state = self.arena.state(descriptor.slot)
-        return (
-            state.phase == Phase.SEALED
-            and state.generation == descriptor.generation
-            and state.consumer != self.role.endpoint
-            and not self.arena.is_released(descriptor.slot, state)
-        )
-
-    def words(self) -> Words:
-        arena = self.arena
-        round_ = arena.model()[0] + 1
-        closed = arena.is_closed(round_)  # before `accepted`: closed means that it is final
-        exhausted, arriving = self._room()
-        return Words(
-            round=round_,
-            closed=closed,
-            accepted=arena.accepted(round_) if closed else 0,
-            own=tuple(self._own(slot) for slot in self.role.slots),
-            queued=tuple(self._queued(slot) for slot in arena.sealed_for(self.role.endpoint)),
-            inputs_exhausted=exhausted,
-            arriving=arriving,
-        )
-
-    def _own(self, slot: int) -> Own:
-        state = self.arena.state(slot)
-        if state.phase not in (Phase.OPEN, Phase.SEALED):
-            return Own(slot, state.generation, state.phase, released=True)
-        header = self.arena.header(slot)
-        return Own(
-            slot,
-            state.generation,
-            state.phase,
-            state.phase == Phase.SEALED and self.arena.is_released(slot, state),
-            header.round,
-            header.clients,
-            header.weight,
-            header.payload,
-        )
-
-    def _queued(self, slot: int) -> Queued:
-        header = self.arena.header(slot)
-        generation = self.arena.state(slot).generation
-        return Queued(slot, generation, header.round, header.clients, header.weight, header.payload)
-
-    def _room(self) -> tuple[bool, int]:
-        """Whether every slot waits for a fold, and how many are being written for this role.
-
-        To an eager role a slot that is being written is taken, too: a slow upload must not keep
-        others from a slot that a fold would free.
-        """
-        arena, here = self.arena, self.role.endpoint
-        exhausted, arriving = True, 0
-        for slot, state in enumerate(arena.input_states()):
-            if state.phase == Phase.WRITING:
-                arriving += state.consumer == here
-                exhausted &= not self.role.lazy
-            else:
-                exhausted &= state.phase == Phase.SEALED and not arena.is_released(slot, state)
-        return exhausted, arriving
-
-    def may_leave(self) -> bool:
-        """No slot names this role, and none of its own holds what somebody still needs."""
-        words = self.words()
-        return not words.queued and all(
-            own.released or own.round < words.round or own.payload is Payload.MODEL
-            for own in words.own
-        )
-
-    # -- doing ---------------------------------------------------------------------------
-    def advance(self) -> bool:
-        """Do every step that can be done now; True if there was any."""
-        moved = False
-        while True:
-            words = self.words()
-            step = next_step(self.role, words)
-            match step:
-                case Wait():
-                    return moved
-                case Release():
-                    self._release(step)
-                case Fold():
-                    self._fold(step, words.round)
-                case Finish():
-                    self._finish(step, words.round)
-                case Seal():
-                    self._seal(step.slot)
-            moved = True
-
-    def _fold(self, step: Fold, round_: int) -> None:
-        arena, began = self.arena, time.monotonic()
-        arena.set_state(step.into, step.generation, Phase.WRITING, 0)
-        fault("fold_writing", self.role.kind)
-        terms = self._terms(step)
-        self.kernels.fold(
-            arena.payload(step.into, self.sum_bytes), terms.acc, terms.inputs, self.sections
-        )
-        self._commit(step, Payload.SUM, round_, terms, self.sum_bytes)
-        self._count(terms, round_, began)
-
-    def _finish(self, step: Finish, round_: int) -> None:
-        arena, sums, began = self.arena, self.arena.payload(step.into), time.monotonic()
-        arena.set_state(step.into, step.generation, Phase.WRITING, 0)
-        fault("fold_writing", self.role.kind)
-        base = velocity_in = velocity_out = None
-        length = self.update_bytes
-        if self.optimiser.name == "fedavgm":
-            base_slot = arena.model()[1]
-            header = arena.header(base_slot)
-            length = self.velocity_at + self.sum_bytes
-            velocity_out = sums[self.velocity_at : length]
-            base = arena.payload(base_slot, self.update_bytes)
-            if header.length >= length:
-                velocity_in = arena.payload(base_slot, length)[self.velocity_at :]
-        terms = self._terms(step)
-        self.kernels.finish(
-            sums[: self.update_bytes],
-            terms.acc,
-            terms.weight,
-            self.sections,
-            inputs=terms.inputs,
-            base=base,
-            velocity_in=velocity_in,
-            velocity_out=velocity_out,
-            optimiser=self.optimiser,
-        )
-        self._commit(step, Payload.MODEL, round_, terms, length)
-        self._count(terms, round_, began)
-        self.work.models[round_] = time.monotonic()
-
-    def _terms(self, step: Fold | Finish) -> Terms:
-        """What a step adds up: the accumulator, and what is queued."""
-        payload = self.arena.payload
-        acc, clients, weight = None, 0, 0.0
-        if step.accumulator:
-            acc = payload(step.accumulator.slot, self.sum_bytes)
-            clients, weight = step.accumulator.clients, step.accumulator.weight
-        inputs = []
-        for queued in step.inputs:
-            is_sum = queued.payload is Payload.SUM
-            length = self.sum_bytes if is_sum else self.update_bytes
-            inputs.append(Input(payload(queued.slot, length), queued.weight, is_sum))
-            clients |= queued.clients
-            weight += queued.weight
-        return Terms(acc, inputs, clients, weight)
-
-    def _commit(
-        self, step: Fold | Finish, payload: Payload, round_: int, terms: Terms, length: int
-    ) -> None:
-        """The payload is written: its header, and then the one word after which it counts."""
-        header = Header(
-            round_, 0, payload, terms.clients, terms.weight, length, source=self.role.endpoint
-        )
-        self.arena.set_header(step.into, header)
-        fault("fold_written", self.role.kind)
-        self.arena.set_state(step.into, step.generation, Phase.OPEN, 0)
-        fault("fold_committed", self.role.kind)
-
-    def _count(self, terms: Terms, round_: int, began: float) -> None:
-        ended = time.monotonic()
-        if terms.inputs:
-            self.work.folds += 1
-            self.work.updates += len(terms.inputs)
-            self.work.bytes += sum(len(i.data) for i in terms.inputs)
-            self.work.seconds += ended - began
-        self.work.spans.append((round_, began, ended))
-
-    def _release(self, step: Release) -> None:
-        for queued in step.slots:
-            if step.refused:
-                log.error("slot %#x holds clients that are partly folded: refused", queued.slot)
-            state = self.arena.state(queued.slot)
-            owner = lane(self.role.endpoint)
-            if queued.slot & SUMS_BIT:
-                owner = self.arena.header(queued.slot).source
-            self.arena.release(queued.slot, state)
-            fault("input_released", self.role.kind)
-            self._send(
-                Descriptor(queued.slot, queued.generation, queued.round, owner, Kind.RELEASE)
-            )
-            fault("release_sent", self.role.kind)
-
-    def _seal(self, own: Own) -> None:
-        self.arena.set_state(own.slot, own.generation, Phase.SEALED, self.role.parent)
-        fault("sum_sealed", self.role.kind)
-        kind = Kind.MODEL if own.payload is Payload.MODEL else Kind.SUM
-        self._send(Descriptor(own.slot, own.generation, own.round, self.role.endpoint, kind))
-        fault("sum_sent", self.role.kind)
 
 
 @dataclass
@@ -407,7 +139,8 @@ class Runtime:
         role = Role(**(fields | {"slots": tuple(fields["slots"])}))
         lock_role(locks, role.endpoint, wait=True)
         fault("role_locked", role.kind)
-        near, far = make_pair(message["proxy"])
+        self.proxy = message["proxy"]
+        near, far = make_pair(self.proxy)
         sections = tuple(Section(*row) for row in message["sections"])
         aggregator = Aggregator(
             role=role,
@@ -424,14 +157,12 @@ class Runtime:
         self.held = Held(message["job"], aggregator, near, far, (inputs, sums, locks))
         self._register(self.held, first=True)
 
-    def _register(self, held: Held, *, first: bool = False) -> None:
+    def _register(self, held: Held, *, first: bool) -> None:
         if not first:
             held.near.close()
             held.far.close()
             held.near, held.far = make_pair(self.proxy)
             held.aggregator.port = Port(held.near)
-        else:
-            self.proxy = "unix" if held.near.family.name == "AF_UNIX" else "ebpf"
         self._tell(
             {"t": "join", "job": held.job, "endpoint": held.aggregator.role.endpoint},
             [held.near.fileno(), held.far.fileno()],

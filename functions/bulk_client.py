@@ -13,7 +13,7 @@ import socket
 import struct
 from typing import Any, Final
 
-from lifl.errors import Unreachable
+from lifl.errors import Refused, Unreachable
 from lifl.functions import tcp
 from lifl.functions.sealing import (
     ANSWER,
@@ -24,10 +24,13 @@ from lifl.functions.sealing import (
     Direction,
     Head,
     Kind,
+    Mode,
     Ticket,
+    about,
     verify,
 )
 from lifl.functions.transfer import Upload
+from lifl.functions.wire import Keys, Message, host_of
 
 CONNECT_S: Final = 5.0
 STILL_S: Final = 20  # no byte was taken for so long: the gateway or the way to it is gone
@@ -37,6 +40,27 @@ _TIMEVAL: Final = struct.Struct("@qq")
 
 class Broken(Unreachable):
     """The bulk connection is gone."""
+
+
+def connect(
+    answer: Message, keys: Keys, *, endpoint: str, gateway: str, job: str
+) -> BulkConnection:
+    """Open the connection that a gateway's answer `ticket` gives the right to.
+
+    Args:
+        endpoint, gateway: of the control channel that the answer came on, and its public key.
+
+    Raises:
+        Broken: nobody listens there, or whoever does is not the gateway that gave the ticket.
+        Refused: it wants payloads in the clear although there are keys.
+    """
+    mode = Mode[answer["mode"].upper()]
+    if mode is Mode.PLAIN and keys.is_secure:
+        raise Refused(f"the gateway at {endpoint} wants payloads in the clear although the job "
+                      "has keys", code="not-allowed")  # fmt: skip
+    what = about(mode, gateway=gateway, client=keys.public, job=job)
+    ticket = Ticket(answer["id"], answer["secret"], mode, what)
+    return BulkConnection(host_of(endpoint), answer["port"], ticket)
 
 
 class BulkConnection:

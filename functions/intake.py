@@ -1,7 +1,7 @@
 """How an update enters a node: the gateway's steps on the shared words.
 
 Owns the gateway's half of docs/crash-protocol.md for one job: free slots, WRITING, SEALED, the
-`accepted` set, `closed`, publishing and releasing.  Knows no network: gateway.py feeds it.  All
+`accepted` set, `closed`, publishing and releasing.  Knows no network: uploads.py feeds it.  All
 of it runs in one thread, so that nothing comes between the last look at `accepted` and the bit.
 """
 

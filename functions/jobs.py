@@ -1,7 +1,7 @@
 """What a gateway knows of one job: its round, its roster, who uploads, who waits.
 
 Owns the checks that an update must pass before a byte of it reaches a slot.  Knows no socket;
-gateway.py carries out what is returned.
+clients.py and uploads.py carry out what is returned.
 """
 
 from __future__ import annotations
@@ -201,20 +201,28 @@ class Job:
         round_ = message.get("round")
         if not isinstance(round_, int):
             raise InvalidUpdate(f"round is {round_!r}: it must be an integer", code="malformed")
+        self._must_be_open(round_)
+        return self._selected(key)
+
+    def _must_be_open(self, round_: int) -> None:
+        """The round under way, whose model is here."""
         if round_ < self.round or (round_ == self.round and self.intake.round > round_):
             raise Late(
                 f"round {round_} is over: go on with the next one",
                 code="past-round", job=self.name, round=round_,
             )  # fmt: skip
-        if round_ > self.round or not self.has_model:
+        if round_ > self.round or not self.has_model or self.layout is None:
             raise Busy(
                 f"round {round_} has not started here", code="not-started", job=self.name
             )
+
+    def _selected(self, key: str) -> int:
+        """The bit of a client that takes part here."""
         bit = self.bit(key)
         if bit is None:
             raise Refused(
-                f"not selected for round {self.round} at this node", code="not-selected",
-                job=self.name,
+                f"not selected for round {self.round} at this node: wait until it says `round`",
+                code="not-selected", job=self.name,
             )  # fmt: skip
         return bit
 
@@ -233,15 +241,7 @@ class Job:
         if kind == "update":
             weight = weight_of(message)
         _check_metrics(message.get("metrics"))
-        if round_ < self.round or (round_ == self.round and self.intake.round > round_):
-            raise Late(
-                f"round {round_} is over: go on with the next one",
-                code="past-round", job=self.name, round=round_,
-            )  # fmt: skip
-        if round_ > self.round or not self.has_model or self.layout is None:
-            raise Busy(
-                f"round {round_} has not started here", code="not-started", job=self.name
-            )
+        self._must_be_open(round_)
         if kind == "update":
             return self._client(peer, key, message, weight)
         if kind == "sum" and right == "node":
@@ -250,12 +250,7 @@ class Job:
 
     def _client(self, peer: bytes, key: str, message: Message, weight: float) -> Asking:
         assert self.layout is not None
-        bit, length = self.bit(key), message["length"]
-        if bit is None:
-            raise Refused(
-                f"not selected for round {self.round} at this node: wait until it says `round`",
-                code="not-selected", job=self.name,
-            )  # fmt: skip
+        bit, length = self._selected(key), message["length"]
         if message.get("digest") != self.layout.digest:
             raise InvalidUpdate(
                 f"the update's layout is {_hex(message.get('digest'))}; this job's is "

@@ -84,6 +84,11 @@ class Upload:
             self.reach(end)
         return self.data[at:end]
 
+    def complete(self) -> None:
+        """Have all of it in place; whatever it is made from may change then."""
+        if self.reach is not None:
+            self.reach(len(self.data))
+
     def moved(self) -> None:
         """Tell how far it is; whoever moves `sent` calls this."""
         if self.progress is not None:

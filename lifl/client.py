@@ -177,6 +177,11 @@ class Client:
         return self._exchange.settings
 
     @property
+    def last_round(self) -> int:
+        """Number of the round that was handed out last, 0 before the first."""
+        return self._last
+
+    @property
     def is_over(self) -> bool:
         """The job is done, as far as this client has heard."""
         pending = self._exchange.pending
@@ -313,7 +318,7 @@ def answer(exchange: Exchange, what: Upload | Message) -> bool:
     try:
         counts = exchange.upload(what)
     finally:
-        what.part(len(what.data), 0)  # from now on the user's arrays may change
+        what.complete()  # from now on the user's arrays may change
     if counts and what.progress is not None:
         what.progress(len(what.data), len(what.data))
     return counts

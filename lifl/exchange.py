@@ -1,9 +1,8 @@
 """What a client and its gateways say to one another: the control channel and transfers over it.
 
 Owns the connection, following the plan from gateway to gateway, saying everything again that a
-gateway forgot, and asking for tickets: bytes on the bulk port are
-functions/bulk_client.py's.  Knows no training
-loop: client.py does.
+gateway forgot, and asking for tickets: bytes on the bulk port are functions/bulk_client.py's.
+Knows no training loop: client.py does.
 """
 
 from __future__ import annotations
@@ -19,32 +18,27 @@ from typing import Any
 
 import numpy as np
 import zmq
-import zmq.utils.monitor
 
 from lifl.api.codes import error_of
 from lifl.buffers import Buffers
 from lifl.connection import Address, Connection
-from lifl.errors import Late, Refused, Unreachable
-from lifl.functions.bulk_client import Broken, BulkConnection
+from lifl.errors import Late, Unreachable
+from lifl.functions.bulk_client import Broken, BulkConnection, connect
 from lifl.functions.layout import Layout
-from lifl.functions.sealing import Mode, Ticket, about
 from lifl.functions.transfer import Download, Outgoing, Upload
-from lifl.functions.wire import (
-    INLINE,
-    Keys,
-    Message,
-    host_of,
-)
+from lifl.functions.wire import INLINE, Keys, Message
 
 State = dict[str, np.ndarray[Any, Any]]
 
 AGAIN_S = 2.0
-AGAIN_MS = 2000
+AGAIN_MS = int(AGAIN_S * 1000)
+LISTEN_S = 0.01
+RETRY_S = 0.05  # before the next ticket
+RETRY_FIRST_S = 0.01  # after a refusal
+RETRY_LAST_S = 1.0
 ENDS = frozenset({"not-enrolled", "revoked", "not-allowed", "unknown-job"})
 """Rejections after which a gateway has nothing more to say to this client."""
 ANSWERS = frozenset({"go", "more", "ack", "reject"})
-RETRY_FIRST_S = 0.01
-RETRY_LAST_S = 1.0
 
 
 class Interrupted(Exception):
@@ -54,9 +48,6 @@ class Interrupted(Exception):
 def retry_s(refusals: int) -> float:
     """Back-off after so many refusals in a row: 10 ms, 20 ms, … 1 s."""
     return float(min(RETRY_LAST_S, RETRY_FIRST_S * 2 ** min(refusals, 30)))
-
-RETRY_S = 0.05
-LISTEN_S = 0.01
 
 
 class _Poller:
@@ -428,12 +419,10 @@ class Exchange:
                 break
             if message["t"] == "reject" and message["of"] == "ticket":
                 raise Broken(message["text"])
-        where, mode = self._connection.address, Mode[message["mode"].upper()]
-        if mode is Mode.PLAIN and self._keys.is_secure:
-            raise Refused("the gateway wants payloads in the clear although this client has keys")
-        what = about(mode, gateway=where.key, client=self._keys.public, job=self.job)
-        ticket = Ticket(message["id"], message["secret"], mode, what)
-        return BulkConnection(host_of(where.endpoint), message["port"], ticket)
+        where = self._connection.address
+        return connect(
+            message, self._keys, endpoint=where.endpoint, gateway=where.key, job=self.job
+        )
 
     def _close_bulk(self) -> None:
         if self._bulk is not None:

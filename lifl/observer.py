@@ -24,6 +24,7 @@ class Observer:
         self.job = job
         self._connections = [Connection(keys, at) for at in addresses]
         self._layout: Layout | None = None
+        self._source = self._connections[0]
         for connection in self._connections:
             connection.send([({"t": "hello", "job": job}, None)])
 

@@ -65,9 +65,9 @@ def train(function: Callable[..., None], path: Path, rounds: int) -> Fate | None
             else:
                 function(client)
         except BaseException as error:
-            raise InRound(client._last) from error
-        if client._last < rounds and not client.is_over:
-            return Fate(client._last)
+            raise InRound(client.last_round) from error
+        if client.last_round < rounds and not client.is_over:
+            return Fate(client.last_round)
         for _ in client.rounds():  # its last update may have to be sent again
             pass
         return None

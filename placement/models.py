@@ -14,11 +14,10 @@ from collections.abc import Callable
 import zmq
 
 from lifl.errors import Unreachable
-from lifl.functions.bulk_client import Broken, BulkConnection
+from lifl.functions.bulk_client import Broken, BulkConnection, connect
 from lifl.functions.peers import Peer, Transfer
-from lifl.functions.sealing import Mode, Ticket, about
 from lifl.functions.transfer import Download, Upload
-from lifl.functions.wire import INLINE, Keys, Message, dealer, decode, encode, host_of
+from lifl.functions.wire import INLINE, Keys, Message, dealer, decode, encode
 from lifl.placement.membership import Known
 
 LIMIT_S = 60.0
@@ -102,13 +101,11 @@ class _Fetch:
             answer = self._ask({"t": "ticket", "job": self._job, "n": self._tickets})
             if answer["t"] != "ticket" or answer["n"] != self._tickets:
                 continue
-            mode = Mode[answer["mode"].upper()]
-            if mode is Mode.PLAIN and self._keys.is_secure:
-                raise Unreachable(f"the gateway of {self._node.name} seals nothing, and has keys")
-            what = about(mode, gateway=self._node.key, client=self._keys.public, job=self._job)
-            ticket = Ticket(answer["id"], answer["secret"], mode, what)
+            where = self._node
             try:
-                return BulkConnection(host_of(self._node.endpoint), answer["port"], ticket)
+                return connect(
+                    answer, self._keys, endpoint=where.endpoint, gateway=where.key, job=self._job
+                )
             except Broken:
                 self._look(AGAIN_S)
 

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lifl.functions.aggregator import Aggregator
 from lifl.functions.intake import Intake
 from lifl.functions.kernels import Optimiser, choose
 from lifl.functions.kernels.bound import bound
 from lifl.functions.layout import Layout
 from lifl.functions.round import Role
+from lifl.functions.steps import Aggregator
 from lifl.proxy_ebpf.descriptor import Descriptor
 from lifl.shm.arena import ArenaFiles, map_arena
 from lifl.shm.geometry import Geometry
