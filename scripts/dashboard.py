@@ -101,7 +101,8 @@ ROWS: Final[dict[str, list[Panel]]] = {
         ),
         Panel(
             "Refused requests",
-            {"{{code}}": "sum by (code) (rate(lifl_rejections_total[$__rate_interval]))"},
+            {"{{code}}": "sum by (code) (rate(lifl_rejections_total[$__rate_interval])) "
+             "or vector(0)"},
             unit="ops",
             stacked=True,
         ),
@@ -169,7 +170,8 @@ ROWS: Final[dict[str, list[Panel]]] = {
         Panel("Living", {"{{kind}}": "sum by (kind) (lifl_processes)"}, stacked=True),
         Panel(
             "Replaced",
-            {"{{node}} {{what}}": "sum by (node, what) (increase(lifl_restarts_total[5m]))"},
+            {"{{node}} {{what}}": "sum by (node, what) (increase(lifl_restarts_total[5m])) "
+             "or vector(0)"},
         ),
     ],
 }  # fmt: skip

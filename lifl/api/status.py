@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_serializer
 
 from lifl.api.part import NAME_MAX, TEXT_MAX, DnsName, Part
 
@@ -183,6 +183,10 @@ class Status(Part):
     started_at: Time | None = Field(default=None, description="When the first round started.")
     finished_at: Time | None = Field(default=None, description="When it was complete or failed.")
     store: Store | None = Field(default=None, description="What the next coordinator needs.")
+
+    @field_serializer("figures")
+    def _few_digits(self, figures: dict[str, float]) -> dict[str, float]:
+        return _rounded(figures)  # also of a copy, whose fields nobody has looked at
 
     def wire(self) -> dict[str, Any]:
         """As JSON has it, without what is not known."""

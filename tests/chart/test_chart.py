@@ -49,12 +49,16 @@ CASES = {
           runtime: knative
           priorityClassName: high
           quota: {pods: "100"}
-        webhook: {certManager: {enabled: true}}
+        webhook: {enabled: true}
         metrics:
           podMonitor: {enabled: true, labels: {release: prometheus}}
           rules: {enabled: true, labels: {release: prometheus}}
           dashboard: {enabled: true}
         uninstall: {deleteJobs: false}
+    """,
+    "cert-manager": """
+        functions: {runtime: knative}
+        webhook: {enabled: true, certManager: {enabled: true}}
     """,
     "least": """
         fullnameOverride: fl
@@ -62,7 +66,6 @@ CASES = {
         operator: {resources: {}}
         agent: {proxy: unix}
         functions: {namespace: {name: fl-functions, create: false}}
-        webhook: {enabled: false}
         rbac: {aggregate: false}
         networkPolicies: {enabled: false}
     """,
@@ -271,8 +274,8 @@ def test_templates_are_named_for_what_they_hold() -> None:
 
 def test_memory_of_an_agent_is_that_of_the_arenas_and_its_own() -> None:
     for values, bytes_ in (
-        ("", (1 << 30) + (192 << 20)),
-        ("agent: {arenaMemory: 1.5Gi}", (3 << 29) + (192 << 20)),
+        ("", (1 << 30) + (128 << 20)),
+        ("agent: {arenaMemory: 1.5Gi}", (3 << 29) + (128 << 20)),
         ("agent: {arenaMemory: 1.025G, processMemory: 0.0625Gi}", None),
         ("agent: {arenaMemory: 2147483648, processMemory: 0.5Gi}", (1 << 31) + (1 << 29)),
         ("agent: {arenaMemory: 1.05G, processMemory: 64Mi}", 1_050_000_000 + (64 << 20)),

@@ -102,6 +102,18 @@ def test_what_people_see(kubectl: Kubectl, job: dict[str, Any]) -> None:
     assert "Share of the connected clients that a round draws." in " ".join(said.split())
 
 
+def test_a_namespace_has_as_many_jobs_as_its_quota(
+    kubectl: Kubectl, job: dict[str, Any]
+) -> None:
+    kubectl("create", "quota", "jobs", "--hard=count/fljobs.fl.lifl.dev=1")
+    kubectl.wait("quota/jobs", "jsonpath={.status.used.count/fljobs\\.fl\\.lifl\\.dev}=1")
+    said = kubectl(
+        "create", "--filename=-", fails=True,
+        stdin=json.dumps(verdicts.edited({"metadata.name": "another"})),
+    )  # fmt: skip
+    assert "exceeded quota: jobs" in said
+
+
 def write_status(kubectl: Kubectl, status: dict[str, Any], *, fails: bool = False) -> str:
     patch = json.dumps({"status": status})
     return kubectl(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Kubectl, Pods
+    from kubectl import Kubectl, Pods
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 AGENT: dict[str, Any] = {"capabilities": {"drop": ["ALL"], "add": ["BPF", "NET_ADMIN"]}}
 ROUTES = textwrap.dedent(

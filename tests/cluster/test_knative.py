@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import IMAGE
+from kubectl import IMAGE
 
 if TYPE_CHECKING:
-    from conftest import Kubectl, Pods
+    from kubectl import Kubectl, Pods
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
 
 CALL = (
     "import sys, urllib.request as r; host, revision, namespace = sys.argv[1:]; "
@@ -32,13 +32,14 @@ def test_a_service_of_the_stock_class_goes_to_zero_and_comes_back(
                 "template": {
                     "metadata": {"annotations": {"autoscaling.knative.dev/window": "6s"}},
                     "spec": {
+                        "timeoutSeconds": 10,  # it is also the time that a pod may take to end
                         "containers": [
                             {
                                 "image": IMAGE,
                                 "command": ["python", "-m", "http.server", "-d", "/etc", "8080"],
                                 "ports": [{"containerPort": 8080}],
                             }
-                        ]
+                        ],
                     },
                 }
             },
@@ -50,7 +51,7 @@ def test_a_service_of_the_stock_class_goes_to_zero_and_comes_back(
     deployment = f"deployment/{revision}-deployment"
     template = kubectl.get(deployment)["spec"]["template"]["spec"]
     assert "queue-proxy" in [container["name"] for container in template["containers"]]
-    kubectl.wait(deployment, "jsonpath={.spec.replicas}=0", timeout_s=120)
+    kubectl.wait(deployment, "jsonpath={.spec.replicas}=0", timeout_s=180)
     kubectl.wait("podautoscaler/" + revision, "condition=Active=False")
 
     host = f"{revision}.{kubectl.namespace}.svc.cluster.local"

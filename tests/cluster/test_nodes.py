@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Kubectl, Pods
+    from kubectl import Kubectl, Pods
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 SERVER = ["python", "-m", "http.server", "--directory", "/etc", "8080"]
 CLIENT = (

@@ -168,6 +168,12 @@ def test_what_may_change_exists() -> None:
     assert CHANGEABLE.keys() <= known.keys()
 
 
+def test_the_guide_says_what_may_change() -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    rows = [f"| `{path}` | {what} |" for path, what in CHANGEABLE.items()]
+    assert "\n".join(rows) in page
+
+
 def test_every_field_may_change_or_has_a_rule() -> None:
     """A new field of spec cannot be forgotten: a rule is made of it unless it is listed."""
     spec = SCHEMA["properties"]["spec"]
@@ -248,6 +254,11 @@ def test_a_status_comes_back_as_it_was() -> None:
     assert wire["figures"] == {"accuracy": 0.9622, "loss": 1.235e-7}
     assert "tree" not in wire
     assert Status.model_validate(wire, by_alias=True, by_name=False) == status
+
+
+def test_figures_of_a_copy_are_rounded_when_they_are_written() -> None:
+    status = Status().model_copy(update={"figures": {"accuracy": 0.9777158774373259}})
+    assert status.wire()["figures"] == {"accuracy": 0.9777}
 
 
 def test_figures_are_finite_and_few() -> None:

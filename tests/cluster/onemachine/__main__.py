@@ -51,8 +51,7 @@ def main() -> int:
             up.up(cluster, tag=options.tag, say=say)
             print(up.exports(cluster))
         case "image":
-            with up.locked(cluster):
-                say(up.image(cluster, tag=options.tag, say=say))
+            say(up.image(cluster, tag=options.tag, say=say))
         case "down":
             down.down(cluster)
             say("down")

@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from .shell import Failed, run
+from .shell import Failed, fresh, run
 
 MODULES: Final = Path(__file__).parent.parent / "modules"
 VERSION: Final = "k8s.io/component-base/version"
@@ -150,22 +149,19 @@ def build(cache: Path, *, say: Callable[[str], None]) -> Binaries:
 
 
 def _build(module: Module, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = fresh(folder.parent / "scratch-binaries")
     env = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"}
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{module.name}-") as made:
-        partial = Path(made) / "done"
-        partial.mkdir()
-        for command in module.commands:
-            output = partial / binary_name(command)
-            run(
-                ["go", "build", "-trimpath", "-ldflags", module.flags, "-o", str(output), command],
-                cwd=module.folder,
-                env=env,
-            )
-        if module.manifests:
-            text = "".join(f"---\n{file.read_text()}\n" for file in _manifests(module))
-            (partial / "manifests.yaml").write_text(text)
-        partial.rename(folder)
+    for command in module.commands:
+        output = scratch / binary_name(command)
+        run(
+            ["go", "build", "-trimpath", "-ldflags", module.flags, "-o", str(output), command],
+            cwd=module.folder,
+            env=env,
+        )
+    if module.manifests:
+        text = "".join(f"---\n{file.read_text()}\n" for file in _manifests(module))
+        (scratch / "manifests.yaml").write_text(text)
+    scratch.rename(folder)
 
 
 def _manifests(module: Module) -> Iterator[Path]:

@@ -72,6 +72,11 @@ def enter(folder: Path) -> Path:
     return root / before.lstrip("/")
 
 
+def leave(before: Path) -> None:
+    """Put this process back where `enter` found it."""
+    (before / "cgroup.procs").write_text(str(os.getpid()))
+
+
 def folders(cluster: Cluster) -> Iterator[Path]:
     """All of the cluster's groups, inner ones first."""
     for root in hierarchies():

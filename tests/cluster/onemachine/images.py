@@ -24,13 +24,19 @@ from . import unit
 from .binaries import Binaries
 from .layout import Cluster
 from .node import PAUSE_IMAGE
-from .shell import Failed, run, works
+from .shell import Failed, fresh, run, works
 
 REPOSITORY: Final = Path(__file__).parents[3]
 PAUSE_SOURCE: Final = Path(__file__).with_name("pause.c")
 SUITE: Final = "bookworm"
-BASE_IMAGE: Final = f"localhost/debian:{SUITE}"
-KEPT: Final = 8  # archives of LIFL's image, the newest ones
+BASE_OPTIONS: Final = (
+    "--mode=root", "--variant=minbase", "--aptopt=APT::Install-Recommends false",
+    *(
+        f"--dpkgopt=path-exclude=/usr/share/{part}/*"
+        for part in ("doc", "man", "locale", "info", "lintian")
+    ),
+)  # fmt: skip
+KEPT: Final = 4  # archives of LIFL's image, the newest ones
 CLIENT_CONFIGURATION: Final = (
     "/etc/apt/apt.conf.d", "/etc/apt/sources.list", "/etc/apt/sources.list.d",
     "/etc/apt/auth.conf.d", "/etc/apt/keyrings", "/usr/share/keyrings", "/etc/pip.conf",
@@ -55,7 +61,7 @@ def knative_name(command: str) -> str:
     return f"dev.local/knative/{command}:1"
 
 
-def build_fixed(cluster: Cluster, binaries: Binaries, *, say: Say) -> list[Image]:
+def build_fixed(cluster: Cluster, binaries: Binaries) -> list[Image]:
     """Those that are the same whatever LIFL is: pause, CoreDNS and Knative."""
     wanted = {
         "dev.local/coredns:1": (binaries.path("coredns"), "/coredns", ""),
@@ -71,10 +77,10 @@ def build_fixed(cluster: Cluster, binaries: Binaries, *, say: Say) -> list[Image
 
 
 def _pause(cluster: Cluster) -> Image:
+    key = hashlib.sha256(PAUSE_SOURCE.read_bytes()).hexdigest()[:12]
     with tempfile.TemporaryDirectory() as made:
         binary = Path(made) / "pause"
         run(["gcc", "-static", "-Os", "-s", "-Wall", "-Werror", "-o", binary, PAUSE_SOURCE])
-        key = hashlib.sha256(PAUSE_SOURCE.read_bytes()).hexdigest()[:12]
         return _static(cluster, PAUSE_IMAGE, binary, "/pause", "65532", key=key)
 
 
@@ -91,11 +97,18 @@ def _static(
     kind = name.removeprefix("dev.local/").partition(":")[0].replace("/", "-")
     archive = cluster.cache / "images" / f"{kind}-{key}.tar"
     if not archive.exists():
-        with tempfile.TemporaryDirectory() as made:
-            file = Path(made) / "Dockerfile"
-            file.write_text("\n".join(lines))
-            _bud(cluster, name, file, binary.parent, archive)
+        file = _scratch(cluster) / "Dockerfile"
+        file.write_text("\n".join(lines))
+        _bud(cluster, name, file, binary.parent, archive)
     return Image(name, archive)
+
+
+def _scratch_path(cluster: Cluster) -> Path:
+    return cluster.cache / "scratch-images"
+
+
+def _scratch(cluster: Cluster) -> Path:
+    return fresh(_scratch_path(cluster))
 
 
 def _buildah(cluster: Cluster, *words: str | Path, cwd: Path | None = None) -> str:
@@ -108,7 +121,7 @@ def _buildah(cluster: Cluster, *words: str | Path, cwd: Path | None = None) -> s
             "--storage-driver=overlay", *words,
         ],
         cwd=cwd,
-        env={**os.environ, "BUILDAH_ISOLATION": "chroot", "TMPDIR": str(cluster.cache)},
+        env={**os.environ, "BUILDAH_ISOLATION": "chroot", "TMPDIR": str(_scratch_path(cluster))},
     )  # fmt: skip
 
 
@@ -142,13 +155,13 @@ def build_lifl(cluster: Cluster, name: str, *, say: Say) -> Image:
     base = os.environ.get("LIFL_CLUSTER_BASE") or _base(cluster, say=say)
     say("building LIFL's image from the Dockerfile")
     options = [f"--build-arg=BASE={base}", *client_options()]
-    with tempfile.TemporaryDirectory(dir=cluster.cache, prefix=".context-") as made:
-        context = Path(made)
-        for file in _files():
-            target = context / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(REPOSITORY / file, target, follow_symlinks=False)
-        _bud(cluster, name, REPOSITORY / "Dockerfile", context, archive, options)
+    context = _scratch(cluster) / "context"
+    for file in _files():
+        target = context / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(REPOSITORY / file, target, follow_symlinks=False)
+    _bud(cluster, name, REPOSITORY / "Dockerfile", context, archive, options)
+    _scratch(cluster)
     old = sorted(archive.parent.glob("lifl-*.tar"), key=lambda file: file.stat().st_mtime)
     for file in old[:-KEPT]:
         file.unlink()
@@ -156,29 +169,33 @@ def build_lifl(cluster: Cluster, name: str, *, say: Say) -> Image:
 
 
 def client_options() -> list[str]:
-    """How this machine reaches apt's and pip's registries, for `buildah build`."""
-    mounts = [path for path in CLIENT_CONFIGURATION if Path(path).exists()]
+    """How this machine reaches apt's and pip's registries, for `buildah build`.
+
+    What a package writes there while it is installed goes into an overlay that is thrown away.
+    """
+    mounts = {
+        path: "O" if Path(path).is_dir() else "ro"
+        for path in CLIENT_CONFIGURATION
+        if Path(path).exists()
+    }
     return [
         "--network=host",
-        *(f"--volume={path}:{path}:ro" for path in mounts),
+        *(f"--volume={path}:{path}:{how}" for path, how in mounts.items()),
         *(f"--build-arg={name}" for name in CLIENT_VARIABLES if name in os.environ),
     ]
 
 
 def _files() -> list[Path]:
-    """What the Dockerfile may copy: everything that git knows or would add."""
-    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    names = run(words, cwd=REPOSITORY).split("\0")
-    apart = ("tests", "docs", "benchmarks", ".ci")
-    return [
-        Path(name)
-        for name in sorted(filter(None, names))
-        if not name.startswith(apart) and os.path.lexists(REPOSITORY / name)
-    ]
+    """The Dockerfile, and what .dockerignore lets in of all that git knows or would add."""
+    lines = (REPOSITORY / ".dockerignore").read_text().split()
+    let_in = [line.removeprefix("!") for line in lines if line.startswith("!")]
+    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--"]
+    names = run([*words, "Dockerfile", *let_in], cwd=REPOSITORY).split("\0")
+    return [Path(n) for n in sorted(filter(None, names)) if os.path.lexists(REPOSITORY / n)]
 
 
 def _content() -> str:
-    digest = hashlib.sha256((os.environ.get("LIFL_CLUSTER_BASE") or SUITE).encode())
+    digest = hashlib.sha256((os.environ.get("LIFL_CLUSTER_BASE") or _base_name()).encode())
     for file in _files():
         path = REPOSITORY / file
         content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
@@ -186,29 +203,29 @@ def _content() -> str:
     return digest.hexdigest()[:12]
 
 
+def _base_name() -> str:
+    """By its recipe."""
+    recipe = hashlib.sha256(repr((SUITE, BASE_OPTIONS)).encode()).hexdigest()[:12]
+    return f"localhost/debian:{SUITE}-{recipe}"
+
+
 def _base(cluster: Cluster, *, say: Say) -> str:
     """Debian as its official slim image has it, of its packages."""
+    name = _base_name()
+    scratch = _scratch(cluster)
     try:
-        _buildah(cluster, "inspect", "--type=image", "--format={{.FromImageID}}", BASE_IMAGE)
-        return BASE_IMAGE
+        _buildah(cluster, "inspect", "--type=image", "--format={{.FromImageID}}", name)
+        return name
     except Failed:
         say(f"making Debian {SUITE} of its packages, once")
-    with tempfile.TemporaryDirectory(dir=cluster.cache, prefix=".base-") as made:
-        tree = Path(made)
-        options = [
-            f"--dpkgopt=path-exclude=/usr/share/{part}/*"
-            for part in ("doc", "man", "locale", "info", "lintian")
-        ]
-        run(["mmdebstrap", "--mode=root", "--variant=minbase", *options,
-             "--include=ca-certificates", SUITE, tree / "base.tar", *_sources()])  # fmt: skip
-        (tree / "Dockerfile").write_text("FROM scratch\nADD base.tar /\n")
-        _buildah(cluster, "build", f"--tag={BASE_IMAGE}", f"--file={tree}/Dockerfile", tree)
-    return BASE_IMAGE
-
-
-def _sources() -> list[Path]:
-    """This machine's list of Debian's archives, where it has one in the new format."""
-    return [path for path in (Path("/etc/apt/sources.list.d/debian.sources"),) if path.exists()]
+    # This machine's list of Debian's archives, where it has one in the new format.
+    listed = Path("/etc/apt/sources.list.d/debian.sources")
+    sources = [listed] if listed.exists() else []
+    env = {**os.environ, "TMPDIR": str(scratch)}
+    run(["mmdebstrap", *BASE_OPTIONS, SUITE, scratch / "base.tar", *sources], env=env)
+    (scratch / "Dockerfile").write_text("FROM scratch\nADD base.tar /\n")
+    _buildah(cluster, "build", f"--tag={name}", f"--file={scratch}/Dockerfile", scratch)
+    return name
 
 
 # ---- into the nodes ---------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """Runs the standard tools that a cluster is made with, and says what they said when they fail.
 
-Owns how a command is run and how its failure reads.  Called by every module of this package.
+Owns how a command is run, how its failure reads, and that a build begins with an empty folder.
+Called by every module of this package.
 """
 
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +15,14 @@ from pathlib import Path
 
 class Failed(Exception):
     """The cluster cannot be made, or taken down; the message says what to do."""
+
+
+def fresh(folder: Path) -> Path:
+    """The folder, empty: what a killed build has left in it is of no use."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def run(

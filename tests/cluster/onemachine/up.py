@@ -27,10 +27,10 @@ LIFL_IMAGE: Final = "dev.local/lifl"
 
 
 @contextmanager
-def locked(cluster: Cluster) -> Iterator[None]:
-    """One `up` or `image` at a time with one cache; the kernel frees the lock whatever happens."""
+def locked(cluster: Cluster, what: str) -> Iterator[None]:
+    """One at a time with this cache; the kernel frees the lock whatever happens."""
     cluster.cache.mkdir(parents=True, exist_ok=True)
-    with (cluster.cache / "lock").open("w") as lock:
+    with (cluster.cache / f"{what}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -43,8 +43,9 @@ def up(cluster: Cluster, *, tag: str, say: Say) -> None:
     """
     if os.geteuid() != 0:
         raise Failed("a cluster needs root here: run `make cluster-up` as root")
-    with locked(cluster):
-        built = binaries.build(cluster.cache, say=say)
+    with locked(cluster, f"cluster-{cluster.name}"):
+        with locked(cluster, "binaries"):
+            built = binaries.build(cluster.cache, say=say)
         if status.wanted(cluster, built) == status.made(cluster):
             problems = status.problems(cluster)
             if not problems:
@@ -57,22 +58,24 @@ def up(cluster: Cluster, *, tag: str, say: Say) -> None:
         try:
             _up(cluster, built, tag=tag, say=say)
         except BaseException:
-            (before / "cgroup.procs").write_text(str(os.getpid()))
+            cgroups.leave(before)
             down.down(cluster)
             raise
-        (before / "cgroup.procs").write_text(str(os.getpid()))
+        cgroups.leave(before)
 
 
 def image(cluster: Cluster, *, tag: str, say: Say) -> str:
     """Build LIFL's image of this checkout, if it is new, and hand it to every node."""
-    made = images.build_lifl(cluster, f"{LIFL_IMAGE}:{tag}", say=say)
+    with locked(cluster, "images"):
+        made = images.build_lifl(cluster, f"{LIFL_IMAGE}:{tag}", say=say)
     images.load(cluster, [made])
     return made.name
 
 
 def _up(cluster: Cluster, built: binaries.Binaries, *, tag: str, say: Say) -> None:
-    fixed = images.build_fixed(cluster, built, say=say)
-    lifl = images.build_lifl(cluster, f"{LIFL_IMAGE}:{tag}", say=say)
+    with locked(cluster, "images"):
+        fixed = images.build_fixed(cluster, built)
+        lifl = images.build_lifl(cluster, f"{LIFL_IMAGE}:{tag}", say=say)
     began = time.monotonic()
 
     def after() -> str:
