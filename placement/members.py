@@ -99,11 +99,16 @@ class Members:
         """The doorman knows who some of those are that wait."""
         assert self.doorman is not None
         for (control, message, fds), who in self.doorman.answers():
-            if isinstance(who, Guest) and message["t"] == who.kind:
+            stale = self.keys is not None and message.get("key", "") != self.keys.public
+            if isinstance(who, Guest) and message["t"] == "gateway" == who.kind and stale:
+                answer: Message = {  # it starts again, with this node's keys
+                    "t": "refused", "error": "the node has other keys now", "code": "stale",
+                }  # fmt: skip
+            elif isinstance(who, Guest) and message["t"] == who.kind:
                 self.connections[control.fileno()] = (control, None)
                 self._joins(control, message, fds, who)
                 continue
-            if isinstance(who, Guest) and who.kind == "gateway" and message["t"] == "keys":
+            elif isinstance(who, Guest) and who.kind == "gateway" and message["t"] == "keys":
                 assert self.keys is not None
                 answer = {"t": "keys", "public": self.keys.public, "secret": self.keys.secret}
             else:
