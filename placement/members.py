@@ -102,7 +102,7 @@ class Members:
             stale = self.keys is not None and message.get("key", "") != self.keys.public
             if isinstance(who, Guest) and message["t"] == "gateway" == who.kind and stale:
                 answer: Message = {  # it starts again, with this node's keys
-                    "t": "refused", "error": "the node has other keys now", "code": "stale",
+                    "t": "refused", "error": "the node has other keys now: start again",
                 }  # fmt: skip
             elif isinstance(who, Guest) and message["t"] == who.kind:
                 self.connections[control.fileno()] = (control, None)
