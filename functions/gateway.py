@@ -82,12 +82,13 @@ class Gateway:
             keys=keys, report=self.lines.send, serve=self._serve,
         )  # fmt: skip
         self.agent = Lanes(
-            socket_path, self.endpoint, self.jobs, self._ready, self.clients.bulk.close_job
-        )
+            socket_path, self.endpoint, keys.public, self.jobs, self._ready,
+            self.clients.bulk.close_job,
+        )  # fmt: skip
         self.agent.figures = self.clients.figures
         self.agent.coordinators = self._coordinators
         self._poller, self._polled = zmq.Poller(), list[Any]()
-        self.peers: dict[str, Peer] = {}
+        self.peers: dict[tuple[str, str], Peer] = {}
         self.early: dict[str, list[Message]] = {}  # coordinator's words before the arena is here
 
     # -- loop --------------------------------------------------------------------------------
@@ -95,33 +96,37 @@ class Gateway:
         self.agent.connect()
         self._hello()
         while True:
-            ready = self._poll()
-            if self.agent.control and self.agent.control.fileno() in ready:
-                self.agent.receive()
-            if self.door.socket in ready:
-                self.door.answer()
-            for name in self.lines.came_back(ready):
-                self._report_all(name)
-            for name, message in self.lines.received(ready):
-                self._obey(name, message)
-            for key in [k for k, at in self.agent.lanes.items() if at.fileno() in ready]:
-                self.agent.drain(key)
-                self._serve(self.jobs[key[0]])
-            for peer in list(self.peers.values()):
-                if peer.socket in ready:
-                    peer.receive()
-                peer.tick()
-            if self.clients.bulk.fileno() in ready:
-                self.clients.bulk.turn()
-            if self.router in ready:
-                self.clients.receive()
-            if self.clients.monitor in ready:
-                self.clients.disconnected()
-            self.clients.expire()
-            for job in self.jobs.values():
-                self._progress(job)
-            if self.agent.control is None:
-                self.agent.connect()
+            self._turn()
+
+    def _turn(self) -> None:
+        """Once round the loop; what it names goes with it, so that a job's memory can go, too."""
+        ready = self._poll()
+        if self.agent.control and self.agent.control.fileno() in ready:
+            self.agent.receive()
+        if self.door.socket in ready:
+            self.door.answer()
+        for name in self.lines.came_back(ready):
+            self._report_all(name)
+        for name, message in self.lines.received(ready):
+            self._obey(name, message)
+        for key in [k for k, at in self.agent.lanes.items() if at.fileno() in ready]:
+            self.agent.drain(key)
+            self._serve(self.jobs[key[0]])
+        for peer in list(self.peers.values()):
+            if peer.socket in ready:
+                peer.receive()
+            peer.tick()
+        if self.clients.bulk.fileno() in ready:
+            self.clients.bulk.turn()
+        if self.router in ready:
+            self.clients.receive()
+        if self.clients.monitor in ready:
+            self.clients.disconnected()
+        self.clients.expire()
+        for job in self.jobs.values():
+            self._progress(job)
+        if self.agent.control is None:
+            self.agent.connect()
 
     def _poll(self) -> set[Any]:
         clients = self.clients
@@ -297,9 +302,10 @@ class Gateway:
         self._peer(*job.model_from).start(job.name, Transfer(work, done, refused))
 
     def _peer(self, endpoint: str, server_key: str) -> Peer:
-        if endpoint not in self.peers:
-            self.peers[endpoint] = Peer(self.context, self.keys, endpoint, server_key)
-        return self.peers[endpoint]
+        where = endpoint, server_key
+        if where not in self.peers:
+            self.peers[where] = Peer(self.context, self.keys, *where)
+        return self.peers[where]
 
     # -- shared memory -----------------------------------------------------------------------
     def _serve(self, job: Job) -> None:

@@ -73,10 +73,10 @@ class Lanes:
     """
 
     def __init__(
-        self, socket_path: Path, endpoint: str, jobs: dict[str, Job],
+        self, socket_path: Path, endpoint: str, key: str, jobs: dict[str, Job],
         ready: Callable[[Job], None], forgotten: Callable[[str], None],
     ) -> None:  # fmt: skip
-        self.socket_path, self.endpoint = socket_path, endpoint
+        self.socket_path, self.endpoint, self.key = socket_path, endpoint, key
         self.orphaned = Orphaned(socket_path)
         self.jobs, self.ready, self.forgotten = jobs, ready, forgotten
         self.figures: Callable[[], Message] = dict  # what a ping is answered with
@@ -90,9 +90,10 @@ class Lanes:
         try:
             control = Control.connect(self.socket_path)
             holds = [job.number for job in self.jobs.values()]
-            control.send(
-                {"t": "gateway", "endpoint": self.endpoint, "holds": holds, **credentials()}
-            )
+            control.send({
+                "t": "gateway", "endpoint": self.endpoint, "key": self.key, "holds": holds,
+                **credentials(),
+            })  # fmt: skip
             for job in self.jobs.values():
                 control.send({"t": "held-job", "job": job.number, "name": job.name}, job.fds)
                 for at in self.lanes.values():

@@ -44,6 +44,8 @@ MOST_WEIGHT: Final = 2.0**40
 MOST_METRICS: Final = 64  # figures with one update
 HOPELESS: Final = 3  # exit status of a process that would fail again if it were started again
 
+CONNECT_MS: Final = 2000  # a SYN to a Service may be lost with the pod behind it; try another
+
 Message = dict[str, Any]
 
 
@@ -202,6 +204,7 @@ def dealer(
     _common(sock)
     sock.reconnect_ivl = 20
     sock.reconnect_ivl_max = 1000
+    sock.connect_timeout = CONNECT_MS
     if keys.is_secure:
         sock.curve_secretkey = keys.secret.encode()
         sock.curve_publickey = keys.public.encode()

@@ -12,7 +12,6 @@ is the container's working directory, which may be read-only.  Started by the op
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -99,7 +98,6 @@ def main(kind: str, file: Path) -> None:
     end_on_sigterm()
     member = json.loads(file.read_text())
     job_path = folder_of_job(Path.cwd(), member["job"])
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         if kind == "initial":
             bring(member, job_path)

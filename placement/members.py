@@ -39,7 +39,8 @@ class Members:
         keys: of the node, which its gateway gets in a cluster.
 
     Attributes:
-        coordinators: of the jobs that there are, in a cluster; the gateway hears it.
+        coordinators: of the jobs that there are, in a cluster; the gateway hears it.  None: this
+            agent has not heard of any yet, and the gateway keeps what the last one told it.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Members:
         self.node, self.accounts = node, accounts
         self.liveness_s, self.listen_at = liveness_s, listen_at
         self.doorman, self.keys = doorman, keys
-        self.coordinators: list[Message] = []
+        self.coordinators: list[Message] | None = None
         self.listener = listen(node.pool.socket_path, to_all=doorman is not None)
         self.connections: dict[int, tuple[Control, Process | None]] = {}
         self.pinged_at = self.checked_at = 0.0
@@ -98,11 +99,16 @@ class Members:
         """The doorman knows who some of those are that wait."""
         assert self.doorman is not None
         for (control, message, fds), who in self.doorman.answers():
-            if isinstance(who, Guest) and message["t"] == who.kind:
+            stale = self.keys is not None and message.get("key", "") != self.keys.public
+            if isinstance(who, Guest) and message["t"] == "gateway" == who.kind and stale:
+                answer: Message = {  # it starts again, with this node's keys
+                    "t": "refused", "error": "the node has other keys now: start again",
+                }  # fmt: skip
+            elif isinstance(who, Guest) and message["t"] == who.kind:
                 self.connections[control.fileno()] = (control, None)
                 self._joins(control, message, fds, who)
                 continue
-            if isinstance(who, Guest) and who.kind == "gateway" and message["t"] == "keys":
+            elif isinstance(who, Guest) and who.kind == "gateway" and message["t"] == "keys":
                 assert self.keys is not None
                 answer = {"t": "keys", "public": self.keys.public, "secret": self.keys.secret}
             else:
@@ -130,6 +136,7 @@ class Members:
             process = self.node.pool.processes[name] = Process(message["t"], name, pidfd)
             if who is not None:
                 process.tenant, process.pod = who.tenant, who.pod
+                self.node.pool.cold_starts += who.kind == "runtime"
             self.node.pool.save()
         else:
             self.node.pool.came(process, pidfd)
@@ -137,8 +144,7 @@ class Members:
         self.connections[control.fileno()] = (control, process)
         if process.kind == "gateway":
             (self.node.directory / "gateway").write_text(message["endpoint"])
-            if self.doorman is not None:
-                self.tell_coordinators(process)
+            self.tell_coordinators(process)
             for job in self.node.jobs.values():
                 job.lanes.clear()
                 self.node.tell_gateway(job)
@@ -153,7 +159,8 @@ class Members:
             self.node.staff(job)
 
     def tell_coordinators(self, gateway: Process) -> None:
-        self.node.send(gateway, {"t": "jobs", "jobs": self.coordinators})
+        if self.coordinators is not None:
+            self.node.send(gateway, {"t": "jobs", "jobs": self.coordinators})
 
     def _vacate(self, process: Process) -> None:
         """It holds its role no more, and lives: the role is anybody's."""
@@ -260,7 +267,8 @@ class Members:
             what = job.roles.get(role[1], {"kind": what})["kind"]
             if self.node.pool.holder(*role) is None:
                 self.node.router.unregister(*role)
-        self.node.report({"t": "restart", "what": what})
+        if not process.pod or role or process.kind == "gateway":  # idle ones go as they are scaled
+            self.node.report({"t": "restart", "what": what})
         for job in list(self.node.jobs.values()):
             make_if_nobody_holds(self.node, job)
             self.node.staff(job)

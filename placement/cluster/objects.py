@@ -24,6 +24,9 @@ from lifl.placement.cluster.tokens import AUDIENCE
 FILE: Final = "/var/run/lifl/member.json"  # what a pod of a job's own code reads first
 TOKEN: Final = "/var/run/secrets/lifl/token"
 INDEX: Final = "LIFL_INDEX"
+_BASIC: Final = {  # as `lifl run` has it for trainers, and what a read-only container needs
+    "HOME": "/tmp", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+}  # fmt: skip
 _AGAIN: Final = 6  # times that a member's pod is started again
 
 
@@ -142,11 +145,12 @@ def member_job(job: FLJob, uid: str, member: str) -> Object:
     index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
     own = [{"name": INDEX, "valueFrom": {"fieldRef": {"fieldPath": index}}}] if indexed else []
     env = [variable.model_dump(by_alias=True, exclude_none=True) for variable in template.env]
-    temporary = [{"name": "HOME", "value": "/tmp"}, {"name": "PYTHONUNBUFFERED", "value": "1"}]
+    given = {variable.name for variable in template.env}
+    basic = [{"name": name, "value": value} for name, value in _BASIC.items() if name not in given]
     container = {
         "name": member, "image": template.image, "imagePullPolicy": template.image_pull_policy,
         "command": ["python", "-m", "lifl.member", member],
-        "workingDir": template.working_dir, "env": [*temporary, *env, *own],
+        "workingDir": template.working_dir, "env": [*basic, *env, *own],
         "resources": template.resources.model_dump(by_alias=True, exclude_defaults=True),
         "securityContext": {
             "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},

@@ -56,7 +56,7 @@ class Steward:
         while self._line.socket in ready and self._line.socket.poll(0):
             message = decode(self._line.socket.recv(), limit=LARGEST_TRUSTED)
             if message["t"] == "jobs":
-                new = self._jobs(message["jobs"])
+                new += self._jobs(message["jobs"])
             elif message["t"] == "who":  # it did not know this node when it heard something
                 self._said.clear()
         self._say(about | {"gateway": self._gateway(), "token": _token()}, but="token")

@@ -125,10 +125,12 @@ def _reason(event: Event) -> str:
 
 
 def _few(figures: Mapping[str, Any]) -> dict[str, float]:
-    return {
+    """Numbers, as Status takes them: to a few digits."""
+    found = {
         name: float(value) for name, value in figures.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }  # fmt: skip
+    return Status(figures=found).figures
 
 
 def with_model(status: Status, path: str, *, now: str) -> Status:

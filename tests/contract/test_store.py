@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from zmq.utils import z85
 
 from lifl.errors import Busy, InvalidJob, NoSpace
 from lifl.placement.cluster import store_cluster
@@ -213,3 +215,24 @@ def test_a_state_that_an_object_cannot_hold_leaves_the_store_as_it_was() -> None
     saved = store.load()
     assert saved is not None
     assert saved.rows == {1: {}}
+
+
+def test_the_state_of_a_job_with_four_thousand_clients_fits() -> None:
+    keys = [z85.encode(random.Random(n).randbytes(32)).decode() for n in range(4000)]
+    nodes = tuple(Node(name=f"node-{n}", capacity_updates=500) for n in range(8))
+    clients = tuple(Client(key=key, name=f"client-{n}") for n, key in enumerate(keys))
+    made = plan(Snapshot(nodes=nodes, clients=clients, fan_in=64))
+    row = {"round": 1, "seconds": 0.5, "clients": 4000, "metrics": {"loss": 0.25}}
+    before = Saved(
+        job="{}", names={key: f"client-{n}" for n, key in enumerate(keys)},
+        round=UnderWay(number=1, epoch=1, roster=tuple(keys), plan=made, homes=made.homes()),
+        rows={n: row | {"round": n} for n in range(1, 101)},
+    )  # fmt: skip
+    api = OneFLJob()
+    ClusterStore(api, "fljob", epoch=1).begin(before)  # type: ignore[arg-type]
+    after = ClusterStore(api, "fljob", epoch=2).load()  # type: ignore[arg-type]
+    assert after is not None
+    assert after.round is not None
+    assert (after.names, after.round.roster, after.rows) == (
+        before.names, tuple(keys), before.rows,
+    )  # fmt: skip
