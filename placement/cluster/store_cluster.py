@@ -23,6 +23,7 @@ from lifl.placement.cluster.api import Api
 from lifl.placement.store import (
     Change,
     Checkpoint,
+    Clock,
     Saved,
     round_from_wire,
     round_to_wire,
@@ -111,6 +112,7 @@ def changed(saved: Saved, change: Change) -> Saved:
         model_at=change.model_at if change.model_at is not None else saved.model_at,
         checkpoint=change.checkpoint or saved.checkpoint,
         complete=change.complete or saved.complete,
+        clock=change.clock or saved.clock,
     )
 
 
@@ -127,6 +129,7 @@ def packed(saved: Saved) -> str:
         "checkpoint": [saved.checkpoint.number, saved.checkpoint.place]
         if saved.checkpoint else None,
         "complete": saved.complete,
+        "clock": [saved.clock.elapsed_s, saved.clock.at_s],
     }  # fmt: skip
     data = lzma.compress(msgpack.packb(wire), preset=0)
     return base64.b64encode(data).decode()
@@ -154,6 +157,7 @@ def unpacked(store: dict[str, Any]) -> Saved:
         model_at=wire["model_at"],
         checkpoint=Checkpoint(number=checkpoint[0], place=checkpoint[1]) if checkpoint else None,
         complete=wire["complete"],
+        clock=Clock(elapsed_s=wire["clock"][0], at_s=wire["clock"][1]),
     )  # fmt: skip
 
 
