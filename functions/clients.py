@@ -235,7 +235,7 @@ class Clients:
     def wait_s(self) -> float:
         """Seconds until `expire` has something to do, infinity if nothing is due."""
         due = self._look_at
-        if self.bulk.is_waiting or any(job.uploads for job in self.jobs.values()):
+        if self.bulk.is_waiting or any(job.uploads or job.waiting for job in self.jobs.values()):
             due = min(due, time.monotonic() + 1.0)
         for job in self.jobs.values():
             if job.ended and not job.end_is_reported:
