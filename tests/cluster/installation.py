@@ -70,12 +70,13 @@ class Installation:
         found: list[dict[str, Any]] = kubectl.get("pods", chosen)["items"]
         return found
 
-    def restarts(self, component: str) -> int:
-        """Of containers, in the pods that there are."""
-        return sum(
-            status["restartCount"] for pod in self.pods(component)
-            for status in pod["status"].get("containerStatuses", ())
-        )
+    def killed(self, component: str) -> None:
+        """See that the container of every pod was killed, by itself at a fault's point."""
+        status = "{.status.containerStatuses[0].lastState.terminated.exitCode}"
+        self.system(
+            "wait", "pods", f"--selector=lifl.dev/component={component}",
+            f"--for=jsonpath={status}=137", f"--timeout={PATIENCE_S}s",
+        )  # fmt: skip
 
     def figures(self, name: str) -> dict[str, float]:
         """A metric of all agents: value by its labels as they are written."""

@@ -206,7 +206,7 @@ def test_kill_the_agents(
 ) -> None:
     with lifl.armed(f"daemonset/{lifl.name}-agent", f"agent:{point}:kill:1"):
         check(run(digits(ROUNDS)), expected)
-        assert lifl.restarts("agent") == 2
+        lifl.killed("agent")
 
 
 @pytest.mark.parametrize("point", ["gateway_sealed", "gateway_acked", "gateway_closed"])
@@ -215,7 +215,7 @@ def test_kill_the_gateways(
 ) -> None:
     with lifl.armed(f"daemonset/{lifl.name}-gateway", f"gateway:{point}:kill:2"):
         check(run(digits(ROUNDS)), expected)
-        assert lifl.restarts("gateway") == 2
+        lifl.killed("gateway")
 
 
 def test_kill_an_aggregator_in_each_role(
