@@ -70,13 +70,16 @@ class Installation:
         found: list[dict[str, Any]] = kubectl.get("pods", chosen)["items"]
         return found
 
-    def killed(self, component: str) -> None:
-        """See that the container of every pod was killed, by itself at a fault's point."""
+    def killed(self, component: str, job: Job) -> None:
+        """See that containers on the job's nodes were killed, by themselves at a fault's point."""
+        nodes = {node["name"] for node in job.status["tree"]["nodes"]}
         status = "{.status.containerStatuses[0].lastState.terminated.exitCode}"
-        self.system(
-            "wait", "pods", f"--selector=lifl.dev/component={component}",
-            f"--for=jsonpath={status}=137", f"--timeout={PATIENCE_S}s",
-        )  # fmt: skip
+        for pod in self.pods(component):
+            if pod["spec"]["nodeName"] in nodes:
+                self.system.wait(
+                    f"pod/{pod['metadata']['name']}", f"jsonpath={status}=137",
+                    timeout_s=PATIENCE_S,
+                )  # fmt: skip
 
     def figures(self, name: str) -> dict[str, float]:
         """A metric of all agents: value by its labels as they are written."""
