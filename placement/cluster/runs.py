@@ -48,21 +48,22 @@ class Coordinator:
         config |= {"listen": self.endpoint, "listen_fd": self._listener.fileno()}
         write_whole(self._path, json.dumps(config).encode(), mode=0o600)
         self._process: asyncio.subprocess.Process | None = None
-        self._stopping = False
+        self._stopping = self._hears = self._pausing = self._has_paused = False
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
         for _ in range(RESTARTS + 1):
             code = await self._once()
-            if self._stopping or code >= 0:
+            if self._stopping or self._has_paused or code >= 0:
                 break
             log.warning("%s: the coordinator was killed by signal %d", self.name, -code)
             self.on_event({"event": "restart", "what": "coordinator"})
         self._listener.close()
         if not self._stopping:
-            self.on_event({"event": "ended", "code": code})
+            self.on_event({"event": "ended", "code": 0 if self._has_paused else code})
 
     async def _once(self) -> int:
+        self._hears = False
         self._process = process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "lifl.placement.coordinator", "--config", str(self._path),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
@@ -75,13 +76,26 @@ class Coordinator:
             except ValueError:
                 log.warning("%s: %r", self.name, line[:200])
                 continue
+            self._see(event["event"])
             if not self._stopping:
                 self.on_event(event)
         return await process.wait()
 
     def pause(self) -> None:
         """Let it end after the round that is under way; it says `paused` then."""
-        if self._process is not None and self._process.returncode is None:
+        if not self._pausing:
+            self._pausing = True
+            self._ask_to_pause()
+
+    def _see(self, event: str) -> None:
+        if event == "listening":  # it has a handler from here on; before, a signal would kill it
+            self._hears = True
+            self._ask_to_pause()
+        self._has_paused = self._has_paused or event == "paused"
+
+    def _ask_to_pause(self) -> None:
+        """Once a process: one that is ending has no handler any more."""
+        if self._pausing and self._hears and self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGUSR1)
 
