@@ -228,7 +228,7 @@ class Gateway:
         match message["t"]:
             case "job":
                 job.layout = Layout.from_wire(message["layout"])
-                job.settings, job.eager = message["settings"], message["eager"]
+                job.settings = message["settings"]
                 for key, peer in [
                     *job.clients.items(), *job.workers.items(), *job.observers.items()
                 ]:  # fmt: skip
@@ -327,7 +327,7 @@ class Gateway:
             if not self.clients.uploads.admit(job, asking):
                 break
             job.waiting.pop(key, None)
-        if job.eager and 0 < len(job.waiting) < waited:  # the slots are taken again
+        if 0 < len(job.waiting) < waited:  # the slots are taken again
             job.intake.nudge()
 
     def _forward(self, job: Job, slot: int, header: Header) -> None:

@@ -37,12 +37,15 @@ def _borrow() -> Context:
         return context
 
 
-def _give_back() -> None:
-    """The last connection to close takes the context's threads with it."""
+def _give_back(pid: int) -> None:
+    """The last connection to close takes the context's threads with it.
+
+    A child that closes what it has from its parent gives nothing back: it borrowed nothing.
+    """
     with _lock:
-        context, users = _shared.pop(os.getpid(), (None, 0))
+        context, users = _shared.pop(pid, (None, 0)) if pid == os.getpid() else (None, 0)
         if context is not None and users > 1:
-            _shared[os.getpid()] = context, users - 1
+            _shared[pid] = context, users - 1
         elif context is not None:
             context.destroy(linger=0)
 
@@ -59,11 +62,16 @@ class Connection:
     """One DEALER to a gateway that says when it has (re)connected."""
 
     def __init__(self, keys: Keys, address: Address) -> None:
-        self.address = address
-        self.socket = dealer(
-            _borrow(), keys, address.endpoint, address.key,
-            events=zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH,
-        )  # fmt: skip
+        self.address, self._pid = address, os.getpid()
+        context = _borrow()
+        try:
+            self.socket = dealer(
+                context, keys, address.endpoint, address.key,
+                events=zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+            )  # fmt: skip
+        except BaseException:
+            _give_back(self._pid)
+            raise
         self.monitor = self.socket.get_monitor_socket()
         self._connections = 0
 
@@ -113,4 +121,4 @@ class Connection:
             self.socket.disable_monitor()
             self.monitor.close()
             self.socket.close(linger=0)
-            _give_back()
+            _give_back(self._pid)

@@ -100,6 +100,7 @@ class Exchange:
         self._bulk: BulkConnection | None = None
         self._transfers = self._tickets = 0
         self._small: tuple[int, bytes] | None = None  # a model that came with its round
+        self._verdicts: deque[Message] = deque()  # on a put, heard while a ticket was waited for
         self.buffers = Buffers()
         self._refusals = 0
         self._retry_at = math.inf
@@ -224,6 +225,8 @@ class Exchange:
         if self.pending and self.pending["t"] in kinds:
             message, self.pending = self.pending, None
             return message, None
+        if self._verdicts and "reject" in kinds:
+            return self._verdicts.popleft(), None
         asked_at = self._heard_at = now = time.monotonic()
         while True:
             bulk = self._bulk.fileno() if self._bulk and "bulk" in kinds else -1
@@ -344,6 +347,9 @@ class Exchange:
                         bulk.send(upload, number=number, transfer=sent)
                     except Broken:
                         bulk, sent = self._start(put), 0
+                    except BaseException:  # of a callback, or Ctrl-C: in the middle of a chunk
+                        self._close_bulk()
+                        raise
                 case "bulk":  # nothing should come: the gateway has ended it
                     bulk = self._start(put)
                 case "round":  # a gateway that was restarted
@@ -390,7 +396,7 @@ class Exchange:
 
     def _start(self, put: list[Outgoing]) -> BulkConnection | None:
         bulk = self._open_bulk()
-        if bulk is not None:
+        if bulk is not None and not self._verdicts:  # which may say that there is no point
             self._connection.send(put)
         return bulk
 
@@ -420,12 +426,18 @@ class Exchange:
         self._tickets += 1  # a newer ticket voids the older, so only the last answer is of use
         ask: list[Outgoing] = [({"t": "ticket", "job": self.job, "n": self._tickets}, None)]
         self._connection.send(ask)
-        while True:
-            message, _ = self.wait_for("ticket", "reject", again=lambda: ask)
-            if message["t"] == "ticket" and message["n"] == self._tickets:
-                break
-            if message["t"] == "reject" and message["of"] == "ticket":
-                raise Broken(message["text"])
+        verdicts: list[Message] = []
+        try:
+            while True:
+                message, _ = self.wait_for("ticket", "reject", again=lambda: ask)
+                if message["t"] == "ticket" and message["n"] == self._tickets:
+                    break
+                if message["t"] == "reject" and message["of"] == "ticket":
+                    raise Broken(message["text"])
+                if message["t"] == "reject":  # why the connection before this one was closed
+                    verdicts.append(message)
+        finally:
+            self._verdicts.extend(verdicts)
         where = self._connection.address
         return connect(
             message, self._keys, endpoint=where.endpoint, gateway=where.key, job=self.job

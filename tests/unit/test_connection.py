@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+import pytest
+import zmq
+
 from lifl.connection import Address, Connection
 from lifl.functions.wire import Keys
 
@@ -47,3 +50,26 @@ def test_a_child_has_a_context_of_its_own() -> None:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     parents.close()
+
+
+def test_a_child_that_closes_its_parents_connection_keeps_its_own() -> None:
+    parents = Connection(KEYS, NOWHERE)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            own = Connection(KEYS, NOWHERE)
+            parents.close()
+            status = 2 if own.socket.context.closed else 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    parents.close()
+
+
+def test_a_bad_endpoint_costs_no_thread() -> None:
+    before = threads()
+    for _ in range(3):
+        with pytest.raises(zmq.ZMQError):
+            Connection(KEYS, Address("nonsense", ""))
+    assert threads() == before
