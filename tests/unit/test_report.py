@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from lifl.cli import main
 from lifl.cli.report.charts import MOST_BARS, charts
-from lifl.cli.report.page import page
+from lifl.cli.report.page import CLASSES, page
 from lifl.cli.report.read import RunFiles, read
-from lifl.cli.report.svg import ticks, tree
+from lifl.cli.report.svg import draw, ticks, tree
 from lifl.cli.report.write import NotWritten, after_run, write_page
 from lifl.errors import InvalidJob
 
@@ -62,6 +62,16 @@ def test_what_was_not_there_is_not_drawn() -> None:
     bare = {"round": 1, "seconds": 0.1}
     assert charts([bare]) == []
     assert "the run did not complete" in page(RunFiles("x", Path(), [bare]))
+
+
+def test_a_line_breaks_where_rounds_were_not_measured() -> None:
+    skipped = {"accuracy": None, "evaluation": None}
+    rows = [row(1), row(2), row(3, **skipped), row(4), row(5, **skipped), row(6), row(7)]
+    chart = next(chart for chart in charts(rows) if chart.slug == "evaluation-accuracy")
+    drawn = draw(chart, CLASSES)
+    lines = re.findall(r'<polyline class="[^"]*" points="([^"]*)"', drawn)
+    assert [len(line.split()) for line in lines] == [2, 2]
+    assert drawn.count("<circle") == 5  # also of round 4, alone between two gaps
 
 
 def test_clients_of_nodes_are_those_of_their_leaves() -> None:

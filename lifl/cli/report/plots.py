@@ -45,8 +45,8 @@ def _draw(chart: Chart, axes: Axes) -> None:
     for series in chart.series:
         values = [float("nan") if v is None else v * chart.scale for v in series.values]
         if chart.kind == "line":
-            marker = "o" if len(values) <= 60 else ""
-            axes.plot(places, values, color=series.colour[0], lw=2, marker=marker, ms=4)
+            size = 4 if len(values) <= 60 else 2  # a value between two gaps is no line
+            axes.plot(places, values, color=series.colour[0], lw=2, marker="o", ms=size)
         else:
             axes.bar(places, values, 0.8, bottom, color=series.colour[0], label=series.name)
             bottom = [a + b for a, b in zip(bottom, values, strict=True)]
