@@ -64,6 +64,18 @@ def test_what_was_not_there_is_not_drawn() -> None:
     assert "the run did not complete" in page(RunFiles("x", Path(), [bare]))
 
 
+def test_an_evaluators_figures_have_tiles_and_columns_of_their_own() -> None:
+    said: dict[str, Any] = {"accuracy": None, "evaluation": {"error": 0.25, "<mae>": 3.0}}
+    text = page(RunFiles("x", Path(), [row(1, **said), row(2, accuracy=None, evaluation=None)]))
+    assert "<span>error</span><b>0.25</b>" in text
+    assert "<span>&lt;mae&gt;</span><b>3</b>" in text
+    assert "<th>error</th><th>&lt;mae&gt;</th>" in text
+    assert "<td>0.25</td><td>3</td>" in text
+    assert "<td></td><td></td>" in text  # round 2, which was skipped
+    assert "accuracy" not in text
+    assert "not measured" in page(RunFiles("x", Path(), [row(1, accuracy=None, evaluation=None)]))
+
+
 def test_a_line_breaks_where_rounds_were_not_measured() -> None:
     skipped = {"accuracy": None, "evaluation": None}
     rows = [row(1), row(2), row(3, **skipped), row(4), row(5, **skipped), row(6), row(7)]
