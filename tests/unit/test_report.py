@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from lifl.cli import main
-from lifl.cli.report.charts import MOST_BARS, charts
+from lifl.cli.report.charts import GREY, MOST_BARS, Chart, Series, charts
 from lifl.cli.report.page import CLASSES, page
 from lifl.cli.report.read import RunFiles, read
-from lifl.cli.report.svg import draw, ticks, tree
+from lifl.cli.report.svg import LEFT, RIGHT, WIDTH, draw, ticks, tree
 from lifl.cli.report.write import NotWritten, after_run, write_page
 from lifl.errors import InvalidJob
 
@@ -54,8 +54,31 @@ def test_many_rounds_share_bars_by_their_mean() -> None:
     rows = [row(number, warm_starts=number % 2) for number in range(1, 1001)]
     chart = next(chart for chart in charts(rows) if chart.slug == "starts")
     assert len(chart.labels) <= MOST_BARS
-    assert chart.labels[0] == "1-12"
+    assert (chart.labels[0], chart.per_bar) == ("1-12", 12)
+    assert page(RunFiles("x", Path(), rows)).count("A bar is the mean of 12 rounds.") == 4
     assert chart.series[0].values[0] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("rounds", [1, 9, 89, 90, 2000, 99_999])
+def test_labels_do_not_touch(rounds: int) -> None:
+    """A digit is not as wide as 0.6 of its height: 12 px in the page, 10 pt in 7 inches."""
+    groups = range(1, rounds + 1, -(-rounds // MOST_BARS))
+    labels = [f"{at}-{at + groups.step - 1}" if groups.step > 1 else f"{at}" for at in groups]
+    chart = Chart("x", "x", "bars", labels, [Series("x", [1.0] * len(labels), GREY)])
+    apart = chart.written.step / len(labels)  # of the width
+    longest = max(map(len, labels))
+    assert longest * 0.6 * 12 < apart * (WIDTH - LEFT - RIGHT)
+    assert longest * 0.6 * 10 < apart * 7 * 72
+    assert len(chart.written) >= min(len(labels), 5)
+
+
+def test_a_node_without_clients_is_told() -> None:
+    alone = {"node-0": TREE["node-0"]}
+    text = page(RunFiles("x", Path(), [row(1, tree=alone)], {"nodes": 2}))
+    assert "1 of 2 nodes never had a client" in text
+    assert "<span>nodes, with clients</span><b>2, 1</b>" in text
+    assert "</i>node-0</span>" in text  # the legend, although one colour is all
+    assert "never had a client" not in page(RunFiles("x", Path(), [row(1)], {"nodes": 2}))
 
 
 def test_what_was_not_there_is_not_drawn() -> None:

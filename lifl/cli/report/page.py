@@ -63,7 +63,7 @@ summary { cursor: pointer }
 
 def page(run: RunFiles) -> str:
     """The whole of report.html."""
-    found = charts(run.rows)
+    found = charts(run.rows, nodes=run.summary.get("nodes", 0))
     done = "" if run.summary else " · the run did not complete"
     tree: dict[str, Any] = next((row["tree"] for row in reversed(run.rows) if row.get("tree")), {})
     return "\n".join([
@@ -87,6 +87,7 @@ def _tiles(run: RunFiles) -> str:
     measured = {name: figure(name, value) for row in rows
                 for name, value in evaluation_of(row).items()}  # fmt: skip
     shown = [(name, measured[name]) for name in evaluated(rows)[:MOST_METRICS]]
+    used = {node for row in rows for node in row.get("tree", {})}
     fold_s = sum(row.get("fold_seconds", 0.0) for row in rows)
     tiles = {
         "rounds": f"{len(rows)}",
@@ -98,7 +99,7 @@ def _tiles(run: RunFiles) -> str:
         "hand-offs": f"{sum(sum(row.get('handoffs', {}).values()) for row in rows):,}",
         "starts": f"{sum(row.get('cold_starts', 0) for row in rows):,} cold, "
         f"{sum(row.get('warm_starts', 0) for row in rows):,} warm",
-        "nodes": str(said.get("nodes", "-")),
+        "nodes, with clients": f"{said['nodes']}, {len(used)}" if "nodes" in said else "-",
         "proxy": str(said.get("proxy", "-")),
         "kernels": str(said.get("kernels", "-")),
     }
@@ -110,11 +111,13 @@ def _tiles(run: RunFiles) -> str:
 
 def _chart(chart: Chart) -> str:
     legend = ""
-    if len(chart.series) > 1:
+    if chart.has_legend:
         keys = (f'<span title="{escape(series.help)}"><i class="{CLASSES[series.colour[0]]}"></i>'
                 f"{escape(series.name)}</span>" for series in chart.series)  # fmt: skip
         legend = f'<div class="legend">{"".join(keys)}</div>'
-    note = f'<p class="note">{escape(chart.note)}</p>' if chart.note else ""
+    shared = f"A bar is the mean of {chart.per_bar} rounds." if chart.per_bar > 1 else ""
+    text = " ".join(part for part in (chart.note, shared) if part)
+    note = f'<p class="note">{escape(text)}</p>' if text else ""
     unit = f" ({chart.unit})" if chart.unit else ""
     return (f"<section><h2>{escape(chart.title)}{unit}</h2>{note}{legend}"
             f"{svg.draw(chart, CLASSES)}</section>")  # fmt: skip

@@ -53,11 +53,10 @@ def draw(chart: Chart, classes: dict[str, str]) -> str:
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y(mark) + 4:.1f}" '
                      f'text-anchor="end">{label(mark)}{unit}</text>')  # fmt: skip
     step = plot_w / len(chart.labels)
-    every = max(1, -(-len(chart.labels) // 10))
     parts += [
         f'<text class="tick" x="{LEFT + step * (index + 0.5):.1f}" y="{HEIGHT - 12}" '
         f'text-anchor="middle">{chart.labels[index]}</text>'
-        for index in range(0, len(chart.labels), every)
+        for index in chart.written
     ]
     if chart.kind == "bars":
         parts += _bars(chart, shown, classes, step, y)
