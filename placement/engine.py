@@ -219,7 +219,7 @@ class Engine:
             "observer": self.config["observer"],
             "client_files": [file for key, file in files if key not in revoked],
             "workers": self.config["workers"], "client_count": self.config["client_count"],
-            "others": self.config["outside"],
+            "others": self.config["outside"], "is_new": self.config["start"] == 1,
         })  # fmt: skip
         self._spawn("trainers", "lifl.trainer", "--config", str(path), events=True)
 

@@ -234,6 +234,12 @@ class Recorder:
         """Every round's row is whole and written."""
         return self.written == self.last
 
+    @property
+    def is_unevaluated(self) -> bool:
+        """The last model is still to be measured."""
+        row = self.rows.get(self.last)
+        return self.evaluated and row is not None and "evaluation" not in row
+
     def _write(self, force: bool = False) -> None:
         """Append rows in the order of rounds, each when nothing of it is missing."""
         with full_disk_says(self.path), self.path.open("a") as file:
@@ -264,7 +270,7 @@ class Recorder:
         path = self.run_dir / "model.safetensors"
         with full_disk_says(path):
             save_model(layout, model, path)
-        summary = summary_of(rows_of(self.path)) | {
+        summary = summary_of(rows_of(self.path), evaluated=self.evaluated) | {
             "stopped": self.stopped,
             "wall_s": round(self.clock().elapsed_s, 3),
             "nodes": nodes,

@@ -377,7 +377,7 @@ class Stop(Part):
     patience: int | None = Field(
         default=None,
         ge=1,
-        description="Done, too, when so many rounds in a row brought no better figure.",
+        description="Done, too, when so many measured rounds in a row brought no better figure.",
     )
 
     @model_validator(mode="after")

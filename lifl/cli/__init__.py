@@ -162,7 +162,7 @@ def run(
     spec = job.spec
     view = None if as_json else View(
         job.metadata.name, spec.rounds, plain, clients=spec.clients.min,
-        evaluated=spec.evaluator is not None,
+        evaluated=spec.evaluator is not None, goal=spec.stop.metric if spec.stop else "",
     )  # fmt: skip
     handle: Callable[[Mapping[str, Any]], None] = (
         view.handle if view else lambda event: emit(**event)
