@@ -203,6 +203,27 @@ def outside(runner: Runner, *, env: dict[str, str] | None = None, **spec: object
     return wait_for_clients(runner, process) / "client-0.json"
 
 
+def test_two_programs_with_one_client_file(runner: Runner) -> None:
+    """The newer one counts, and the one before it hears so instead of waiting for ever."""
+    environment = {"LIFL_CLIENT": str(outside(runner))}
+    numbers = []
+    with lifl.Client.connect(environment) as first:
+        mine = first.rounds()
+        assert next(mine).number == 1
+        with lifl.Client.connect(environment) as second:
+            for round_ in second.rounds():
+                if not numbers:
+                    with pytest.raises(lifl.Refused, match="program for each client file") as said:
+                        next(mine)
+                    assert said.value.code == "displaced"
+                numbers.append(round_.number)
+                assert round_.send(round_.model, weight=1.0)
+    assert numbers == [1, 2, 3, 4]
+    run = runner.finish(runner.process)  # type: ignore[attr-defined]
+    assert run.status == 0
+    assert [row["clients"] for row in run.rows] == [1] * 4
+
+
 def test_asyncio(runner: Runner) -> None:
     """Cancelled while it waits, while it sends, and closed: nothing is lost, no thread is left."""
     file = outside(runner, env={"TOY_SIZE": "700001"})
