@@ -203,9 +203,16 @@ class Clients:
         job = self.jobs.get(name)
         if job is None:
             self._expect(name)
-            self.unknown.setdefault(name, {})[key] = peer
+            here = self.unknown.setdefault(name, {})
         else:
-            self._belongs(job, key)[key] = peer
+            here = self._belongs(job, key)
+        before, here[key] = here.get(key, peer), peer
+        if before != peer:  # as a rule its own that has ended, and then nobody hears it
+            displaced = Refused(
+                f"the key {key} called again from elsewhere, and the newer one counts: run one "
+                "program for each client file", code="displaced",
+            )  # fmt: skip
+            self.send(before, rejection(name, {}, displaced))
         self.report({"t": "client", "job": name, "key": key, "observer": right == "observer"})
         if job is not None and job.layout is not None:
             self.welcome(job, key, peer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -59,7 +60,12 @@ class Address:
 
 
 class Connection:
-    """One DEALER to a gateway that says when it has (re)connected."""
+    """One DEALER to a gateway that says when it has (re)connected.
+
+    Attributes:
+        is_up: a gateway has let this client in, and is there.
+        down_at: since when not, where it is not (monotonic seconds).
+    """
 
     def __init__(self, keys: Keys, address: Address) -> None:
         self.address, self._pid = address, os.getpid()
@@ -67,13 +73,15 @@ class Connection:
         try:
             self.socket = dealer(
                 context, keys, address.endpoint, address.key,
-                events=zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+                events=zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+                | zmq.EVENT_DISCONNECTED,
             )  # fmt: skip
         except BaseException:
             _give_back(self._pid)
             raise
         self.monitor = self.socket.get_monitor_socket()
         self._connections = 0
+        self.is_up, self.down_at = False, time.monotonic()
 
     def send(self, outgoing: list[Outgoing]) -> None:
         for message, payload in outgoing:
@@ -95,14 +103,14 @@ class Connection:
                     "ask for it to be enrolled (lifl keys enroll)",
                     code="not-enrolled",
                 )
+            if event == zmq.EVENT_DISCONNECTED:  # also of each attempt that gets no further
+                self.down_at = time.monotonic() if self.is_up else self.down_at
+                self.is_up = False
+                continue
             self._connections += 1
+            self.is_up = True
             found = self._connections > 1
         return found
-
-    @property
-    def has_connected(self) -> bool:
-        """A gateway has let this client in."""
-        return self._connections > 0
 
     def receive(self) -> tuple[Message, memoryview | None] | None:
         """The next message, if one waits."""

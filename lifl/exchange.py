@@ -37,7 +37,7 @@ LISTEN_S = 0.01
 RETRY_S = 0.05  # before the next ticket
 RETRY_FIRST_S = 0.01  # after a refusal
 RETRY_LAST_S = 1.0
-ENDS = frozenset({"not-enrolled", "revoked", "not-allowed", "unknown-job"})
+ENDS = frozenset({"not-enrolled", "revoked", "displaced", "not-allowed", "unknown-job"})
 """Rejections after which a gateway has nothing more to say to this client."""
 ANSWERS = frozenset({"go", "more", "ack", "reject"})
 
@@ -247,12 +247,12 @@ class Exchange:
                     return {"t": "bulk"}, None
                 if now >= self._retry_at:
                     asked_at, self._retry_at = 0.0, math.inf
-                # who has shaken hands and hears nothing waits for others to come, like everybody
-                expects = again is not None or not connection.has_connected
-                if expects and now - self._heard_at > self.timeout_s:
+                # who is connected and hears nothing waits for others to come, like everybody
+                expects = again is not None or not connection.is_up
+                if expects and now - max(self._heard_at, connection.down_at) > self.timeout_s:
                     raise Unreachable(
                         f"no gateway answered at {connection.address.endpoint} "
-                        f"for {self.timeout_s:g} s"
+                        f"for {self.timeout_s:g} s: see whether the run is still under way"
                     )
                 if again and now - asked_at >= AGAIN_S:
                     asked_at = now
