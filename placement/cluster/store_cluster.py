@@ -17,12 +17,13 @@ from typing import Any, Final
 
 import msgpack
 
-from lifl.api.status import STORE_MAX
+from lifl.api.status import FENCED, STORE_MAX
 from lifl.errors import Busy, InvalidJob, NoSpace, PermanentError, TransientError
 from lifl.placement.cluster.api import Api
 from lifl.placement.store import (
     Change,
     Checkpoint,
+    Clock,
     Saved,
     round_from_wire,
     round_to_wire,
@@ -97,7 +98,7 @@ class ClusterStore:
             except TransientError:
                 time.sleep(AGAIN_S)
             except PermanentError as error:
-                if "epoch" in str(error):
+                if FENCED in error.sentence:
                     raise Busy(f"{self._path} is in use under a later lease: {error}") from error
                 raise
 
@@ -111,6 +112,7 @@ def changed(saved: Saved, change: Change) -> Saved:
         model_at=change.model_at if change.model_at is not None else saved.model_at,
         checkpoint=change.checkpoint or saved.checkpoint,
         complete=change.complete or saved.complete,
+        clock=change.clock or saved.clock,
     )
 
 
@@ -126,7 +128,7 @@ def packed(saved: Saved) -> str:
         "model_at": saved.model_at,
         "checkpoint": [saved.checkpoint.number, saved.checkpoint.place]
         if saved.checkpoint else None,
-        "complete": saved.complete,
+        "complete": saved.complete, "clock": [saved.clock.elapsed_s, saved.clock.at_s],
     }  # fmt: skip
     data = lzma.compress(msgpack.packb(wire), preset=0)
     return base64.b64encode(data).decode()
@@ -154,6 +156,7 @@ def unpacked(store: dict[str, Any]) -> Saved:
         model_at=wire["model_at"],
         checkpoint=Checkpoint(number=checkpoint[0], place=checkpoint[1]) if checkpoint else None,
         complete=wire["complete"],
+        clock=Clock(elapsed_s=wire["clock"][0], at_s=wire["clock"][1]),
     )  # fmt: skip
 
 
