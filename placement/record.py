@@ -110,7 +110,7 @@ class Recorder:
         self.monitoring.restarted(node, what)
 
     # -- rounds ------------------------------------------------------------------------------
-    def start(self, round_: Round, plan: Plan, *, age_s: float = 0.0) -> None:
+    def start(self, round_: Round, plan: Plan, *, epoch: int, age_s: float = 0.0) -> None:
         self.started = {round_.number: time.monotonic() - age_s}
         self.timelines[round_.number] = Timeline()
         self.monitoring.started(round_)
@@ -128,7 +128,7 @@ class Recorder:
         }  # fmt: skip
         self.rows[round_.number] = {"round": round_.number, "tree": tree}
         emit("round_started", round=round_.number, clients=round_.of_count, tree=tree,
-             epoch=plan.epoch, unplaced=len(plan.unplaced))  # fmt: skip
+             epoch=epoch, unplaced=len(plan.unplaced))  # fmt: skip
 
     def elapsed_s(self, number: int) -> float:
         """Since a round began; said to gateways, whose clocks are their own."""
