@@ -21,7 +21,7 @@ from lifl.errors import Busy, InvalidUpdate, Late, LiflError, PermanentError, Re
 from lifl.functions.bulk import Sending
 from lifl.functions.jobs import Job, measured, rejection, weight_of
 from lifl.functions.lines import EVERYTHING
-from lifl.functions.sealing import Mode
+from lifl.functions.sealing import Mode, preload
 from lifl.functions.uploads import Uploads
 from lifl.functions.wire import (
     DOWN_CHUNK,
@@ -83,6 +83,8 @@ class Clients:
         self.secure = keys.is_secure
         self.uploads = Uploads(jobs, host, keys.public, send=self.send, serve=serve)
         self.bulk = self.uploads.bulk
+        if self.secure:
+            preload()
         self.rights, self.jobs = rights, jobs
         self.report, self.serve = report, serve
         self.rejected: dict[str, int] = {}  # by code, since the agent last asked
@@ -233,7 +235,7 @@ class Clients:
     def wait_s(self) -> float:
         """Seconds until `expire` has something to do, infinity if nothing is due."""
         due = self._look_at
-        if self.bulk.is_waiting or any(job.uploads for job in self.jobs.values()):
+        if self.bulk.is_waiting or any(job.uploads or job.waiting for job in self.jobs.values()):
             due = min(due, time.monotonic() + 1.0)
         for job in self.jobs.values():
             if job.ended and not job.end_is_reported:

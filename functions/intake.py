@@ -149,25 +149,32 @@ class Intake:
             self._send(role, Descriptor(0, 0, round_, lane(role), Kind.FLUSH))
         fault("gateway_flushed", "gateway")
 
-    def sealed(self) -> list[tuple[int, Header]]:
-        """Roots' slots that wait for this gateway; those of older rounds are released unread."""
-        arena, found = self.arena, []
-        for slot in arena.sealed_for(GATEWAY):
-            header = arena.header(slot)
-            if slot == arena.model()[1] and header.payload is Payload.MODEL:
-                continue  # the current model, held until the next one
+    def _for_me(self) -> list[tuple[int, Header]]:
+        """Roots' slots that wait for this gateway; the model is held until the next one."""
+        arena, model = self.arena, self.arena.model()[1]
+        found = [(slot, arena.header(slot)) for slot in arena.sealed_for(GATEWAY)]
+        return [
+            (slot, header) for slot, header in found
+            if slot != model or header.payload is not Payload.MODEL
+        ]  # fmt: skip
+
+    def release_old(self) -> None:
+        """Let go, unread, of what is of older rounds."""
+        for slot, header in self._for_me():
             if header.round < self.round:
-                self.release(slot, arena.state(slot), header)
-            else:
-                found.append((slot, header))
-        return found
+                self.release(slot, self.arena.state(slot), header)
+
+    def sealed(self) -> list[tuple[int, Header]]:
+        """What this round's roots have for this gateway; what is older goes unread."""
+        self.release_old()
+        return [(slot, header) for slot, header in self._for_me() if header.round >= self.round]
 
     def publish(self, slot: int, header: Header) -> None:
         """Make the top's sealed slot the global model, and let go of the one before."""
         self.arena.set_accepted(header.round + 1, 0)  # held the round before last
         self.arena.set_model(header.round, slot)
         fault("gateway_published", "gateway")
-        self.sealed()
+        self.release_old()
 
     def release(self, slot: int, state: State, header: Header) -> None:
         """Let go of what `state` says: of nothing, if the slot has moved on since."""
@@ -201,7 +208,7 @@ class Intake:
         if arena.model()[0] != round_:
             arena.set_accepted(round_ + 1, 0)
         arena.set_model(round_, slot)
-        self.sealed()  # an own model of an older round goes
+        self.release_old()  # an own model, for one
 
     def model(self) -> tuple[int, Header] | None:
         """(slot, header) of the current global model; None before there is one."""

@@ -49,6 +49,7 @@ class Asking:
     weight: float
     epoch: int
     asked_at: float = field(default_factory=time.monotonic)
+    is_told: bool = False  # that it has to wait
 
     @property
     def is_bulk(self) -> bool:
@@ -129,6 +130,7 @@ class Job:
     excused: int = 0  # clients of this round that take part without an update
     uploads: dict[str, Uploading] = field(default_factory=dict)
     waiting: OrderedDict[str, Asking] = field(default_factory=OrderedDict)  # first come, first
+    looked_at: float = 0.0  # at who waits (monotonic seconds)
     forwarding: set[tuple[int, int]] = field(default_factory=set)
 
     def start_round(self, message: Message) -> None:

@@ -126,6 +126,14 @@ def ticket_id(greeting: bytes) -> bytes | None:
     return found if known else None
 
 
+def preload() -> None:
+    """Import what sealing needs, before the first round has to wait for that.
+
+    Not with this module: a client of the simple lane does not need it.
+    """
+    from cryptography.hazmat.primitives.ciphers import aead  # noqa: F401
+
+
 class Channel:
     """One direction of a sealed connection: its key, and the nonce that comes next.
 
@@ -134,7 +142,6 @@ class Channel:
     """
 
     def __init__(self, key: bytes, direction: Direction, about: bytes) -> None:
-        # not at import: a client of the simple lane does not need it
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 

@@ -23,6 +23,7 @@ from lifl.functions.wire import INLINE, UP_WINDOW, Message
 from lifl.shm.slots import Payload
 
 LOOK_AGAIN_S = 1.0
+TOLD_S = 1.0  # who waits longer than that for a slot is told so; most do not
 
 
 class Uploads:
@@ -77,7 +78,6 @@ class Uploads:
             job.waiting[asking.key] = asking  # who asks again keeps its place
             if job.eager and begins:
                 job.intake.nudge()
-            self.send(asking.peer, {"t": "wait", "job": job.name, "round": job.round})
 
     def _known(self, job: Job, asking: Asking) -> bool:
         """Answer at once what needs no slot: a duplicate, or too late."""
@@ -222,11 +222,20 @@ class Uploads:
         """Take slots back from uploads that stand still or keep others waiting."""
         self.bulk.tick()
         for job in self.jobs.values():
+            if job.waiting and now - job.looked_at >= TOLD_S:
+                self._tell_who_waits(job, now)
             for upload in list(job.uploads.values()):
                 if upload.connection is not None and not self._moves(job, upload, now):
                     continue
                 if (why := job.too_slow(upload, now)) is not None:
                     self.abandon(job, upload, Unreachable(f"{why}: send again", code="too-slow"))
+
+    def _tell_who_waits(self, job: Job, now: float) -> None:
+        job.looked_at = now
+        for asking in job.waiting.values():
+            if not asking.is_told and now - asking.asked_at >= TOLD_S:
+                asking.is_told = True
+                self.send(asking.peer, {"t": "wait", "job": job.name, "round": job.round})
 
     # -- the initial model, from the coordinator ---------------------------------------------
     def put_model(self, job: Job, peer: bytes, right: str, message: Message) -> None:

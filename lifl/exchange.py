@@ -25,6 +25,7 @@ from lifl.connection import Address, Connection
 from lifl.errors import Late, Unreachable
 from lifl.functions.bulk_client import Broken, BulkConnection, connect
 from lifl.functions.layout import Layout
+from lifl.functions.sealing import preload
 from lifl.functions.transfer import Download, Outgoing, Upload
 from lifl.functions.wire import INLINE, Keys, Message
 
@@ -301,11 +302,10 @@ class Exchange:
         match message["t"]:
             case "welcome":
                 self.layout = Layout.from_wire(message["layout"])
-                if self._may_bulk:
-                    self.buffers.prepare(self.layout.update_bytes)
                 self.settings = message["settings"]["args"]
                 self._lane = message["settings"]["lane"] if self._may_bulk else "zmq"
                 self.start = message["settings"]["start"]
+                self._prepare(self.layout.update_bytes)
             case "redirect":
                 before = self._connection
                 address = Address(message["endpoint"], message["key"])
@@ -317,6 +317,13 @@ class Exchange:
                 self.pending = message
             case "work":
                 self.work.append(message)
+
+    def _prepare(self, size_bytes: int) -> None:
+        """Have memory and code for large models before the first round needs them."""
+        if self._may_bulk and size_bytes > INLINE:
+            self.buffers.prepare(size_bytes)
+            if self._lane == "fast" and self._keys.is_secure:
+                preload()
 
     # -- the bulk port -----------------------------------------------------------------------
     def _upload_bulk(self, upload: Upload) -> bool:

@@ -34,6 +34,7 @@ from lifl.connection import Address
 from lifl.errors import InvalidJob
 from lifl.events import emit, keep_stdout, say
 from lifl.fates import EVALUATOR, Fate, Fates
+from lifl.functions.sealing import preload
 from lifl.functions.wire import Keys
 from lifl.observer import Observer
 from lifl.placement.output import Outputs, Speaker, last_words
@@ -239,6 +240,8 @@ def run(config: dict[str, Any]) -> None:
             children.append(fork(EVALUATOR, partial(evaluate, figures, config)))
         if spec.trainer and (config["workers"] or config["client_files"]):
             function = trainer_of(job, job_path)
+            if spec.clients.lane == "fast":
+                preload()  # once for all that are forked
             children += [
                 fork(f"worker-{index}", partial(work, function, keys, config))
                 for index, keys in enumerate(config["workers"])

@@ -37,6 +37,23 @@ enum code { F64, F32, F16, BF16, I8, I16, I32, I64, U8, U16, U32, U64, BOOL, COD
 
 static const uint8_t code_bytes[CODES] = {8, 4, 2, 2, 1, 2, 4, 8, 1, 2, 4, 8, 1};
 
+/* Each dtype with the one that its sums have: a constant code in each call of a switch lets the
+ * loops be compiled for it. */
+#define EACH_CODE(CASE)                                                                            \
+    CASE(F64, f64)                                                                                 \
+    CASE(F32, f32)                                                                                 \
+    CASE(F16, f32)                                                                                 \
+    CASE(BF16, f32)                                                                                \
+    CASE(I8, f64)                                                                                  \
+    CASE(I16, f64)                                                                                 \
+    CASE(I32, f64)                                                                                 \
+    CASE(I64, f64)                                                                                 \
+    CASE(U8, f64)                                                                                  \
+    CASE(U16, f64)                                                                                 \
+    CASE(U32, f64)                                                                                 \
+    CASE(U64, f64)                                                                                 \
+    CASE(BOOL, f64)
+
 INLINE bool sums_in_f32(unsigned code) { return code == F32 || code == F16 || code == BF16; }
 
 INLINE size_t sum_bytes_of(unsigned code) { return sums_in_f32(code) ? 4 : 8; }

@@ -31,8 +31,8 @@ INLINE void put_block(char *out, const void *block, size_t bytes, bool stream)
     memcpy(out, block, bytes);
 }
 
-/* Half to even, then clipped; NaN, which only a corrupt sum holds, becomes 0. `below` is the
- * least value and `above` the greatest plus one: both are exact in float64. */
+/* Half to even, then clipped; NaN, which only a corrupt sum holds, becomes 0. LEAST is the
+ * least value and ABOVE the greatest plus one: both are exact in float64. */
 #define STORE_INTEGER(TYPE, LEAST, GREATEST, ABOVE)                                                \
     for (size_t i = 0; i < n; i++) {                                                               \
         double r = rint(model[i]);                                                                 \
@@ -112,22 +112,12 @@ INLINE void finish_section(const struct finish *how, char *out, const char *tota
                            const char *base, const char *velocity_in, char *velocity_out, size_t n,
                            unsigned code, bool stream)
 {
-    switch (code) { /* a constant code in each call lets the loops be compiled for it */
-#define CASE(CODE, NAME)                                                                           \
-    case CODE: NAME(how, out, total, base, velocity_in, velocity_out, n, CODE, stream); return;
-    CASE(F64, finish_f64)
-    CASE(F32, finish_f32)
-    CASE(F16, finish_f32)
-    CASE(BF16, finish_f32)
-    CASE(I8, finish_f64)
-    CASE(I16, finish_f64)
-    CASE(I32, finish_f64)
-    CASE(I64, finish_f64)
-    CASE(U8, finish_f64)
-    CASE(U16, finish_f64)
-    CASE(U32, finish_f64)
-    CASE(U64, finish_f64)
-    CASE(BOOL, finish_f64)
+    switch (code) {
+#define CASE(CODE, SUM)                                                                            \
+    case CODE:                                                                                     \
+        finish_##SUM(how, out, total, base, velocity_in, velocity_out, n, CODE, stream);           \
+        return;
+        EACH_CODE(CASE)
 #undef CASE
     }
 }

@@ -149,7 +149,7 @@ TARGET static void FN(fold)(char *out, const char *acc, const struct term *terms
                             size_t at, size_t n, unsigned code, bool stream,
                             const struct finish *mean)
 {
-    /* a constant code, and a constant absence of a mean, let the loops be compiled for it */
+    /* a constant absence of a mean, too; core_finish asks for one of these two dtypes alone */
     if (mean && code == F32)
         FN(fold_f32)(out, acc, terms, k, at, n, F32, stream, mean);
     else if (mean && code == F64)
@@ -157,20 +157,9 @@ TARGET static void FN(fold)(char *out, const char *acc, const struct term *terms
     if (mean)
         return;
     switch (code) {
-#define CASE(CODE, NAME) case CODE: FN(NAME)(out, acc, terms, k, at, n, CODE, stream, NULL); return;
-    CASE(F64, fold_f64)
-    CASE(F32, fold_f32)
-    CASE(F16, fold_f32)
-    CASE(BF16, fold_f32)
-    CASE(I8, fold_f64)
-    CASE(I16, fold_f64)
-    CASE(I32, fold_f64)
-    CASE(I64, fold_f64)
-    CASE(U8, fold_f64)
-    CASE(U16, fold_f64)
-    CASE(U32, fold_f64)
-    CASE(U64, fold_f64)
-    CASE(BOOL, fold_f64)
+#define CASE(CODE, SUM)                                                                            \
+    case CODE: FN(fold_##SUM)(out, acc, terms, k, at, n, CODE, stream, NULL); return;
+        EACH_CODE(CASE)
 #undef CASE
     }
 }

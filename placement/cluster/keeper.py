@@ -119,6 +119,7 @@ class Keeper:
             return
         if self.record is None:
             self.record = await asyncio.to_thread(self._load_record, job)
+        await self._give_up_lost_nodes()
         decision = decide(job, self._seen(job))
         if decision.failed is not None:
             reason, why = decision.failed
@@ -128,6 +129,27 @@ class Keeper:
         await self._carry_out(job, decision)
         await self._write()
         await self._expire(job)
+
+    async def _give_up_lost_nodes(self) -> None:
+        """A node that has other keys is not what it was: memory of the job that was there is gone.
+
+        The job is placed anew, and its rounds begin at the last checkpoint.
+        """
+        assert self.record is not None
+        lost = sorted(
+            name for name, key in self.record.nodes.items()
+            if name in self.desk.nodes and self.desk.nodes[name].key != key
+        )
+        if not lost or self.status.phase in ENDED:
+            return
+        await self._stop()
+        self.desk.withdraw(self.full_name)
+        for member in names.MEMBERS:  # their files name the gateways of before
+            await asyncio.to_thread(self.api.delete, self._member(member))
+        self.record = self.record.again().on({})
+        await asyncio.to_thread(self._save_record)
+        text = f"{', '.join(lost)} began anew: rounds go on from the last checkpoint"
+        await self._say(News("PlacedAnew", text, "Warning"))
 
     @property
     def generation(self) -> int:
@@ -143,7 +165,7 @@ class Keeper:
         assert self.record is not None
         return Seen(
             status=self.status, nodes=nodes, placed=self.record.nodes,
-            has_initial=self._initial.exists() or _is_past_initial(self.saved),
+            has_initial=self._initial.exists() or _is_past_initial(self.saved, self.record.start),
             failures=self.failures, is_running=self.coordinator is not None,
         )  # fmt: skip
 
@@ -401,13 +423,14 @@ def _saved_of(body: Object) -> Saved | None:
     return unpacked(store) if store and store.get("data") else None
 
 
-def _is_past_initial(saved: Saved | None) -> bool:
-    """The first round has started: the nodes have the model, or a checkpoint is there."""
+def _is_past_initial(saved: Saved | None, start: int) -> bool:
+    """Nobody needs the initial model any more: nodes have it, or there is a checkpoint."""
     if saved is None:
         return False
-    return bool(saved.base or saved.rows or (
-        saved.round is not None and saved.round.started_at_s is not None
-    ))  # fmt: skip
+    if saved.start < start:  # rounds begin at the checkpoint, or at the beginning
+        return saved.checkpoint is not None
+    begun = saved.round is not None and saved.round.started_at_s is not None
+    return bool(saved.base or saved.rows or begun)
 
 
 def now() -> str:

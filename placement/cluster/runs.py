@@ -59,13 +59,13 @@ class Coordinator:
             self._listener.close()
             raise
         self._process: asyncio.subprocess.Process | None = None
-        self._stopping = False
+        self._stopping = self._hears = self._pausing = self._has_paused = False
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
         left = RESTARTS
         code = await self._once()
-        while code is None and left and not self._stopping:
+        while code is None and left and not (self._stopping or self._has_paused):
             left -= 1
             self.on_event({"event": "restart", "what": "coordinator"})
             code = await self._once()
@@ -73,11 +73,12 @@ class Coordinator:
         if not self._stopping:
             how = f"ended with status {code}"
             if code is None:
-                how = f"was killed, or could not be started, {RESTARTS + 1} times"
+                how = f"was killed, or could not be started, {RESTARTS + 1 - left} times"
             self.on_event({"event": "ended", "how": how})
 
     async def _once(self) -> int | None:
         """Its exit status; None: it was killed, or there was no process to be had."""
+        self._hears = False
         try:
             self._process = process = await self._started()
         except OSError as error:
@@ -93,6 +94,7 @@ class Coordinator:
             except ValueError:
                 log.warning("%s: %r", self.name, line[:200])
                 continue
+            self._see(event["event"])
             if not self._stopping:
                 self.on_event(event)
         code = await process.wait()
@@ -110,7 +112,19 @@ class Coordinator:
 
     def pause(self) -> None:
         """Let it end after the round that is under way; it says `paused` then."""
-        if self._process is not None and self._process.returncode is None:
+        if not self._pausing:
+            self._pausing = True
+            self._ask_to_pause()
+
+    def _see(self, event: str) -> None:
+        if event == "listening":  # it has a handler from here on; before, a signal would kill it
+            self._hears = True
+            self._ask_to_pause()
+        self._has_paused = self._has_paused or event == "paused"
+
+    def _ask_to_pause(self) -> None:
+        """Once a process: one that is ending has no handler any more."""
+        if self._pausing and self._hears and self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGUSR1)
 

@@ -70,12 +70,16 @@ class Installation:
         found: list[dict[str, Any]] = kubectl.get("pods", chosen)["items"]
         return found
 
-    def restarts(self, component: str) -> int:
-        """Of containers, in the pods that there are."""
-        return sum(
-            status["restartCount"] for pod in self.pods(component)
-            for status in pod["status"].get("containerStatuses", ())
-        )
+    def killed(self, component: str, job: Job) -> None:
+        """See that containers on the job's nodes were killed, by themselves at a fault's point."""
+        nodes = {node["name"] for node in job.status["tree"]["nodes"]}
+        status = "{.status.containerStatuses[0].lastState.terminated.exitCode}"
+        for pod in self.pods(component):
+            if pod["spec"]["nodeName"] in nodes:
+                self.system.wait(
+                    f"pod/{pod['metadata']['name']}", f"jsonpath={status}=137",
+                    timeout_s=PATIENCE_S,
+                )  # fmt: skip
 
     def figures(self, name: str) -> dict[str, float]:
         """A metric of all agents: value by its labels as they are written."""

@@ -68,7 +68,6 @@ def test_an_update_that_waits_for_a_pair_gives_its_slot_to_who_waits(
         silent.hear("go", number=number)
         for client in others:
             client.put(number)
-            client.hear("wait", number=number)
         for client in others:  # one after the other through the only slot
             client.hear("go", number=number)
             assert client.upload(number, client.update(number))["t"] == "ack"
