@@ -104,8 +104,8 @@ class Keeper:
             await asyncio.sleep(WRITE_S / 10)  # several news at once are one turn
 
     async def _complain(self, error: LiflError) -> None:
-        """In the status, where whoever waits for the job looks; the API server's own are not."""
-        if not isinstance(error, Unreachable | Conflict | Missing):
+        """In the status, where whoever waits for the job looks; not that the API server is away."""
+        if not isinstance(error, Unreachable | Conflict):
             self.complaint = str(error)[:TEXT_MAX]
             self._set(self.status.model_copy(update={"message": self.complaint}))
             with contextlib.suppress(LiflError):
