@@ -16,6 +16,8 @@ import zmq
 from lifl.errors import Refused
 from lifl.functions.layout import Layout
 from lifl.functions.wire import Keys, bound_endpoint, dealer, decode, encode
+from lifl.placement import agent as agent_module
+from lifl.placement.agent import Agent
 from lifl.placement.cluster import desk as desk_module
 from lifl.placement.cluster import steward as steward_module
 from lifl.placement.cluster.desk import MOST_REFUSED, Desk
@@ -256,6 +258,35 @@ def test_a_new_operator_and_one_that_takes_him_know_of_nothing(side: Side) -> No
     assert side.turn({"t": "jobs", "jobs": []}) == ["node", "demand"]
     side.turn(REFUSED)
     assert side.steward.silent_for_s() == SILENT_S
+
+
+@pytest.mark.parametrize(
+    ("silent_s", "jobs", "waits_ms"), [(1.5, {}, 1501), (0.0, {}, None), (5.0, {1: None}, 2001)]
+)
+def test_the_agents_loop_wakes_when_the_silence_is_over(
+    monkeypatch: pytest.MonkeyPatch, silent_s: float, jobs: dict[int, None], waits_ms: int | None
+) -> None:
+    waited: list[int | None] = []
+
+    class Poller:
+        def register(self, *_: Any) -> None:
+            pass
+
+        def poll(self, timeout_ms: int | None) -> list[Any]:
+            waited.append(timeout_ms)
+            return []
+
+    nothing = SimpleNamespace(fileno=lambda: 0)
+    agent: Any = SimpleNamespace(
+        members=SimpleNamespace(listener=nothing, doorman=None, connections={}, ping_s=2.0),
+        router=nothing, endpoint=SimpleNamespace(fds=[]), pool=SimpleNamespace(processes={}),
+        lines=SimpleNamespace(sockets=[]), node=SimpleNamespace(jobs=jobs),
+        accounts=SimpleNamespace(overdue=lambda: None),
+        steward=SimpleNamespace(sockets=[], silent_for_s=lambda: silent_s),
+    )  # fmt: skip
+    monkeypatch.setattr(agent_module.zmq, "Poller", Poller)
+    Agent._poll(agent)
+    assert waited == [waits_ms]
 
 
 def test_pods_that_do_not_answer_are_named_once(side: Side) -> None:
