@@ -31,6 +31,7 @@ import zmq
 from lifl.errors import Late, LiflError
 from lifl.faults import at_node, fault
 from lifl.functions.clients import Clients
+from lifl.functions.ending import HOPELESS, end_on_sigterm
 from lifl.functions.jobs import Job
 from lifl.functions.lanes import Lanes, keys_of_node
 from lifl.functions.layout import Layout
@@ -38,13 +39,11 @@ from lifl.functions.lines import EVERYTHING, Lines
 from lifl.functions.peers import Peer, Transfer
 from lifl.functions.transfer import Download, Upload
 from lifl.functions.wire import (
-    HOPELESS,
     Doorkeeper,
     Keys,
     Message,
     bind,
     bound_endpoint,
-    end_on_sigterm,
     host_of,
     server,
 )

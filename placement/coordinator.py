@@ -370,6 +370,7 @@ class Coordinator:
         if outcome.result == "written":
             place = self.checkpoints.place(number)
             self.store.save(Change(checkpoint=Checkpoint(number=number, place=place)))
+            emit("checkpoint", round=number, place=place)
         elif outcome.result == "failed" and self.checkpoints.counts["failed"] == 1:
             emit("warning", text=f"the checkpoint of round {number} cannot be written to "
                  f"{self.folder.where}: {outcome.text}; make room there or name another "

@@ -213,7 +213,7 @@ class Course:
         assert self.round is not None
         assert self.plan is not None
         self.round.phase = "open"
-        self.record.start(self.round, self.plan, age_s=age_s)
+        self.record.start(self.round, self.plan, epoch=self.epoch, age_s=age_s)
         deadline_s = self.job.spec.deadline_s
         self.deadline_at = time.monotonic() + deadline_s - age_s if deadline_s else math.inf
 

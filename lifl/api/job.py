@@ -452,11 +452,14 @@ class Spec(Part):
         default_factory=Functions, description="In a cluster: how aggregators run."
     )
     expose: Expose = Field(
-        default_factory=Expose, description="In a cluster: the way in for clients from outside."
+        default_factory=Expose,
+        description="In a cluster: the way in for clients from outside.  Not there yet: type must "
+        "be none.",
     )
     event_sink: HttpUrl | None = Field(
         default=None,
-        description="In a cluster: URL to which CloudEvents about rounds and models are posted.",
+        description="In a cluster: URL to which CloudEvents about rounds and models are posted.  "
+        "Not there yet: leave it out.",
     )
 
     @model_validator(mode="after")

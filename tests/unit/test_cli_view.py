@@ -312,7 +312,11 @@ def test_a_tree_that_is_none_ends() -> None:
     ring = [{"role": "leaf", "endpoint": 1, "parent": 0}, {"role": "leaf", "endpoint": 1,
              "parent": 1}, {}]  # fmt: skip
     story.take({"event": "round_started", "round": 1, "tree": {"n": ring}})
-    Console(file=io.StringIO()).print(screen(story, elapsed_s=0, width=80, height=24))
+    out = io.StringIO()
+    Console(file=out).print(screen(story, elapsed_s=0, width=80, height=24))
+    drawn = [line.strip() for line in out.getvalue().splitlines()]
+    at = drawn.index("n")
+    assert drawn[at + 1 : at + 4] == ["leaf 1 · 0 clients →", "? None", ""]  # each role once
 
 
 @pytest.mark.parametrize(

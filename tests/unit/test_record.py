@@ -42,7 +42,7 @@ def job(**spec: Any) -> FLJob:
 def play(record: Recorder, number: int, *, accuracy: float | None = None) -> None:
     """One round as the coordinator tells of it."""
     round_ = Round(number, {"node-0": 0xFFFF}, "node-0")
-    record.start(round_, PLAN)
+    record.start(round_, PLAN, epoch=1)
     reported = [(1.0, {"loss": 1 / number}, "a")]
     record.taken("node-0", {"again": False, "bytes": 100, "metrics": reported})
     round_.on_accepted("node-0", 0xFFFF)
