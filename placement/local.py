@@ -29,9 +29,9 @@ from lifl.functions.wire import Keys, virtual_key
 from lifl.placement import resume
 from lifl.placement.host import LOOPBACK, check_host, warning_of
 from lifl.placement.keyring import Keyring
+from lifl.placement.limits import full_disk_says
 from lifl.placement.monitoring import end_of_metrics
 from lifl.placement.processes import adopt_orphans, end_descendants
-from lifl.placement.record import full_disk_says
 
 PREFIX = "lifl-"  # of directories of runs; `lifl doctor` looks for those that were left
 
@@ -77,9 +77,16 @@ def run(
         try:
             host = host or (resumed or {}).get("host", LOOPBACK)
             check_host(host)
+            if keys_dir is not None and not keys_dir.is_dir():
+                raise InvalidJob(
+                    f"--keys {keys_dir}: there is no such key directory: lifl keys enroll KEY.pub "
+                    f"--name NAME --keys {keys_dir} makes it",
+                    code="bad-keys",
+                )
             if resumed is None:
                 run_dir = make_run_dir(out or Path("runs"), job.metadata.name)
-                fields = _configure(job, job_path, run_dir, nodes or job.spec.nodes, keys_dir)
+                with full_disk_says(run_dir / "keys"):
+                    fields = _configure(job, job_path, run_dir, nodes or job.spec.nodes, keys_dir)
             else:
                 fields = resumed
             fields["proxy"] = proxy or fields["proxy"]
@@ -92,8 +99,9 @@ def run(
             })  # fmt: skip
             if warning := warning_of(host, is_insecure=job.spec.insecure):
                 handle({"event": "warning", "text": warning})
-            with full_disk_says(Path(fields["run_dir"]) / resume.RUN):
-                resume.keep(fields)
+            if keys_dir is not None and (warning := _too_few(job, fields, keys_dir)):
+                handle({"event": "warning", "text": warning})
+            resume.keep(fields)
             directory.mkdir(mode=0o700)
             lock = _lock(directory)
             config = directory / "engine.json"
@@ -225,6 +233,20 @@ def _configure(
         "start": 1,
         "gateways": {},
     }
+
+
+def _too_few(job: FLJob, fields: dict[str, Any], keys_dir: Path) -> str | None:
+    """What is said where those who may take part are fewer than the first round waits for."""
+    own, needed = len(fields["clients"]), job.spec.clients.min
+    there = sum(entry.revoked_at is None for entry in Keyring(keys_dir).entries)
+    if own + there >= needed:
+        return None
+    own_too = f", and {own} of the job's trainer" if own else ""
+    return (
+        f"the first round waits for {needed} clients (spec.clients.min), and {there} may take part "
+        f"from {keys_dir}{own_too}: lifl keys enroll KEY.pub --name NAME --keys {keys_dir} lets "
+        "more in, also while the run waits"
+    )
 
 
 def virtual_keys(workers: list[str], clients: int) -> list[str]:

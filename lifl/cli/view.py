@@ -110,9 +110,9 @@ def left(run_dir: str) -> str:
     """What of a run's results there is."""
     path = Path(run_dir) if run_dir else None
     names = sorted(p.name for p in path.iterdir()) if path is not None and path.is_dir() else []
-    can_go_on = STORE in names
+    can_go_on = RUN in names
     names = [name for name in names if name not in _NO_RESULTS]
-    if not names:
-        return "nothing was written"
     more = f"; lifl run --resume {run_dir} goes on" if can_go_on else ""
+    if not names:
+        return f"no round is done{more}" if can_go_on else "nothing was written"
     return f"{run_dir} has {', '.join(names)}{more}"
