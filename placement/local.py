@@ -73,7 +73,7 @@ def run(
     with stop.heard():
         # The name comes first, so that there is no moment at which it is there and not known.
         directory = Path(short_lived() or tempfile.gettempdir(), PREFIX + secrets.token_hex(4))
-        lock = -1
+        lock = run_lock = -1
         try:
             host = host or (resumed or {}).get("host", LOOPBACK)
             check_host(host)
@@ -89,6 +89,7 @@ def run(
                     fields = _configure(job, job_path, run_dir, nodes or job.spec.nodes, keys_dir)
             else:
                 fields = resumed
+            run_lock = _lock(Path(fields["run_dir"]))  # which tells `lifl top` that it lives
             fields["proxy"] = proxy or fields["proxy"]
             fields["kernels"] = kernels or fields["kernels"]
             if host != fields.get("host", LOOPBACK):
@@ -118,8 +119,9 @@ def run(
                 Keyring(Path(fields["keyring"])).sweep()
                 end_of_metrics(Path(fields["run_dir"]))  # of an engine that was killed
             shutil.rmtree(directory, ignore_errors=True)
-            if lock >= 0:
-                os.close(lock)
+            for fd in (lock, run_lock):
+                if fd >= 0:
+                    os.close(fd)
 
 
 class Stop:
@@ -175,6 +177,21 @@ def _lock(directory: Path) -> int:
     fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
+
+
+def is_under_way(run_dir: Path) -> bool:
+    """A `lifl run` has this directory, whether or not its job has begun."""
+    try:
+        fd = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def short_lived() -> str | None:

@@ -188,6 +188,17 @@ def test_failures_are_one_line(engine: dict[str, Any], what: dict[str, Any], cod
     assert len(errors) == 1
 
 
+def test_a_failed_run_says_how_it_goes_on(engine: dict[str, Any], tmp_path: Path) -> None:
+    failed = {"event": "failed", "error": "a round needs 5"}
+    engine.update(code=1, events=[{"event": "starting", "run_dir": str(tmp_path)}, failed])
+    way = f"once that is mended, lifl run --resume {tmp_path} goes on"
+    assert way not in invoke("run", str(DIGITS)).output  # it has no run.json
+    (tmp_path / "run.json").touch()
+    assert way in invoke("run", str(DIGITS)).output.splitlines()
+    engine["code"] = 2  # the job cannot be run as it stands
+    assert way not in invoke("run", str(DIGITS)).output
+
+
 @pytest.mark.parametrize("what", [{"raise": KeyboardInterrupt()}, {"code": 130}])
 def test_an_interrupted_run_ends_with_130(engine: dict[str, Any], what: dict[str, Any]) -> None:
     engine.update(what)
