@@ -35,6 +35,7 @@ class Fate:
         is_silent: it ended with status 0 and without a word, which returning does not do.
         is_revoked: its key has no rights any more, which somebody wanted.
         is_said: the error is a whole sentence.
+        client: the virtual one that it was running.
     """
 
     round: int = 0
@@ -44,14 +45,15 @@ class Fate:
     is_said: bool = False
     is_silent: bool = False
     is_revoked: bool = False
+    client: str = ""
 
     @classmethod
-    def of(cls, error: BaseException, number: int) -> Fate:
+    def of(cls, error: BaseException, number: int, client: str = "") -> Fate:
         summary = traceback.TracebackException.from_exception(error)
         _without_our_frames(summary)
         trace = tuple("".join(summary.format()).rstrip().splitlines())
         is_revoked = isinstance(error, LiflError) and error.code in ("revoked", "not-enrolled")
-        return cls(number, one_line(error), trace, is_revoked=is_revoked)
+        return cls(number, one_line(error), trace, is_revoked=is_revoked, client=client)
 
     @classmethod
     def from_words(cls, words: dict[str, Any]) -> Fate:
@@ -113,11 +115,13 @@ class Fates:
         clients: how many there are.
         needed: without which no round begins.
         rounds: of the job.
+        is_least: `needed` is spec.clients.min, and not the processes of which none can be missed.
     """
 
     clients: int
     needed: int
     rounds: int
+    is_least: bool = True
     _new: dict[Fate, list[str]] = field(default_factory=dict)
 
     def add(self, who: str, fate: Fate) -> None:
@@ -131,7 +135,7 @@ class Fates:
         """Why a run cannot begin with those that were started: the keys of others are revoked."""
         if not 0 < self.clients < self.needed:
             return None
-        return f"{_clients(self.clients)} left, and a round needs {self.needed} (spec.clients.min)"
+        return self._left()
 
     def news(self) -> News:
         """What has happened since the last call."""
@@ -148,8 +152,8 @@ class Fates:
                 continue
             self.clients -= len(names)
             if self.clients < self.needed:
-                left = f"{_clients(self.clients)} left, and a round needs {self.needed}"
-                fatal = fatal or (sentence if fate.error else f"{sentence}: {left}")
+                mark = ";" if fate.error else ":"
+                fatal = fatal or f"{sentence}{mark} {self._left()}"
             elif fate.is_early and not fate.is_revoked:  # and others would do the same
                 fatal = fatal or f"{sentence}, {FIRST_WAITS}"
             else:
@@ -158,6 +162,11 @@ class Fates:
                     missed.append(sentence)
         self._new = {}
         return News(tuple(lines), tuple(warnings), tuple(missed), fatal)
+
+    def _left(self) -> str:
+        if not self.is_least:
+            return "nothing else runs what it ran"
+        return f"{_clients(self.clients)} left, and a round needs {self.needed} (spec.clients.min)"
 
     def _sentence(self, who: str, fate: Fate) -> str:
         if fate.status < 0:
@@ -172,6 +181,7 @@ class Fates:
             return f"{who} failed on {which}: {fate.error}"
         if fate.error:
             where = f"in round {fate.round}" if fate.round else "before the first round"
+            where += f", running {fate.client}" if fate.client else ""
             return f"{who} failed {where}: {fate.error}"
         plural = who.endswith("clients")
         what = f"the trainers of {who}" if plural else f"{who}'s trainer"

@@ -50,11 +50,11 @@ DONE: Final = {"done": True}  # last words of who has heard that the job is done
 
 
 class InRound(Exception):
-    """What user code raised, its cause, and in which round."""
+    """What user code raised, its cause, in which round, and of which virtual client."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, client: str = "") -> None:
         super().__init__(number)
-        self.number = number
+        self.number, self.client = number, client
 
 
 def train(function: Callable[..., None], path: Path, rounds: int) -> Fate | None:
@@ -87,7 +87,8 @@ def work(function: Callable[..., None], keys: list[str], config: dict[str, Any])
     try:
         worker.run(function)
     except BaseException as error:
-        raise InRound(worker.round) from error
+        client = "" if worker.running is None else f"client-{worker.running}"
+        raise InRound(worker.round, client) from error
     finally:
         worker.close()
     return None
@@ -183,14 +184,14 @@ def fork(what: str, work: Callable[[], Fate | None]) -> Child:
 
 
 def _fate(error: BaseException) -> Fate | None:
-    number = 0
+    number, client = 0, ""
     if isinstance(error, InRound) and error.__cause__ is not None:
-        number, error = error.number, error.__cause__
+        number, client, error = error.number, error.client, error.__cause__
     if isinstance(error, SystemExit) and not error.code:
         return Fate(number)  # as if it had returned
     if isinstance(error, InvalidJob):
         return Fate(number, str(error), is_said=True)
-    return Fate.of(error, number)
+    return Fate.of(error, number, client)
 
 
 class Children:
@@ -297,7 +298,8 @@ def run(config: dict[str, Any]) -> None:
     clients = sum(child.what != EVALUATOR for child in children)
     # of workers none can be missed: nobody else runs its clients
     needed = clients if config["workers"] else config.get("needed", spec.clients.min)
-    fates = Fates(clients, needed, spec.rounds)
+    is_least = not config["workers"] and "needed" not in config
+    fates = Fates(clients, needed, spec.rounds, is_least)
     fatal = None if config.get("others") else fates.too_few()
     fatal = fatal or Children(children, fates).wait()
     if fatal is not None:

@@ -104,6 +104,7 @@ class Worker:
             for address in addresses
         ]
         self.round = 0  # the newest that was heard of
+        self.running: int | None = None  # the client whose function is running
         self._queue: deque[_Due] = deque()
         self._begun: dict[int, VirtualClient] = {}  # of this round
         self._model: tuple[int, State] = (-1, {})
@@ -163,7 +164,9 @@ class Worker:
         self._begun[due.index] = client
         own = {name: array.copy() for name, array in model.items()}
         round_ = Round(due.round, own, dict(due.settings), client)
+        self.running = due.index
         fit(client, round_)
+        self.running = None
         if not client.has_answered:
             round_.report()
 

@@ -34,13 +34,14 @@ from typing import Any, Final
 
 import click
 
+from lifl.errors import LiflError
 from lifl.events import emit, keep_stdout, say
 from lifl.fates import FIRST_WAITS
 from lifl.functions.wire import Keys
 from lifl.placement import clientfiles, resume
 from lifl.placement.host import LOOPBACK
 from lifl.placement.keyring import Keyring
-from lifl.placement.limits import oom_kills
+from lifl.placement.limits import full_disk_says, oom_kills
 from lifl.placement.monitoring import end_of_metrics
 from lifl.placement.output import Outputs, Speaker
 from lifl.placement.processes import adopt_orphans, end_descendants, private_bpffs, unmount
@@ -307,7 +308,8 @@ class Engine:
                 if not self.gateways:
                     self.gateways = self.config["gateways"] = event["gateways"]
                     resume.keep({k: v for k, v in self.config.items() if k != "directory"})
-                    self._write_client_files()
+                    with full_disk_says(Path(self.config["run_dir"]) / "clients"):
+                        self._write_client_files()
                     self._start_trainers()
                 return
             case "missed":
@@ -343,7 +345,8 @@ class Engine:
         if self.config["outside"]:
             others = self.config["client_files"][self.config["trainers"] :]  # for other terminals
             emit("endpoint", endpoint=where[0][0], files=str(folder), enrolled=[*enrolled],
-                 outsiders=[Path(file).stem for file in others])  # fmt: skip
+                 outsiders=[Path(file).stem for file in others],
+                 keys=self.config["keyring"])  # fmt: skip
 
     # -- the end -----------------------------------------------------------------------------
     def end(self) -> None:
@@ -389,6 +392,8 @@ def main(config: Path) -> None:
         if str(over):
             with contextlib.suppress(BrokenPipeError):
                 emit("failed", error=str(over), code=over.code)
+    except LiflError as error:
+        emit("failed", error=str(error), code=error.code)
     except BrokenPipeError:  # nobody reads: `lifl run` is gone or going
         pass
     except Exception as error:

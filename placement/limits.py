@@ -7,6 +7,7 @@ agent asks before it makes any, and the engine looks afterwards whether that is 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,6 +57,23 @@ def unwritten(error: OSError) -> NoSpace | None:
         f"a result cannot be written to {error.filename or 'the run directory'} "
         f"({error.strerror}): make room, or name another folder with --out"
     )
+
+
+@contextlib.contextmanager
+def full_disk_says(path: Path, then: str = "") -> Iterator[None]:
+    """What cannot be written into a run's directory as an error that names the way out.
+
+    Args:
+        then: what follows and what to do; for `lifl run` unless given.
+    """
+    try:
+        yield
+    except OSError as error:
+        can_go_on = (path.parent / "run.json").exists()
+        fix = (f"go on with lifl run --resume {path.parent}" if can_go_on
+               else "run again, or name another folder with --out")  # fmt: skip
+        then = then or f"the run stops here: make room and {fix}"
+        raise NoSpace(f"{path} cannot be written: {error.strerror}; {then}") from error
 
 
 def room(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> Room:

@@ -29,9 +29,9 @@ from lifl.functions.wire import Keys, virtual_key
 from lifl.placement import resume
 from lifl.placement.host import LOOPBACK, check_host, warning_of
 from lifl.placement.keyring import Keyring
+from lifl.placement.limits import full_disk_says
 from lifl.placement.monitoring import end_of_metrics
 from lifl.placement.processes import adopt_orphans, end_descendants
-from lifl.placement.record import full_disk_says
 
 PREFIX = "lifl-"  # of directories of runs; `lifl doctor` looks for those that were left
 
@@ -73,15 +73,23 @@ def run(
     with stop.heard():
         # The name comes first, so that there is no moment at which it is there and not known.
         directory = Path(short_lived() or tempfile.gettempdir(), PREFIX + secrets.token_hex(4))
-        lock = -1
+        lock = run_lock = -1
         try:
             host = host or (resumed or {}).get("host", LOOPBACK)
             check_host(host)
+            if keys_dir is not None and not keys_dir.is_dir():
+                raise InvalidJob(
+                    f"--keys {keys_dir}: there is no such key directory: lifl keys enroll KEY.pub "
+                    f"--name NAME --keys {keys_dir} makes it",
+                    code="bad-keys",
+                )
             if resumed is None:
                 run_dir = make_run_dir(out or Path("runs"), job.metadata.name)
-                fields = _configure(job, job_path, run_dir, nodes or job.spec.nodes, keys_dir)
+                with full_disk_says(run_dir / "keys"):
+                    fields = _configure(job, job_path, run_dir, nodes or job.spec.nodes, keys_dir)
             else:
                 fields = resumed
+            run_lock = _lock(Path(fields["run_dir"]))  # which tells `lifl top` that it lives
             fields["proxy"] = proxy or fields["proxy"]
             fields["kernels"] = kernels or fields["kernels"]
             if host != fields.get("host", LOOPBACK):
@@ -92,8 +100,9 @@ def run(
             })  # fmt: skip
             if warning := warning_of(host, is_insecure=job.spec.insecure):
                 handle({"event": "warning", "text": warning})
-            with full_disk_says(Path(fields["run_dir"]) / resume.RUN):
-                resume.keep(fields)
+            if keys_dir is not None and (warning := _too_few(job, fields, keys_dir)):
+                handle({"event": "warning", "text": warning})
+            resume.keep(fields)
             directory.mkdir(mode=0o700)
             lock = _lock(directory)
             config = directory / "engine.json"
@@ -110,8 +119,9 @@ def run(
                 Keyring(Path(fields["keyring"])).sweep()
                 end_of_metrics(Path(fields["run_dir"]))  # of an engine that was killed
             shutil.rmtree(directory, ignore_errors=True)
-            if lock >= 0:
-                os.close(lock)
+            for fd in (lock, run_lock):
+                if fd >= 0:
+                    os.close(fd)
 
 
 class Stop:
@@ -167,6 +177,21 @@ def _lock(directory: Path) -> int:
     fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
+
+
+def is_under_way(run_dir: Path) -> bool:
+    """A `lifl run` has this directory, whether or not its job has begun."""
+    try:
+        fd = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def short_lived() -> str | None:
@@ -225,6 +250,20 @@ def _configure(
         "start": 1,
         "gateways": {},
     }
+
+
+def _too_few(job: FLJob, fields: dict[str, Any], keys_dir: Path) -> str | None:
+    """What is said where those who may take part are fewer than the first round waits for."""
+    own, needed = len(fields["clients"]), job.spec.clients.min
+    there = sum(entry.revoked_at is None for entry in Keyring(keys_dir).entries)
+    if own + there >= needed:
+        return None
+    own_too = f", and {own} of the job's trainer" if own else ""
+    return (
+        f"the first round waits for {needed} clients (spec.clients.min), and {there} may take part "
+        f"from {keys_dir}{own_too}: lifl keys enroll KEY.pub --name NAME --keys {keys_dir} lets "
+        "more in, also while the run waits"
+    )
 
 
 def virtual_keys(workers: list[str], clients: int) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 from lifl.api.job import FLJob
 from lifl.events import emit
 from lifl.metrics import Figures
+from lifl.placement.limits import full_disk_says
 from lifl.placement.rounds import Round
 
 FILE = "metrics.json"
@@ -44,8 +45,9 @@ class Monitoring:
         if len(self.nodes) == of:
             where = {"coordinator": self.url, "nodes": self.nodes}
             temporary = self.path.with_suffix(".new")
-            temporary.write_text(json.dumps(where, indent=2) + "\n")
-            temporary.rename(self.path)
+            with full_disk_says(self.path):
+                temporary.write_text(json.dumps(where, indent=2) + "\n")
+                temporary.rename(self.path)
             emit("metrics_at", **where)
 
     def restarted(self, node: str, what: str) -> None:

@@ -5,11 +5,10 @@ Owns the run directory.  Decides nothing.  Called by the coordinator.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,12 @@ import safetensors.numpy
 from lifl.api.entrypoints import entrypoint, what
 from lifl.api.job import FLJob
 from lifl.api.named import at_field, called
-from lifl.errors import InvalidJob, InvalidUpdate, NoSpace
+from lifl.errors import InvalidJob, InvalidUpdate
 from lifl.events import emit
 from lifl.faults import fault
 from lifl.functions.layout import Layout
 from lifl.functions.wire import Message
+from lifl.placement.limits import full_disk_says
 from lifl.placement.monitoring import Monitoring
 from lifl.placement.phases import Timeline, split
 from lifl.placement.rounds import Round
@@ -351,22 +351,6 @@ _DTYPES = {
 def save_model(layout: Layout, model: memoryview, path: Path) -> None:
     """Write a state_dict as safetensors, whole or not at all."""
     write_whole(path, safetensors.numpy.save(layout.views(model)))
-
-
-@contextlib.contextmanager
-def full_disk_says(path: Path, then: str = "") -> Iterator[None]:
-    """What cannot be written into a run's directory as an error that names the way out.
-
-    Args:
-        then: what follows and what to do; for `lifl run` unless given.
-    """
-    try:
-        yield
-    except OSError as error:
-        then = then or (
-            f"the run stops here: make room and go on with lifl run --resume {path.parent}"
-        )
-        raise NoSpace(f"{path} cannot be written: {error.strerror}; {then}") from error
 
 
 def _no_work() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from lifl.api.job import FLJob
 from lifl.api.load import load_job
 from lifl.errors import InvalidJob
 from lifl.placement.folder import Folder, Local, folder
+from lifl.placement.limits import full_disk_says
 from lifl.placement.record import write_whole
 from lifl.placement.rows import cut_to_whole_lines, rows_of
 from lifl.placement.store import Saved
@@ -73,8 +74,14 @@ def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
 
 
 def keep(config: dict[str, Any]) -> None:
-    """Write down what the engine is started with, for the next start."""
-    write_whole(Path(config["run_dir"]) / RUN, json.dumps(config).encode(), mode=0o600)
+    """Write down what the engine is started with, for the next start.
+
+    Raises:
+        NoSpace: it cannot be written; what was there stays.
+    """
+    path = Path(config["run_dir"]) / RUN
+    with full_disk_says(path):
+        write_whole(path, json.dumps(config).encode(), mode=0o600)
 
 
 def as_text(job: FLJob) -> str:

@@ -147,7 +147,7 @@ def run(
 
     from lifl.api.cluster import refused_by_run, unused_by_run
     from lifl.cli.report.write import after_run
-    from lifl.cli.view import View
+    from lifl.cli.view import View, way_on
     from lifl.errors import InvalidJob
     from lifl.events import emit
     from lifl.placement import local
@@ -190,6 +190,8 @@ def run(
     if failure is not None:
         click.secho(f"error: {failure}", fg="red", err=True)
         code = code or 1
+        if view and code == 1 and "--resume" not in failure and (way := way_on(view.story.run_dir)):
+            click.echo(f"once that is mended, {way}", err=True)
     elif code == 0 and where:
         after_run(where[-1], handle, plots=not as_json)
     sys.exit(code)

@@ -9,6 +9,7 @@ is placement/keyring.py's.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 RUN = click.option(
     "--run", "run_dir", metavar="RUN", type=click.Path(path_type=Path), default=Path("runs/latest"),
-    show_default=True, help="The run's folder; its key directory is RUN/keys.",
+    show_default=True,
+    help="The run's folder; RUN/keys is its key directory, or its --keys was another.",
 )  # fmt: skip
 KEYS = click.option(
     "--keys", "directory", metavar="DIR", type=click.Path(path_type=Path),
@@ -151,7 +153,7 @@ def _directory(run_dir: Path, directory: Path | None, *, make: bool = False) -> 
             Keyring(directory).make()
         found = directory
     else:
-        found = run_dir / "keys"
+        found = _of_run(run_dir)
     if not found.is_dir():
         raise InvalidJob(
             f"{found} is no key directory: name a run's folder with --run, or a key directory "
@@ -159,6 +161,17 @@ def _directory(run_dir: Path, directory: Path | None, *, make: bool = False) -> 
             code="bad-keys",
         )
     return found
+
+
+def _of_run(run_dir: Path) -> Path:
+    """A run's own key directory, or the one that its --keys named."""
+    from lifl.placement.resume import RUN
+
+    own = run_dir / "keys"
+    if not own.is_dir():
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return Path(json.loads((run_dir / RUN).read_text())["keyring"])
+    return own
 
 
 def _public(key: str) -> str:

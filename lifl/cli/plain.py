@@ -103,7 +103,11 @@ def outside(story: Story) -> Iterator[str]:
             more = f", and so on to {names[-1]}.json" if len(names) > 1 else ""
             yield what.format(story.files, names[0], key.format(names[0]), more)
     if story.files and not story.outsiders and not story.enrolled:
-        yield "nobody is enrolled there yet: lifl keys enroll lets clients take part"
+        where = f" --keys {story.keys}" if story.keys else ""
+        yield (
+            f"nobody is enrolled in {story.keys or 'the key directory'} yet: lifl keys enroll "
+            f"KEY.pub --name NAME{where} lets a client take part"
+        )
 
 
 def backends(story: Story) -> str:

@@ -26,7 +26,7 @@ class Story:
         evaluated: the job has an evaluator, so that a round's figures are still to come.
         reason: why the proxy is not a better one, with the fix; `short_reason` is its beginning.
         files: folder of the client files, where clients come from outside: `outsiders`, whose
-            keys are in there, and those `enrolled` in a key directory, who have their own.
+            keys are in there, and those `enrolled` in the key directory `keys`, who have their own.
         done_rounds: rounds whose model exists.
         clients: of the round, or those that it waits for.
         goal: the figure that `spec.stop` watches.
@@ -51,6 +51,7 @@ class Story:
     endpoint: str = ""
     insecure: bool = False
     files: str = ""
+    keys: str = ""
     outsiders: tuple[str, ...] = ()
     enrolled: tuple[str, ...] = ()
     waiting: tuple[int, int] | None = None
@@ -83,6 +84,7 @@ class Story:
             case "endpoint":
                 self.endpoint = clean(event.get("endpoint", ""))
                 self.files = clean(event.get("files", ""))
+                self.keys = clean(event.get("keys", ""))
                 for name in ("outsiders", "enrolled"):
                     setattr(self, name, tuple(map(clean, event.get(name, ()))))
             case "waiting":

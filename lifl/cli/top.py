@@ -25,6 +25,7 @@ from lifl.cli.figures import amount, count, duration, percent
 from lifl.cli.story import clean
 from lifl.errors import Unreachable
 from lifl.metrics import PHASES
+from lifl.placement.local import is_under_way
 
 TIMEOUT_S: Final = 3.0
 MISSES: Final = 3  # in a row: then the run is taken for dead
@@ -112,15 +113,15 @@ def look(run: Path) -> Look:
 
 
 def top(run: Path, interval_s: float, console: Console | None = None) -> None:
-    """Show a run until it ends; Ctrl-C ends it sooner.
+    """Show a run until it ends, once it has started; Ctrl-C ends it sooner.
 
     Raises:
         Unreachable: no job runs there.
     """
     console = console or Console(highlight=False)
     run = run.resolve()  # `latest` may come to mean another run
-    now, before, missed = look(run), None, 0
     try:
+        now, before, missed = _first(run, interval_s, console), None, 0
         with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
             while missed < MISSES:
                 live.update(screen(run, now, before, console.width, console.height), refresh=True)
@@ -132,6 +133,22 @@ def top(run: Path, interval_s: float, console: Console | None = None) -> None:
     except KeyboardInterrupt:
         return
     console.print(f"the job in {run} has ended", markup=False, soft_wrap=True)
+
+
+def _first(run: Path, interval_s: float, console: Console) -> Look:
+    """The first look at a run; one that is starting is waited for."""
+    is_said = False
+    while True:
+        lives = is_under_way(run)
+        try:
+            return look(run)
+        except Unreachable:
+            if not lives:
+                raise
+        if not is_said:
+            console.print(f"the run in {run} is starting its nodes", markup=False, soft_wrap=True)
+            is_said = True
+        time.sleep(interval_s)
 
 
 # -- the screen ------------------------------------------------------------------------------

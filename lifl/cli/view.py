@@ -107,13 +107,18 @@ class View:
             )
 
 
+def way_on(run_dir: str) -> str:
+    """How a run that failed or was stopped goes on; empty where it cannot."""
+    can_go_on = run_dir and (Path(run_dir) / RUN).is_file()
+    return f"lifl run --resume {run_dir} goes on" if can_go_on else ""
+
+
 def left(run_dir: str) -> str:
     """What of a run's results there is."""
     path = Path(run_dir) if run_dir else None
     names = sorted(p.name for p in path.iterdir()) if path is not None and path.is_dir() else []
-    can_go_on = STORE in names
     names = [name for name in names if name not in _NO_RESULTS]
+    way = way_on(run_dir)
     if not names:
-        return "nothing was written"
-    more = f"; lifl run --resume {run_dir} goes on" if can_go_on else ""
-    return f"{run_dir} has {', '.join(names)}{more}"
+        return f"no round is done; {way}" if way else "nothing was written"
+    return f"{run_dir} has {', '.join(names)}" + (f"; {way}" if way else "")

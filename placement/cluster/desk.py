@@ -34,7 +34,8 @@ from lifl.functions.wire import (
     server,
 )
 from lifl.placement.cluster.runs import MAKE_ROOM
-from lifl.placement.record import full_disk_says, save_model
+from lifl.placement.limits import full_disk_says
+from lifl.placement.record import save_model
 
 log = logging.getLogger("lifl.operator")
 

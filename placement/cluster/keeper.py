@@ -34,7 +34,8 @@ from lifl.placement.cluster.runs import MAKE_ROOM, Coordinator
 from lifl.placement.cluster.store_cluster import unpacked
 from lifl.placement.cluster.story import News, failed, news, told, with_model
 from lifl.placement.keyring import Keyring
-from lifl.placement.record import full_disk_says, write_whole
+from lifl.placement.limits import full_disk_says
+from lifl.placement.record import write_whole
 from lifl.placement.store import Saved
 
 log = logging.getLogger("lifl.operator")

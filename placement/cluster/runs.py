@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from lifl.errors import TransientError
-from lifl.placement.record import full_disk_says, write_whole
+from lifl.placement.limits import full_disk_says
+from lifl.placement.record import write_whole
 
 log = logging.getLogger("lifl.operator")
 

@@ -220,6 +220,26 @@ def test_gateways_at_another_address(runner: Runner, insecure: bool) -> None:
     assert runner.finish(process).status == 0
 
 
+def test_a_run_keeps_its_address_unless_told_another(runner: Runner) -> None:
+    """Before its first round, too."""
+    run_dir = runner.folder / "runs" / "latest"
+    on = ("--resume", str(run_dir))
+    path = runner.job_file(trainer=None, trainers=1)
+
+    def started(path: Path | None, *arguments: str) -> str:
+        process = runner.start(path, *arguments)
+        file = wait_for_clients(runner, process) / "client-0.json"
+        process.send_signal(signal.SIGINT)
+        assert runner.finish(process).status == 130
+        return str(json.loads(file.read_text())["endpoint"])
+
+    first = started(path, "--proxy", PROXY, "--host", "127.0.0.2")
+    assert first.startswith("tcp://127.0.0.2:")
+    assert started(None, *on) == first
+    assert started(None, *on, "--host", "127.0.0.3").startswith("tcp://127.0.0.3:")
+    assert started(None, *on).startswith("tcp://127.0.0.3:")
+
+
 def listened_at(pids: list[int]) -> Iterator[str]:
     """Addresses at which these processes listen for TCP."""
     for pid in pids:

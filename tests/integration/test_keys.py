@@ -147,6 +147,33 @@ def test_a_key_directory_of_ones_own(runner: Runner, tmp_path: Path) -> None:
         field.end()
 
 
+def test_a_key_directory_with_fewer_than_the_job_waits_for(
+    runner: Runner, tmp_path: Path
+) -> None:
+    """The run says so, and `lifl keys` finds its directory by the run."""
+    ring = tmp_path / "ring"
+    for name in ("one", "two"):
+        lifl_keys("new", name, "--out", str(tmp_path))
+    lifl_keys("enroll", str(tmp_path / "one.pub"), "--name", "one", "--keys", str(ring))
+    field = Field(runner, "--keys", str(ring), rounds=100_000, trainers=2, env={})
+    run = ("--run", str(field.run_dir))
+    try:
+        (said,) = (e["text"] for e in field.of("warning"))
+        assert f"waits for 2 clients (spec.clients.min), and 1 may take part from {ring}" in said
+        lifl_keys("enroll", str(tmp_path / "two.pub"), "--name", "two", *run)
+        field.clients = [
+            Outsider(field.folder / f"{name}.json", Keys.load(tmp_path / f"{name}.key"))
+            for name in ("one", "two")
+        ]
+        for client in field:
+            client.send("hello")
+        assert field.round() == 1
+        assert "two is revoked" in lifl_keys("revoke", "two", *run)
+        assert field.clients[1].hear("reject")["code"] == "revoked"
+    finally:
+        field.end()
+
+
 def test_an_ended_run_enrolls_nobody_unless_it_can_go_on(runner: Runner, tmp_path: Path) -> None:
     lifl_keys("new", "late", "--out", str(tmp_path))
     key = str(tmp_path / "late.pub")

@@ -134,7 +134,8 @@ def test_a_trainer_that_raises_ends_a_run_that_needs_it(runner: Runner) -> None:
     run = runner("--proxy", PROXY, trainers=3, rounds=4, env={"TOY_ODD": "1 2 raise"})
     assert run.status == 1
     assert run.of("failed")[0]["error"] == (
-        "client-1 failed in round 2: RuntimeError: this trainer is broken"
+        "client-1 failed in round 2: RuntimeError: this trainer is broken; 2 clients are left, and "
+        "a round needs 3 (spec.clients.min)"
     )
 
 

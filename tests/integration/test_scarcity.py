@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -180,6 +181,25 @@ def test_the_memory_limit_of_the_cgroup(runner: Runner, cgroup: Path) -> None:
     (failed,) = run.of("failed")
     assert failed["code"] == "no-memory"
     assert f"the memory limit of {cgroup}, {LIMIT} bytes, leaves" in failed["error"]
+
+
+@ROOT
+@pytest.mark.parametrize("size", ["4k", "16k", "44k", "48k"])
+def test_a_disk_that_is_full_from_the_start(runner: Runner, tmp_path: Path, size: str) -> None:
+    """However far it comes, one sentence names the file."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "lifl-test", disk], check=True)
+    try:
+        process = runner.start(runner.job_file(trainers=1), "--proxy", PROXY, "--out", str(disk))
+        run = runner.finish(process)
+        assert run.status == 1
+        said = run.stderr + "".join(event["error"] for event in run.of("failed"))
+        assert re.search(f"{disk}/toy-\\S+/\\S+ cannot be written", said)
+        assert "make room " in said
+        assert "Traceback" not in run.stderr + str(run.of("output"))
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 @ROOT

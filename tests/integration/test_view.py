@@ -48,7 +48,7 @@ def error_of(run: Run) -> str:
 
 def test_a_traceback_of_all_clients_is_shown_once(runner: Runner) -> None:
     run = runner("--proxy", PROXY, trainers=3, env={"TOY_ODD": "-1 1 raise"})
-    assert error_of(run).endswith("failed in round 1: RuntimeError: this trainer is broken")
+    assert "failed in round 1: RuntimeError: this trainer is broken; " in error_of(run)
     lines = [event["text"] for event in run.of("output")]
     assert 1 <= lines.count("RuntimeError: this trainer is broken") <= 3  # of who failed in time
     assert any("toy.py" in line for line in lines)
@@ -75,7 +75,8 @@ def test_an_evaluator_that_breaks_later_ends_the_run(runner: Runner) -> None:
 def test_a_trainer_that_returns_early_has_left(runner: Runner) -> None:
     run = runner("--proxy", PROXY, trainers=3, rounds=4, env={"TOY_ODD": "0 2 return"})
     assert error_of(run) == (
-        "client-0's trainer returned after round 2 of 4: 2 clients are left, and a round needs 3"
+        "client-0's trainer returned after round 2 of 4: 2 clients are left, and a round needs 3 "
+        "(spec.clients.min)"
     )
     run = runner(
         "--proxy", PROXY, trainers=3, rounds=4, env={"TOY_ODD": "0 2 return"},
@@ -95,7 +96,9 @@ def test_a_trainer_that_ends_without_a_word_has_left(runner: Runner, how: str) -
         "die": "client-1 was killed by SIGKILL",
     }[how]
     run = runner("--proxy", PROXY, trainers=3, rounds=4, env={"TOY_ODD": f"1 2 {how}"})
-    assert error_of(run) == f"{said}: 2 clients are left, and a round needs 3"
+    assert error_of(run) == (
+        f"{said}: 2 clients are left, and a round needs 3 (spec.clients.min)"
+    )
     fewer = {"min": 2, "graceS": 0.2}
     run = runner(
         "--proxy", PROXY, trainers=3, rounds=4, env={"TOY_ODD": f"1 2 {how}"}, clients=fewer

@@ -76,6 +76,8 @@ def test_help_names_everything(arguments: list[str], words: list[str]) -> None:
         (["rum", "x.yaml"], "No such command 'rum'"),
         (["run", "none.yaml"], "error: none.yaml does not exist"),
         (["run", str(DIGITS.parent)], "is a folder"),
+        (["run", str(DIGITS), "--host", "0.0.0.0"], "nobody can call this one"),
+        (["run", str(DIGITS), "--keys", "rnig"], "--keys rnig: there is no such key directory"),
         (["run", str(DIGITS), "--plain", "--json"], "--plain and --json exclude one another"),
         (["validate", "none.yaml"], "error: none.yaml does not exist"),
     ],
@@ -144,12 +146,13 @@ def test_run_hands_on_the_flags(engine: dict[str, Any], tmp_path: Path) -> None:
     result = invoke(
         "run", str(DIGITS), "--nodes", "3", "--out", str(tmp_path), "--proxy", "unix",
         "--kernels", "reference", "--liveness", "2", "--metrics-port", "9400",
+        "--host", "127.0.0.2",
     )  # fmt: skip
     assert result.exit_code == 0
     assert engine["options"] == {
         "nodes": 3, "out": tmp_path, "proxy": "unix", "kernels": "reference",
         "liveness_s": 2.0, "metrics_port": 9400, "keys_dir": None,
-        "resumed": None,
+        "host": "127.0.0.2", "resumed": None,
     }  # fmt: skip
     assert "3 nodes, proxy unix, kernels reference" in result.output
 
@@ -159,7 +162,7 @@ def test_without_flags_the_job_decides(engine: dict[str, Any]) -> None:
     assert engine["options"] == {
         "nodes": None, "out": Path("runs"), "proxy": None, "kernels": None,
         "liveness_s": 10.0, "metrics_port": 0, "keys_dir": None,
-        "resumed": None,
+        "host": None, "resumed": None,
     }  # fmt: skip
 
 
@@ -183,6 +186,17 @@ def test_failures_are_one_line(engine: dict[str, Any], what: dict[str, Any], cod
     assert result.exit_code == code
     errors = [line for line in result.output.splitlines() if "error: no eBPF here" in line]
     assert len(errors) == 1
+
+
+def test_a_failed_run_says_how_it_goes_on(engine: dict[str, Any], tmp_path: Path) -> None:
+    failed = {"event": "failed", "error": "a round needs 5"}
+    engine.update(code=1, events=[{"event": "starting", "run_dir": str(tmp_path)}, failed])
+    way = f"once that is mended, lifl run --resume {tmp_path} goes on"
+    assert way not in invoke("run", str(DIGITS)).output  # it has no run.json
+    (tmp_path / "run.json").touch()
+    assert way in invoke("run", str(DIGITS)).output.splitlines()
+    engine["code"] = 2  # the job cannot be run as it stands
+    assert way not in invoke("run", str(DIGITS)).output
 
 
 @pytest.mark.parametrize("what", [{"raise": KeyboardInterrupt()}, {"code": 130}])

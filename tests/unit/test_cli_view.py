@@ -141,7 +141,7 @@ def test_keys_that_come_and_go() -> None:
 
 def test_an_endpoint_for_clients_from_outside() -> None:
     event = {"event": "endpoint", "endpoint": "tcp://[::1]:7", "files": "runs/x/clients",
-             "outsiders": [f"client-{n}" for n in range(16)]}  # fmt: skip
+             "outsiders": [f"client-{n}" for n in range(16)], "keys": "ring"}  # fmt: skip
     said = (
         "in other terminals: LIFL_CLIENT=runs/x/clients/client-0.json python your_client.py, "
         "and so on to client-15.json\n"
@@ -154,7 +154,10 @@ def test_an_endpoint_for_clients_from_outside() -> None:
         "in other terminals: LIFL_CLIENT=runs/x/clients/clinic.json LIFL_KEY=clinic.key "
         "python your_client.py\n"
     )
-    assert "lifl keys enroll" in shown([event | {"outsiders": []}])
+    assert shown([event | {"outsiders": []}]) == (
+        "nobody is enrolled in ring yet: lifl keys enroll KEY.pub --name NAME --keys ring lets a "
+        "client take part\n"
+    )
 
 
 def test_unknown_and_incomplete_events_do_not_matter() -> None:
@@ -188,6 +191,12 @@ def test_an_interrupted_run_says_so_once(plain: bool, number: int, tmp_path: Pat
     last = f"digits: stopped by Ctrl-C after {rounds} of 2 rounds; {what}"
     assert out.count("stopped by") == 1
     assert out.rstrip().splitlines()[-1].endswith(last)
+
+
+def test_a_run_without_a_round_can_go_on_too(tmp_path: Path) -> None:
+    (tmp_path / "run.json").touch()
+    out = shown([EVENTS[0] | {"run_dir": str(tmp_path)}, {"event": "stopped", "by": "Ctrl-C"}])
+    assert out.rstrip().endswith(f"no round is done; lifl run --resume {tmp_path} goes on")
 
 
 def test_what_is_printed_stays_above_the_screen() -> None:

@@ -99,8 +99,9 @@ class Hours:
 class Gateway:
     """Hears one client, and says nothing unless told to."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], at: str) -> None:
-        self.socket = server(context, Keys.named("gateway"))
+    def __init__(self, at: str = "tcp://127.0.0.1:*") -> None:
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.socket = server(self.context, Keys.named("gateway"))
         bind(self.socket, at)
         self.endpoint = bound_endpoint(self.socket)
 
@@ -113,7 +114,7 @@ class Gateway:
         self.socket.send_multipart([self.peer, encode({"job": "toy", **message})])
 
     def leave(self) -> None:
-        self.socket.close(linger=0)
+        self.context.destroy(linger=0)  # which waits until the port is free
 
 
 @pytest.fixture
@@ -125,10 +126,9 @@ def hours(monkeypatch: pytest.MonkeyPatch) -> Hours:
     return clock
 
 
-def waiting(play: Callable[[Gateway, zmq.Context[zmq.Socket[bytes]]], None]) -> LiflError | None:
+def waiting(play: Callable[[Gateway], None]) -> LiflError | None:
     """What a client in rounds() hears of a gateway that plays so."""
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    gateway = Gateway(context, "tcp://127.0.0.1:*")
+    gateway = Gateway()
     heard: list[LiflError | None] = []
 
     def take_part() -> None:
@@ -144,28 +144,35 @@ def waiting(play: Callable[[Gateway, zmq.Context[zmq.Socket[bytes]]], None]) -> 
     thread.start()
     try:
         gateway.hello()
-        play(gateway, context)
+        play(gateway)
         thread.join(30)
         assert not thread.is_alive()
     finally:
-        context.destroy(linger=0)
+        gateway.leave()
     return heard[0]
 
 
 def test_a_gateway_may_be_silent_for_hours_also_one_that_came_back(hours: Hours) -> None:
-    def play(gateway: Gateway, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    successors: list[Gateway] = []
+
+    def play(gateway: Gateway) -> None:
         gateway.leave()
-        again = Gateway(context, gateway.endpoint)
+        again = Gateway(gateway.endpoint)
+        successors.append(again)
         again.hello()
         hours.runs = True
         assert hours.much.wait(30)
         again.say(t="done")
 
-    assert waiting(play) is None
+    try:
+        assert waiting(play) is None
+    finally:
+        for each in successors:
+            each.leave()
 
 
 def test_who_waits_for_rounds_gives_up_a_gateway_that_is_gone(hours: Hours) -> None:
-    def play(gateway: Gateway, _: object) -> None:
+    def play(gateway: Gateway) -> None:
         hours.runs = True
         assert hours.much.wait(30)  # still silent, and waited for
         gateway.leave()
@@ -176,7 +183,7 @@ def test_who_waits_for_rounds_gives_up_a_gateway_that_is_gone(hours: Hours) -> N
 
 
 def test_who_was_displaced_is_told(hours: Hours) -> None:
-    def play(gateway: Gateway, _: object) -> None:
+    def play(gateway: Gateway) -> None:
         gateway.say(t="reject", round=None, of="", code="displaced", text="two", retry=False)
 
     error = waiting(play)

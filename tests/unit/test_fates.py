@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
+
 import numpy as np
 
 from lifl.errors import InvalidUpdate, Refused
@@ -36,21 +38,28 @@ def test_the_same_of_several_is_said_once() -> None:
     who, warnings, fatal = news(*((f"client-{n}", raised(2, "a")) for n in range(3)))
     assert who == {"3 clients"}
     assert warnings == []
-    assert fatal == "3 clients failed in round 2: KeyError: 'a'"
+    assert fatal == (
+        "3 clients failed in round 2: KeyError: 'a'; no client is left, and a round needs 2 "
+        "(spec.clients.min)"
+    )
 
 
 def test_different_things_are_said_each() -> None:
     who, warnings, fatal = news(("client-0", raised(2, "a")), ("client-1", raised(2, "b")))
     assert who == {"client-0", "client-1"}
     assert warnings == ["client-0 failed in round 2: KeyError: 'a'; 2 clients are left"]
-    assert fatal == "client-1 failed in round 2: KeyError: 'b'"
+    assert fatal == (
+        "client-1 failed in round 2: KeyError: 'b'; 1 client is left, and a round needs 2 "
+        "(spec.clients.min)"
+    )
 
 
 def test_who_returns_early_has_left() -> None:
     left = ("client-0", Fate(round=1))
     assert news(left)[1] == ["client-0's trainer returned after round 1 of 5; 2 clients are left"]
     assert news(left, needed=3)[2] == (
-        "client-0's trainer returned after round 1 of 5: 2 clients are left, and a round needs 3"
+        "client-0's trainer returned after round 1 of 5: 2 clients are left, and a round needs 3 "
+        "(spec.clients.min)"
     )
     assert news(("client-0", Fate()))[2] == (
         "client-0's trainer returned before any round, and the first round waits for every client"
@@ -62,7 +71,7 @@ def test_who_is_killed_may_be_missed_and_need_not() -> None:
         "client-0 was killed by SIGKILL; 2 clients are left"
     ]
     assert news(*((f"client-{n}", Fate(status=3)) for n in range(3)))[2] == (
-        "3 clients ended with status 3: no client is left, and a round needs 2"
+        "3 clients ended with status 3: no client is left, and a round needs 2 (spec.clients.min)"
     )
 
 
@@ -71,10 +80,23 @@ def test_who_ends_without_a_word_has_left() -> None:
     silent = ("client-0", Fate(is_silent=True))
     said = "client-0 ended with status 0 in the middle of its work, as os._exit(0) does"
     assert news(silent) == (set(), [f"{said}; 2 clients are left"], None)
-    assert news(silent, needed=3)[2] == f"{said}: 2 clients are left, and a round needs 3"
+    assert news(silent, needed=3)[2] == (
+        f"{said}: 2 clients are left, and a round needs 3 (spec.clients.min)"
+    )
     fates = Fates(3, 2, rounds=5)
     fates.add(*silent)
     assert fates.news().missed == (said,)
+
+
+def test_a_worker_says_whose_function_failed_and_cannot_be_missed() -> None:
+    fates = Fates(2, 2, rounds=5, is_least=False)
+    error = raised(1, "seven")
+    fates.add("worker-1", replace(error, client="client-7"))
+    assert fates.news().fatal == (
+        "worker-1 failed in round 1, running client-7: KeyError: 'seven'; "
+        "nothing else runs what it ran"
+    )
+    assert Fate.from_words(asdict(replace(error, client="client-7"))).client == "client-7"
 
 
 def test_who_was_revoked_is_missed_by_nobody() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from lifl.cli.top import Look, Samples, look, screen
+from lifl.cli.top import Look, Samples, look, screen, top
 from lifl.errors import Unreachable
+from lifl.placement.local import is_under_way
 
 KEY = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -99,3 +102,26 @@ def test_without_a_running_job_the_fix_is_said(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text(json.dumps(where))
     with pytest.raises(Unreachable, match=r"does not answer .*lifl run JOB\.yaml"):
         look(tmp_path)
+
+
+def test_a_run_that_is_starting_is_waited_for_and_one_that_ended_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console = Console(width=300, file=io.StringIO(), record=True)
+    lock = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # as `lifl run` holds it
+    assert is_under_way(tmp_path)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            os.close(lock)  # it ends before it has a node
+
+    monkeypatch.setattr("lifl.cli.top.time.sleep", sleep)
+    with pytest.raises(Unreachable, match="no job is running in"):
+        top(tmp_path, 0.5, console)
+    assert slept == [0.5] * 3
+    assert console.export_text() == f"the run in {tmp_path} is starting its nodes\n"
+    assert not is_under_way(tmp_path)
+    assert not is_under_way(tmp_path / "none")
