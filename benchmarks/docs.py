@@ -1,8 +1,9 @@
-"""The figures of build/bench.json as the table of docs/benchmarks.md: `make bench-docs`.
+"""Goals, and the figures of build/bench.json, as tables of docs/benchmarks.md: `make bench-docs`.
 
     python -m benchmarks.docs [BENCH.json]
 
-Writes between two markers and leaves the rest of the page alone.
+Writes between markers and leaves the rest of the page alone.  Goals are those of the cases' lines;
+a test fails where the page has others.
 """
 
 from __future__ import annotations
@@ -12,10 +13,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.__main__ import CASES
 from benchmarks.rows import HEADINGS, cells
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- figures: begin, written by make bench-docs -->", "<!-- figures: end -->"
+
+GOALS = "<!-- goals: begin, written by make bench-docs -->", "<!-- goals: end -->"
+
+
+def goals() -> str:
+    """Every row that has a goal."""
+    lines = ["| `CASE=` | row | beside | goal |", "|---|---|---|---|"]
+    lines += [
+        f"| `{name}` | {line.case} | {line.reference} | {line.goal.text(line.unit)} |"
+        for name, case in CASES.items()
+        for line in case.lines.values()
+        if line.goal is not None
+    ]
+    return "\n".join(lines)
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -32,16 +48,17 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def insert(page: str, figures: str) -> str:
-    """The page with these figures instead of those that it has."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def insert(page: str, table: str, markers: tuple[str, str] = (BEGIN, END)) -> str:
+    """The page with this table between its markers instead of what is there."""
+    before, begin, rest = page.partition(markers[0])
+    _, end, after = rest.partition(markers[1])
     if not (begin and end):
-        raise ValueError(f"{PAGE.name} lacks {BEGIN} or {END}")
-    return f"{before}{BEGIN}\n{figures}\n{END}{after}"
+        raise ValueError(f"{PAGE.name} lacks {' or '.join(markers)}")
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def main() -> None:
+    PAGE.write_text(insert(PAGE.read_text(), goals(), GOALS))
     source = Path(sys.argv[1] if len(sys.argv) > 1 else "build/bench.json")
     if not source.exists():
         sys.exit(f"{source} is not there: make bench writes it")

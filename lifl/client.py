@@ -280,13 +280,18 @@ def _keys(fields: Mapping[str, Any], environment: Mapping[str, str]) -> Keys:
     if "secret_key" in fields:
         return Keys(fields["public_key"], fields["secret_key"])
     path = environment.get("LIFL_KEY", "")
+    fix = "set it to the .key file that lifl keys new has made"
+    if not path:
+        raise InvalidJob(f"LIFL_KEY is not set, and the client file holds no secret: {fix}",
+                         code="bad-keys")  # fmt: skip
     try:
         keys = Keys.load(Path(path))
-    except (OSError, ValueError) as error:
-        raise InvalidJob(
-            f"LIFL_KEY is {path!r}: set it to the .key file that lifl keys new has made",
-            code="bad-keys",
-        ) from error
+    except OSError as error:
+        raise InvalidJob(f"LIFL_KEY is {path!r}, which cannot be read ({error.strerror}): {fix}",
+                         code="bad-keys") from error  # fmt: skip
+    except ValueError as error:
+        raise InvalidJob(f"LIFL_KEY is {path!r}, which is no key file: {fix}",
+                         code="bad-keys") from error  # fmt: skip
     if keys.public != fields["public_key"]:
         raise InvalidJob(
             f"LIFL_KEY is {path!r}, whose public key is {keys.public}; the client file is for "

@@ -99,8 +99,10 @@ class Connection:
             event = zmq.utils.monitor.recv_monitor_message(self.monitor)["event"]
             if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 raise Refused(
-                    f"the gateway at {self.address.endpoint} does not know this client's key: "
-                    "ask for it to be enrolled (lifl keys enroll)",
+                    f"the gateway at {self.address.endpoint} does not know this client's key, or "
+                    "it was revoked: lifl keys list says which, where the job runs; a new key is "
+                    "enrolled (lifl keys enroll), and in place of a revoked one a new one is made "
+                    "(lifl keys new)",
                     code="not-enrolled",
                 )
             if event == zmq.EVENT_DISCONNECTED:  # also of each attempt that gets no further

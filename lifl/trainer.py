@@ -254,7 +254,7 @@ class Children:
 @click.option("--config", "config_path", type=click.Path(path_type=Path), required=True)
 def main(config_path: Path) -> None:
     """Start every trainer and the evaluator of a run, and wait for them."""
-    logging.basicConfig(format="%(name)s: %(message)s")
+    logging.basicConfig(format="%(levelname)s: %(name)s: %(message)s")  # trainers' own, too
     end_with_parent()
     run(json.loads(config_path.read_text()))
 

@@ -294,18 +294,19 @@ def initial_model(job: FLJob, job_path: Path) -> dict[str, Any]:
     Raises:
         InvalidJob: it cannot be had, or cannot be a model; names file, line and field.
     """
-    folder = job_path.parent
-    if job.spec.model.file is not None:
+    folder, is_finite = job_path.parent, job.spec.aggregation.non_finite == "reject"
+    if (file := job.spec.model.file) is not None:
         with at_field(job_path, "spec", "model", "file"):
-            return _checked(job.spec.model.file, load_model(folder / job.spec.model.file), "hold")
+            return _checked(file, load_model(folder / file), "hold", is_finite=is_finite)
     name = job.spec.model.initial
     assert name is not None
     with at_field(job_path, "spec", "model", "initial"):
-        return _checked(name, called(name, entrypoint(name, folder), folder), "return")
+        state = called(name, entrypoint(name, folder), folder)
+        return _checked(name, state, "return", is_finite=is_finite)
 
 
-def _checked(name: str, state: object, verb: str) -> dict[str, Any]:
-    """The same, if it is a model."""
+def _checked(name: str, state: object, verb: str, *, is_finite: bool) -> dict[str, Any]:
+    """The same, if it is a model, and finite where that is asked for."""
     rule, has = f"must {verb} a dict of NumPy arrays by name", f"{name} {verb}s"
     has = has.replace("returns", "returned")
     if not isinstance(state, Mapping) or not state:
@@ -319,6 +320,10 @@ def _checked(name: str, state: object, verb: str) -> dict[str, Any]:
         Layout.of(state)
     except InvalidUpdate as error:
         raise InvalidJob(f"{rule}, and of {name} {error.sentence}") from None
+    for key, value in state.items() if is_finite else ():
+        finite = value.isfinite() if hasattr(value, "isfinite") else np.isfinite(value)  # torch
+        if not finite.all():
+            raise InvalidJob(f"must {verb} finite numbers, and {has} NaN or infinity in {key!r}")
     return dict(state)
 
 

@@ -1,4 +1,6 @@
-"""Writes docs/metrics.md from lifl/metrics.py; with --check says whether it would change.
+"""Writes docs/metrics.md from lifl/metrics.py and lifl/cli/top.py.
+
+With --check it says whether the page would change.
 
 .venv/bin/python scripts/docs_metrics.py [--check]
 """
@@ -8,13 +10,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from lifl.cli.top import COLUMN_HELP
 from lifl.metrics import METRICS, PHASE_HELP, Where
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 
 HEAD = """# Metrics
 
-Generated from `lifl/metrics.py` by `scripts/docs_metrics.py`; a test fails when the two differ.
+Generated from `lifl/metrics.py` and `lifl/cli/top.py` by `scripts/docs_metrics.py`; a test fails
+when they differ.
 
 Every agent and every coordinator serves the metrics below in Prometheus' text format, on
 127.0.0.1 and a free port. Where that is, is printed at the start of a run (event `metrics_at`) and
@@ -49,6 +53,13 @@ def page() -> str:
     )
     for phase, what in PHASE_HELP.items():
         parts[-1] += f"\n| `{phase}` | {what} |"
+    parts.append(
+        "\n## lifl top\n\n"
+        "One line a node. Where the window is narrow, columns are left out, and named below.\n\n"
+        "| column | what |\n|---|---|"
+    )
+    for column, what in COLUMN_HELP.items():
+        parts[-1] += f"\n| `{column}` | {what} |"
     return "\n".join(parts) + "\n"
 
 

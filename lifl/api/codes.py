@@ -102,8 +102,10 @@ _ROWS = (
          "A descriptor or a socket that is not one's own.",
          "The sentence says what was refused."),
     Code("not-enrolled", Refused, "This key is not known to the job.",
-         "The key was never enrolled, or the file is of another run.",
-         "Have it enrolled: lifl keys enroll."),
+         "The key was never enrolled, or was revoked while its client was away, or the file is of "
+         "another run.",
+         "lifl keys list says which; have it enrolled (lifl keys enroll), or make a new one in "
+         "place of a revoked one (lifl keys new)."),
     Code("revoked", Refused, "This key was known and is not any more.",
          "Somebody ran lifl keys revoke.",
          "Ask whoever runs the job; a new key has to be enrolled."),

@@ -66,8 +66,9 @@ def checked(source: Source, model: type[Model], *, what: str) -> Model:
 def _report(
     source: Source, root: type[BaseModel], what: str, details: Iterable[ErrorDetails]
 ) -> str:
+    placed = [(_place(source.data, detail), detail) for detail in details]
     found = sorted(
-        (source.line(detail["loc"]), _sentence(root, what, detail)) for detail in details
+        (source.line(path), _sentence(root, what, path, detail)) for path, detail in placed
     )
     if len(found) == 1:
         line, sentence = found[0]
@@ -76,8 +77,21 @@ def _report(
     return f"{source.name} has {len(found)} errors:{listed}"
 
 
-def _sentence(root: type[BaseModel], what: str, detail: ErrorDetails) -> str:
-    path = detail["loc"]
+def _place(data: Any, detail: ErrorDetails) -> Path_:
+    """Where it is in the file: without the names of types that were tried on a value there."""
+    found: list[str | int] = []
+    for step in detail["loc"]:
+        is_key = isinstance(data, dict) and step in data
+        is_index = isinstance(data, list) and isinstance(step, int) and step < len(data)
+        if is_key or is_index:
+            found.append(step)
+            data = data[step]
+    if detail["type"] == "missing":
+        found.append(detail["loc"][-1])
+    return tuple(found)
+
+
+def _sentence(root: type[BaseModel], what: str, path: Path_, detail: ErrorDetails) -> str:
     shown = _dotted(path) or what
     given = detail["input"]
     match detail["type"]:

@@ -128,12 +128,16 @@ def _syntax(name: str, error: Exception) -> str:
         mark = error.problem_mark or error.context_mark
         problem = " ".join(str(error.problem or error.context or "no YAML").split())
         problem = problem.partition(" To suppress")[0]
-        if mark is not None:
-            return f"{name}, line {mark.line + 1}, column {mark.column + 1}: no YAML: {problem}"
-        return f"{name}: no YAML: {problem}"
+        where = name if mark is None else f"{name}, line {mark.line + 1}, column {mark.column + 1}"
+        if twice := _TWICE.match(problem):
+            return f"{where}: {twice[1]!r} is there twice: keep one of them"
+        return f"{where}: no YAML: {problem}"
     if isinstance(error, ReaderError):
         return f"{name} is no text: character {error.character!r} at position {error.position}"
     return f"{name}: no YAML: {' '.join(str(error).split())}"
+
+
+_TWICE: Final = re.compile(r'found duplicate key "(.*?)" with value')
 
 
 class _Walk:

@@ -297,6 +297,7 @@ def top(directory: Path, interval_s: float) -> None:
     """Watch a running job: rounds, phases, and what each node does.
 
     RUN is the run's directory, runs/latest unless given.  Ctrl-C ends the view, not the job.
+    docs/metrics.md says what the columns are.
     """
     from lifl.cli.top import top as watch
 

@@ -35,9 +35,19 @@ PHASE_LOOK: Final = {  # a sign of its own for each, and a colour
     "wait": ("·", "bright_black"), "ingest": ("░", "blue"), "fold": ("█", "green"),
     "hand_off": ("─", "yellow"), "publish": ("▚", "red"),
 }  # fmt: skip
-COLUMNS: Final = (
-    "updates/s", "in", "fold", "slots", "queue", "hand-offs/s", "quarant.", "restarts",
-)  # fmt: skip
+COLUMN_HELP: Final = {
+    "updates/s": "clients' updates that were accepted, a second, since the last look",
+    "in": "their bytes, a second",
+    "fold": "bytes of inputs that one folding aggregator read, a second, in the last round",
+    "slots": "input slots in use, of how many there are",
+    "queue": "updates that wait now, sealed and not yet folded or without a slot; after ~ the "
+    "average over about 10 s",
+    "hand-offs/s": "descriptors that went from one process to the next, a second",
+    "quarant.": "quarantined: descriptors that were malformed or forged and went to the agent "
+    "instead of an aggregator, since the node began",
+    "restarts": "of the node's processes after they had died",
+}
+COLUMNS: Final = tuple(COLUMN_HELP)
 SPARE: Final = (6, 3, 1, 8, 5, 7, 4)  # columns that go first where there is no room; 0: the name
 
 

@@ -31,7 +31,8 @@ def test_prints_have_a_name_and_files_are_documented(runner: Runner) -> None:
     )  # fmt: skip
     assert run.status == 0, (run.events[-3:], run.stderr)
     said = {(event["who"], event["text"]) for event in run.of("output")}
-    assert said >= {("client-1", "refused"), ("the evaluator", "evaluating")}
+    assert said >= {("client-1", "refused"), ("the evaluator", "evaluating"),
+                    ("the evaluator", "WARNING: root: measured")}  # fmt: skip
     assert run.stderr == ""
     assert {name for row in run.rows for name in row} == fields("rounds.jsonl")
     assert set(run.summary) == fields("summary.json")

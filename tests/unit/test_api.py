@@ -205,9 +205,17 @@ def test_every_field_is_described() -> None:
             "  clients: {min: 10, fraction: 0.5, minUpdates: 6}",
             "clients.minUpdates is 6, but a round of 10 clients draws only 5",
         ),
+        (
+            "  trainer: {entrypoint: 'm:f', clients: 1, args: {rate: .nan}}",
+            "line 8: spec.trainer.args.rate is nan: it must be a finite number",
+        ),
+        (
+            "  trainer: {entrypoint: 'm:f', clients: 1, args: {a: {b: [1, .inf]}}}",
+            "line 8: spec.trainer.args.a.b.1 is inf: it must be a finite number",
+        ),
         ("  nodes: 2024-01-01", "line 8: spec.nodes is a"),
         ("  3: x", "spec.3 has a name that is not text"),
-        ("  rounds: 1\n  rounds: 2", "line 9, column 3: no YAML: found duplicate key"),
+        ("  rounds: 1\n  rounds: 2", "line 9, column 3: 'rounds' is there twice: keep one of them"),
     ],
 )
 def test_a_wrong_field(tmp_path: Path, line: str, sentence: str) -> None:
@@ -290,7 +298,7 @@ def test_aliases_that_multiply(tmp_path: Path) -> None:
         ("", "is empty"),
         ('{"kind": "FLJob",\n}', "line 2, column 1: no JSON: Expecting property name"),
         ('{"a": NaN}', "NaN is not JSON"),
-        ('{"kind": 1,\n "kind": 2}', "duplicate key"),
+        ('{"kind": 1,\n "kind": 2}', "'kind' is there twice"),
         ("[" * 100_000, "nested too deeply"),
     ],
 )

@@ -57,6 +57,18 @@ def test_a_good_one(tmp_path: Path) -> None:
     assert tried(tmp_path, CODE, "  stop: {metric: accuracy, atLeast: 0.9}\n") == []
 
 
+@pytest.mark.parametrize("what", ["np.full(3, np.nan, np.float16)", "np.array([1, np.inf])"])
+def test_a_model_that_is_not_finite(tmp_path: Path, what: str) -> None:
+    code = CODE.replace(RETURN, f'return {{"a": np.zeros(2, bool), "b": {what}}}')
+    with pytest.raises(InvalidJob) as caught:
+        tried(tmp_path, code)
+    assert str(caught.value).endswith(
+        "line 6: spec.model.initial must return finite numbers, and tried_job:model returned NaN "
+        "or infinity in 'b'"
+    )
+    assert tried(tmp_path, code, "  aggregation: {nonFinite: accept}\n") == []
+
+
 def test_a_goal_that_the_evaluator_does_not_report(tmp_path: Path) -> None:
     """It is no error: clients may."""
     (note,) = tried(tmp_path, CODE, "  stop: {metric: acuracy, atLeast: 0.9}\n")
