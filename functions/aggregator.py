@@ -22,11 +22,11 @@ import click
 
 from lifl.errors import Unreachable
 from lifl.faults import at_node, fault
+from lifl.functions.ending import end_on_sigterm
 from lifl.functions.kernels import Optimiser, Section, choose
 from lifl.functions.orphaned import Orphaned
 from lifl.functions.round import Role
 from lifl.functions.steps import Aggregator, Work
-from lifl.functions.wire import end_on_sigterm
 from lifl.proxy_ebpf.control import Control, close_all, credentials
 from lifl.proxy_ebpf.port import Port, make_pair
 from lifl.shm.arena import lock_role, map_arena, touch_sums, unlock_role

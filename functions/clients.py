@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import zmq
@@ -203,9 +203,16 @@ class Clients:
         job = self.jobs.get(name)
         if job is None:
             self._expect(name)
-            self.unknown.setdefault(name, {})[key] = peer
+            here = self.unknown.setdefault(name, {})
         else:
-            self._belongs(job, key)[key] = peer
+            here = self._belongs(job, key)
+        before, here[key] = here.get(key, peer), peer
+        if before != peer:  # as a rule its own that has ended, and then nobody hears it
+            displaced = Refused(
+                f"the key {key} called again from elsewhere, and the newer one counts: run one "
+                "program for each client file", code="displaced",
+            )  # fmt: skip
+            self.send(before, rejection(name, {}, displaced))
         self.report({"t": "client", "job": name, "key": key, "observer": right == "observer"})
         if job is not None and job.layout is not None:
             self.welcome(job, key, peer)
@@ -277,6 +284,7 @@ class Clients:
             for key, peer in list(job.clients.items()):
                 if not self.send(peer, {"t": "here", "job": job.name}):
                     del job.clients[key]
+                    job.waiting.pop(key, None)
                     self.report({"t": "gone", "job": job.name, "key": key})
                     if key in job.uploads:
                         error = Unreachable("the connection ended")
@@ -295,17 +303,24 @@ class Clients:
         self.expected = set(names)
         self.revoked = (self.revoked | gone) - rights.keys()
         for job in self.jobs.values():
-            for key in gone:
-                peer = job.clients.pop(key, None) or job.observers.pop(key, None)
-                if (upload := job.uploads.get(key)) is not None:
-                    self.uploads.abandon(job, upload, self._stranger(key))
-                elif peer is not None:
-                    self.send(peer, rejection(job.name, {}, self._stranger(key)))
-            for key in [key for key in job.waiting if owner(key) in gone]:
-                del job.waiting[key]
+            self._put_out(job, gone)
         for waiting in self.unknown.values():
             for key in gone:
                 waiting.pop(key, None)
+
+    def _put_out(self, job: Job, gone: Set[str]) -> None:
+        """Who waits goes first: a slot that becomes free here must not be one of theirs."""
+        for key in [key for key in job.waiting if owner(key) in gone]:
+            del job.waiting[key]
+        for key in [key for key in job.uploads if owner(key) in gone]:
+            self.uploads.abandon(job, job.uploads[key], self._stranger(owner(key)))
+        for key in gone:
+            connection = self.bulk.of(key, job.name)
+            if connection is not None:
+                self.bulk.close(connection, self._stranger(key))
+            for here in (job.clients, job.workers, job.observers):
+                if (peer := here.pop(key, None)) is not None:
+                    self.send(peer, rejection(job.name, {}, self._stranger(key)))
 
     def _stranger(self, key: str) -> Refused:
         if key in self.revoked:

@@ -31,6 +31,7 @@ import zmq
 from lifl.errors import Late, LiflError
 from lifl.faults import at_node, fault
 from lifl.functions.clients import Clients
+from lifl.functions.ending import HOPELESS, end_on_sigterm
 from lifl.functions.jobs import Job
 from lifl.functions.lanes import Lanes, keys_of_node
 from lifl.functions.layout import Layout
@@ -38,13 +39,11 @@ from lifl.functions.lines import EVERYTHING, Lines
 from lifl.functions.peers import Peer, Transfer
 from lifl.functions.transfer import Download, Upload
 from lifl.functions.wire import (
-    HOPELESS,
     Doorkeeper,
     Keys,
     Message,
     bind,
     bound_endpoint,
-    end_on_sigterm,
     host_of,
     server,
 )
@@ -228,7 +227,7 @@ class Gateway:
         match message["t"]:
             case "job":
                 job.layout = Layout.from_wire(message["layout"])
-                job.settings, job.eager = message["settings"], message["eager"]
+                job.settings = message["settings"]
                 for key, peer in [
                     *job.clients.items(), *job.workers.items(), *job.observers.items()
                 ]:  # fmt: skip
@@ -327,7 +326,7 @@ class Gateway:
             if not self.clients.uploads.admit(job, asking):
                 break
             job.waiting.pop(key, None)
-        if job.eager and 0 < len(job.waiting) < waited:  # the slots are taken again
+        if 0 < len(job.waiting) < waited:  # the slots are taken again
             job.intake.nudge()
 
     def _forward(self, job: Job, slot: int, header: Header) -> None:

@@ -122,10 +122,10 @@ class Intake:
         return "accepted"
 
     def nudge(self) -> None:
-        """Somebody waits for a slot: whoever keeps a sealed one for a pair looks again.
+        """Somebody waits for a slot: whoever keeps a sealed one looks again.
 
-        An eager role that has one update waits for a second, unless every slot is taken.  That a
-        slot was taken is no news to it; this is.
+        A role waits for a second update, or for all, unless every slot is taken.  That a slot was
+        taken is no news to it; this is.
         """
         arena = self.arena
         slots = filter(arena.is_unreleased, range(arena.geometry.model_slot))

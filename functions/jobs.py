@@ -100,7 +100,6 @@ class Job:
     fds: tuple[int, int, int]
     layout: Layout | None = None
     settings: dict[str, Any] = field(default_factory=dict)
-    eager: bool = False  # roles fold in pairs, and alone what cannot have a pair
     round: int = 0  # announced by the coordinator; 0 before
     epoch: int = 0
     round_settings: dict[str, Any] = field(default_factory=dict)  # what clients are told

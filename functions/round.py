@@ -80,8 +80,8 @@ class Words:
     accepted: int
     own: tuple[Own, ...]
     queued: tuple[Queued, ...]
-    inputs_exhausted: bool = False
-    arriving: int = 0  # input slots that are being written for this role
+    free_inputs: int = 1  # input slots that nobody has
+    arriving: int = 0  # ... and those that are being written for this role
 
 
 @dataclass(frozen=True)
@@ -191,13 +191,17 @@ def _is_time(role: Role, words: Words, held: int, admitted: int) -> bool:
 
     A fold reads and writes the accumulator however many inputs it has: eight updates one by one are
     23 passes over memory, in pairs 15, in fours 11, and what is left to do after the last arrival
-    hardly grows.  Both
-    fold whatever there is when nothing more can arrive.  A top that has all that it expects waits
-    for the end of the round, which is near, and finishes from what is queued in one pass.
+    hardly grows.  Both fold whatever there is when nothing more can arrive: the round is closed, or
+    no slot is free for those who are missing, be it that some are taken by slow uploads.  A top
+    that has all that it expects waits for the end of the round, which is near, and finishes from
+    what is queued in one pass.
     """
-    if words.closed or words.inputs_exhausted:
+    count = held.bit_count()
+    if words.closed:
         return True
-    if held.bit_count() >= role.expected:
+    if words.free_inputs == 0 and (not role.lazy or count + words.arriving < role.expected):
+        return True
+    if count >= role.expected:
         return role.kind != "top"
     return not role.lazy and admitted >= (GROUP if words.arriving else PAIR)
 

@@ -111,14 +111,14 @@ class Aggregator:
         arena = self.arena
         round_ = arena.model()[0] + 1
         closed = arena.is_closed(round_)  # before `accepted`: closed means that it is final
-        exhausted, arriving = self._room()
+        free, arriving = self._room()
         return Words(
             round=round_,
             closed=closed,
             accepted=arena.accepted(round_) if closed else 0,
             own=tuple(self._own(slot) for slot in self.role.slots),
             queued=tuple(self._queued(slot) for slot in arena.sealed_for(self.role.endpoint)),
-            inputs_exhausted=exhausted,
+            free_inputs=free,
             arriving=arriving,
         )
 
@@ -143,21 +143,19 @@ class Aggregator:
         generation = self.arena.state(slot).generation
         return Queued(slot, generation, header.round, header.clients, header.weight, header.payload)
 
-    def _room(self) -> tuple[bool, int]:
-        """Whether every slot waits for a fold, and how many are being written for this role.
+    def _room(self) -> tuple[int, int]:
+        """Input slots that are free, and those that are being written for this role.
 
-        To an eager role a slot that is being written is taken, too: a slow upload must not keep
-        others from a slot that a fold would free.
+        The latter include those of uploads that were given up.
         """
         arena, here = self.arena, self.role.endpoint
-        exhausted, arriving = True, 0
+        free, arriving = 0, 0
         for slot, state in enumerate(arena.input_states()):
             if state.phase == Phase.WRITING:
                 arriving += state.consumer == here
-                exhausted &= not self.role.lazy
-            else:
-                exhausted &= state.phase == Phase.SEALED and not arena.is_released(slot, state)
-        return exhausted, arriving
+            elif state.phase != Phase.SEALED or arena.is_released(slot, state):
+                free += 1
+        return free, arriving
 
     def may_leave(self) -> bool:
         """No slot names this role, and none of its own holds what somebody still needs."""

@@ -73,7 +73,7 @@ def flat(value: Any) -> np.ndarray[tuple[int], np.dtype[np.uint8]] | None:
             return None
         array: Array = value.detach().reshape(-1).view(torch.uint8).numpy()
         return array
-    if not isinstance(value, np.ndarray) or not value.flags.c_contiguous:
+    if type(value) is not np.ndarray or not value.flags.c_contiguous:  # a subclass may differ
         return None
     return value.reshape(-1).view(np.uint8)
 

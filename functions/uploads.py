@@ -76,7 +76,7 @@ class Uploads:
         if job.waiting or not self.admit(job, asking):
             begins = not job.waiting
             job.waiting[asking.key] = asking  # who asks again keeps its place
-            if job.eager and begins:
+            if begins:
                 job.intake.nudge()
 
     def _known(self, job: Job, asking: Asking) -> bool:
@@ -106,16 +106,18 @@ class Uploads:
         if connection is not None:
             upload.connection, upload.transfer = connection, next(self._transfers)
             self.bulk.grant(connection, upload)
-        self._go(job, upload)
+        if not self._go(job, upload):
+            self._drop(job, upload)  # it has left
         return True
 
-    def _go(self, job: Job, upload: Uploading) -> None:
+    def _go(self, job: Job, upload: Uploading) -> bool:
+        """Let it send; False when its connection has ended."""
         go: Message = {"t": "go", "job": job.name, "round": job.round}
         if upload.connection is not None:
             go["transfer"] = upload.transfer
         else:
             go |= {"n": UP_WINDOW, "grant": upload.grant.generation}
-        self.send(upload.asking.peer, go)
+        return self.send(upload.asking.peer, go)
 
     def _drop(self, job: Job, upload: Uploading) -> None:
         """Forget an upload; what of it is still on its way is thrown away."""

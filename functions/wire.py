@@ -1,4 +1,4 @@
-"""Messages between clients, gateways and the coordinator.
+"""Messages between clients, gateways, agents, the coordinator and a cluster's operator.
 
 Owns framing: one msgpack map, then at most one frame of payload.  Does not own what a gateway
 answers (gateway.py) or how an update is cut into chunks (transfer.py).  Every ZeroMQ socket of
@@ -9,20 +9,23 @@ the platform is made here, so that all of them have CURVE, no silent drops and h
                                 redirect, done
     gateway ─► worker           the same, and work; a worker says in `as` for which of its virtual
                                 clients it speaks, and is answered with the same `as`
-    gateway ─► coordinator      gateway, client, accepted, closed, intake, published, metrics, bye
+    gateway ─► coordinator      gateway, ready, client, gone, accepted, closed, published, metrics,
+                                ended
     coordinator ─► gateway      enrol, job, round, redirect, cut, close, end
     agent ─► coordinator        node, planned, failed, restart, work, dropped
     coordinator ─► agent        plan, report, drop
+    agent ─► operator           node, demand, evict
+    operator ─► agent           jobs, who, refused
+    pod of a job ─► operator    initial
+    operator ─► pod of a job    more, refused
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-import signal
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import msgpack
@@ -42,8 +45,6 @@ LARGEST_TRUSTED: Final = 1 << 30  # of a header from those above: their lists gr
 LEAST_WEIGHT: Final = 2.0**-40  # so that no product of weight and parameter leaves float32
 MOST_WEIGHT: Final = 2.0**40
 MOST_METRICS: Final = 64  # figures with one update
-HOPELESS: Final = 3  # exit status of a process that would fail again if it were started again
-
 CONNECT_MS: Final = 2000  # a SYN to a Service may be lost with the pod behind it; try another
 
 Message = dict[str, Any]
@@ -85,15 +86,6 @@ class Keys:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w") as file:
             file.write(f"{self.public}\n{self.secret}\n")
-
-
-def end_on_sigterm() -> None:
-    """End when asked to: the first process of a container ignores what it has no handler for."""
-
-    def end(_: int, __: FrameType | None) -> None:
-        raise SystemExit(0)
-
-    signal.signal(signal.SIGTERM, end)
 
 
 def virtual_key(worker: str, number: int) -> str:

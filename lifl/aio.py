@@ -86,9 +86,11 @@ class AsyncClient:
         self._rounds = AsyncRounds(self)
 
     @classmethod
-    def connect(cls, environment: Mapping[str, str] = os.environ) -> Self:
+    def connect(
+        cls, environment: Mapping[str, str] = os.environ, *, timeout_s: float = 60.0
+    ) -> Self:
         """As `Client.connect`, which waits for nobody."""
-        return cls(Client.connect(environment))
+        return cls(Client.connect(environment, timeout_s=timeout_s))
 
     def rounds(self) -> AsyncRounds:
         """Every round for which this client is selected, until the job is done."""

@@ -117,7 +117,7 @@ class Client:
         job: name of the job.
         keys: this client's CURVE key pair, which is its identity.
         index, count: which of how many clients this is, for splitting data; 0 of 1 by default.
-        timeout_s: how long to try when no gateway answers.
+        timeout_s: how long to try when no gateway answers, or none is there any more.
     """
 
     def __init__(
@@ -130,11 +130,17 @@ class Client:
         self._kept: Upload | Message | None = None  # what it was answered with
 
     @classmethod
-    def connect(cls, environment: Mapping[str, str] = os.environ) -> Self:
+    def connect(
+        cls, environment: Mapping[str, str] = os.environ, *, timeout_s: float = 60.0
+    ) -> Self:
         """A client from what `lifl run` printed: LIFL_CLIENT names its file, mode 0600.
 
         The file of a client that was enrolled with `lifl keys` has no secret in it; LIFL_KEY names
         the file that `lifl keys new` made.
+
+        Args:
+            timeout_s: how long to try when no gateway answers, or none is there any more: a run
+                that is started again with `--resume` meanwhile finds this client waiting.
 
         Raises:
             Unreachable: the variable is not set or names no such file.
@@ -151,6 +157,7 @@ class Client:
                 keys=_keys(fields, environment),
                 index=fields["index"],
                 count=fields["count"],
+                timeout_s=timeout_s,
             )
         except OSError as error:
             raise Unreachable(
@@ -189,7 +196,14 @@ class Client:
 
     # -- the two things to do ----------------------------------------------------------------
     def rounds(self) -> Iterator[Round]:
-        """Every round for which this client is selected, until the job is done."""
+        """Every round for which this client is selected, until the job is done.
+
+        A round comes when it comes, and may take others hours.
+
+        Raises:
+            Refused: the key was revoked, or another program takes part with it now ("displaced").
+            Unreachable: the connection to the gateway ended and did not come back in time.
+        """
         while (round_ := self.next_round()) is not None:
             yield round_
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,12 +38,15 @@ def _borrow() -> Context:
         return context
 
 
-def _give_back() -> None:
-    """The last connection to close takes the context's threads with it."""
+def _give_back(pid: int) -> None:
+    """The last connection to close takes the context's threads with it.
+
+    A child that closes what it has from its parent gives nothing back: it borrowed nothing.
+    """
     with _lock:
-        context, users = _shared.pop(os.getpid(), (None, 0))
+        context, users = _shared.pop(pid, (None, 0)) if pid == os.getpid() else (None, 0)
         if context is not None and users > 1:
-            _shared[os.getpid()] = context, users - 1
+            _shared[pid] = context, users - 1
         elif context is not None:
             context.destroy(linger=0)
 
@@ -56,16 +60,28 @@ class Address:
 
 
 class Connection:
-    """One DEALER to a gateway that says when it has (re)connected."""
+    """One DEALER to a gateway that says when it has (re)connected.
+
+    Attributes:
+        is_up: a gateway has let this client in, and is there.
+        down_at: since when not, where it is not (monotonic seconds).
+    """
 
     def __init__(self, keys: Keys, address: Address) -> None:
-        self.address = address
-        self.socket = dealer(
-            _borrow(), keys, address.endpoint, address.key,
-            events=zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH,
-        )  # fmt: skip
+        self.address, self._pid = address, os.getpid()
+        context = _borrow()
+        try:
+            self.socket = dealer(
+                context, keys, address.endpoint, address.key,
+                events=zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+                | zmq.EVENT_DISCONNECTED,
+            )  # fmt: skip
+        except BaseException:
+            _give_back(self._pid)
+            raise
         self.monitor = self.socket.get_monitor_socket()
         self._connections = 0
+        self.is_up, self.down_at = False, time.monotonic()
 
     def send(self, outgoing: list[Outgoing]) -> None:
         for message, payload in outgoing:
@@ -87,14 +103,14 @@ class Connection:
                     "ask for it to be enrolled (lifl keys enroll)",
                     code="not-enrolled",
                 )
+            if event == zmq.EVENT_DISCONNECTED:  # also of each attempt that gets no further
+                self.down_at = time.monotonic() if self.is_up else self.down_at
+                self.is_up = False
+                continue
             self._connections += 1
+            self.is_up = True
             found = self._connections > 1
         return found
-
-    @property
-    def has_connected(self) -> bool:
-        """A gateway has let this client in."""
-        return self._connections > 0
 
     def receive(self) -> tuple[Message, memoryview | None] | None:
         """The next message, if one waits."""
@@ -113,4 +129,4 @@ class Connection:
             self.socket.disable_monitor()
             self.monitor.close()
             self.socket.close(linger=0)
-            _give_back()
+            _give_back(self._pid)

@@ -37,7 +37,7 @@ LISTEN_S = 0.01
 RETRY_S = 0.05  # before the next ticket
 RETRY_FIRST_S = 0.01  # after a refusal
 RETRY_LAST_S = 1.0
-ENDS = frozenset({"not-enrolled", "revoked", "not-allowed", "unknown-job"})
+ENDS = frozenset({"not-enrolled", "revoked", "displaced", "not-allowed", "unknown-job"})
 """Rejections after which a gateway has nothing more to say to this client."""
 ANSWERS = frozenset({"go", "more", "ack", "reject"})
 
@@ -100,6 +100,7 @@ class Exchange:
         self._bulk: BulkConnection | None = None
         self._transfers = self._tickets = 0
         self._small: tuple[int, bytes] | None = None  # a model that came with its round
+        self._verdicts: deque[Message] = deque()  # on a put, heard while a ticket was waited for
         self.buffers = Buffers()
         self._refusals = 0
         self._retry_at = math.inf
@@ -224,6 +225,8 @@ class Exchange:
         if self.pending and self.pending["t"] in kinds:
             message, self.pending = self.pending, None
             return message, None
+        if self._verdicts and "reject" in kinds:
+            return self._verdicts.popleft(), None
         asked_at = self._heard_at = now = time.monotonic()
         while True:
             bulk = self._bulk.fileno() if self._bulk and "bulk" in kinds else -1
@@ -244,12 +247,12 @@ class Exchange:
                     return {"t": "bulk"}, None
                 if now >= self._retry_at:
                     asked_at, self._retry_at = 0.0, math.inf
-                # who has shaken hands and hears nothing waits for others to come, like everybody
-                expects = again is not None or not connection.has_connected
-                if expects and now - self._heard_at > self.timeout_s:
+                # who is connected and hears nothing waits for others to come, like everybody
+                expects = again is not None or not connection.is_up
+                if expects and now - max(self._heard_at, connection.down_at) > self.timeout_s:
                     raise Unreachable(
                         f"no gateway answered at {connection.address.endpoint} "
-                        f"for {self.timeout_s:g} s"
+                        f"for {self.timeout_s:g} s: see whether the run is still under way"
                     )
                 if again and now - asked_at >= AGAIN_S:
                     asked_at = now
@@ -344,6 +347,9 @@ class Exchange:
                         bulk.send(upload, number=number, transfer=sent)
                     except Broken:
                         bulk, sent = self._start(put), 0
+                    except BaseException:  # of a callback, or Ctrl-C: in the middle of a chunk
+                        self._close_bulk()
+                        raise
                 case "bulk":  # nothing should come: the gateway has ended it
                     bulk = self._start(put)
                 case "round":  # a gateway that was restarted
@@ -390,7 +396,7 @@ class Exchange:
 
     def _start(self, put: list[Outgoing]) -> BulkConnection | None:
         bulk = self._open_bulk()
-        if bulk is not None:
+        if bulk is not None and not self._verdicts:  # which may say that there is no point
             self._connection.send(put)
         return bulk
 
@@ -420,12 +426,18 @@ class Exchange:
         self._tickets += 1  # a newer ticket voids the older, so only the last answer is of use
         ask: list[Outgoing] = [({"t": "ticket", "job": self.job, "n": self._tickets}, None)]
         self._connection.send(ask)
-        while True:
-            message, _ = self.wait_for("ticket", "reject", again=lambda: ask)
-            if message["t"] == "ticket" and message["n"] == self._tickets:
-                break
-            if message["t"] == "reject" and message["of"] == "ticket":
-                raise Broken(message["text"])
+        verdicts: list[Message] = []
+        try:
+            while True:
+                message, _ = self.wait_for("ticket", "reject", again=lambda: ask)
+                if message["t"] == "ticket" and message["n"] == self._tickets:
+                    break
+                if message["t"] == "reject" and message["of"] == "ticket":
+                    raise Broken(message["text"])
+                if message["t"] == "reject":  # why the connection before this one was closed
+                    verdicts.append(message)
+        finally:
+            self._verdicts.extend(verdicts)
         where = self._connection.address
         return connect(
             message, self._keys, endpoint=where.endpoint, gateway=where.key, job=self.job

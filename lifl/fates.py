@@ -168,7 +168,8 @@ class Fates:
         if fate.is_silent:
             return f"{who} ended with status 0 in the middle of its work, as os._exit(0) does"
         if fate.error and who == EVALUATOR:
-            return f"{who} failed on the model of round {fate.round}: {fate.error}"
+            which = f"the model of round {fate.round}" if fate.round else "the initial model"
+            return f"{who} failed on {which}: {fate.error}"
         if fate.error:
             where = f"in round {fate.round}" if fate.round else "before the first round"
             return f"{who} failed {where}: {fate.error}"

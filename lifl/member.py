@@ -22,8 +22,10 @@ import zmq
 
 from lifl.api.load import load_job
 from lifl.errors import LiflError, Unreachable
+from lifl.functions.ending import end_on_sigterm
 from lifl.functions.layout import Layout
-from lifl.functions.wire import Keys, dealer, decode, encode, end_on_sigterm
+from lifl.functions.wire import Keys, dealer, decode, encode
+from lifl.placement.cluster import names
 from lifl.placement.record import initial_model
 from lifl.trainer import run
 
@@ -92,7 +94,7 @@ def bring(member: dict[str, Any], job_path: Path) -> None:
 
 @click.command()
 @click.argument("kind", type=click.Choice(["trainer", "evaluator", "initial"]))
-@click.option("--file", type=click.Path(path_type=Path), default="/var/run/lifl/member.json")
+@click.option("--file", type=click.Path(path_type=Path), default=names.MEMBER_FILE)
 def main(kind: str, file: Path) -> None:
     """Run one pod of a job's own code."""
     end_on_sigterm()

@@ -10,7 +10,7 @@ from lifl.connection import Address, Connection
 from lifl.exchange import AGAIN_MS, State
 from lifl.functions.layout import Layout
 from lifl.functions.transfer import Download
-from lifl.functions.wire import Keys
+from lifl.functions.wire import Keys, Message
 
 
 class Observer:
@@ -25,18 +25,21 @@ class Observer:
         self._connections = [Connection(keys, at) for at in addresses]
         self._layout: Layout | None = None
         self._source = self._connections[0]
+        self._reported: Message = {}  # last
         for connection in self._connections:
             connection.send([({"t": "hello", "job": job}, None)])
 
     def models(self) -> Iterator[tuple[int, State]]:
-        """(round, model) of every round that can still be had, until the job is done.
+        """(round, model) of the newest model there is, again and again, until the job is done.
 
-        Round 0 is the initial model.
+        Models that were replaced while the caller was busy, or another one was on its way, are
+        skipped; the last one never is.  Round 0 is the initial model.
         """
         poller = zmq.Poller()
         for connection in self._connections:
             poller.register(connection.socket, zmq.POLLIN)
-        last, download, source = -1, None, self._connections[0]
+        last, newest, download, source = -1, -1, None, self._connections[0]
+        newest_at = source
         while True:
             ready = dict(poller.poll(AGAIN_MS))
             if not ready and download is not None:
@@ -44,6 +47,8 @@ class Observer:
             for connection in self._connections:
                 if connection.reconnected():
                     connection.send([({"t": "hello", "job": self.job}, None)])
+                    if connection is self._source and self._reported:  # may have been lost
+                        connection.send([(self._reported, None)])
                 while (received := connection.receive()) is not None:
                     message, payload = received
                     match message["t"]:
@@ -51,11 +56,8 @@ class Observer:
                             return
                         case "welcome":
                             self._layout = Layout.from_wire(message["layout"])
-                        case "published" if message["round"] > last and self._layout:
-                            last, source = message["round"], connection
-                            buffer = memoryview(bytearray(self._layout.update_bytes))
-                            download = Download(self.job, last, buffer)
-                            source.send(download.ask())
+                        case "published" if message["round"] > newest:
+                            newest, newest_at = message["round"], connection
                         case "model" if (
                             download is not None and payload is not None and connection is source
                         ):
@@ -65,14 +67,22 @@ class Observer:
                                 yield download.round, self._layout.views(download.buffer)
                                 download = None
                         case "gone" if download and message["round"] == download.round:
+                            if download.round == newest:  # it counts as news when it is back
+                                newest = last = download.round - 1
                             download = None
+            if download is None and newest > last and self._layout:
+                last, source = newest, newest_at
+                buffer = memoryview(bytearray(self._layout.update_bytes))
+                download = Download(self.job, last, buffer)
+                source.send(download.ask())
 
     def report(self, number: int, metrics: Mapping[str, float]) -> None:
         """Say what the model of a round is worth."""
-        self._source.send([(
-            {"t": "metrics", "job": self.job, "round": number,
-             "metrics": {name: float(value) for name, value in metrics.items()}}, None,
-        )])  # fmt: skip
+        self._reported = {
+            "t": "metrics", "job": self.job, "round": number,
+            "metrics": {name: float(value) for name, value in metrics.items()},
+        }  # fmt: skip
+        self._source.send([(self._reported, None)])
 
     def close(self) -> None:
         for connection in self._connections:

@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import resource
+import select
 import selectors
 import sys
 import time
@@ -27,6 +28,7 @@ from typing import Any, Final
 import click
 
 from lifl.api.entrypoints import takes_round
+from lifl.api.job import FLJob
 from lifl.api.load import load_job
 from lifl.api.named import Figures, evaluator_of, trainer_of
 from lifl.client import Client
@@ -39,9 +41,11 @@ from lifl.functions.wire import Keys
 from lifl.observer import Observer
 from lifl.placement.output import Outputs, Speaker, last_words
 from lifl.placement.processes import end_with_parent
+from lifl.placement.record import initial_model
 from lifl.virtual import Worker
 
 TOGETHER_S: Final = 0.3  # what happens to several clients within it is said once
+TRIAL_S: Final = 2.0  # that clients wait at most for the evaluator's trial
 DONE: Final = {"done": True}  # last words of who has heard that the job is done
 
 
@@ -89,7 +93,41 @@ def work(function: Callable[..., None], keys: list[str], config: dict[str, Any])
     return None
 
 
-def evaluate(figures: Figures, config: dict[str, Any]) -> Fate | None:
+class Trial:
+    """The evaluator, called with the initial model in its own process before clients are started.
+
+    An evaluator that cannot work at all so ends the run at once, and not when there is a model to
+    measure.  One that takes longer than TRIAL_S has clients start meanwhile.
+    """
+
+    def __init__(self, job: FLJob, job_path: Path) -> None:
+        self.job, self.job_path = job, job_path
+        self._outcome, self._passed = os.pipe()
+
+    def run(self, figures: Figures) -> None:
+        """In the evaluator's process."""
+        os.close(self._outcome)
+        model = initial_model(self.job, self.job_path)
+        try:
+            figures(model)
+        except BaseException as error:
+            raise InRound(0) from error
+        with contextlib.suppress(BrokenPipeError):  # nobody has waited for it
+            os.write(self._passed, b"+")
+        os.close(self._passed)
+
+    def is_passed(self) -> bool:
+        """Whether clients may start, in the process that starts them; asked once."""
+        os.close(self._passed)
+        ready, _, _ = select.select([self._outcome], [], [], TRIAL_S)
+        has_failed = bool(ready) and not os.read(self._outcome, 1)
+        os.close(self._outcome)
+        return not has_failed
+
+
+def evaluate(figures: Figures, config: dict[str, Any], trial: Trial | None) -> Fate | None:
+    if trial is not None:
+        trial.run(figures)
     observer = Observer(
         [Address(*where) for where in config["gateways"].values()],
         job=config["name"],
@@ -234,22 +272,25 @@ def run(config: dict[str, Any]) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # two descriptors a client
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     children: list[Child] = []
+    trial: Trial | None = None
     try:
         if spec.evaluator and config["observer"]:
             figures = evaluator_of(job, job_path)
-            children.append(fork(EVALUATOR, partial(evaluate, figures, config)))
+            trial = Trial(job, job_path) if config.get("is_new") else None
+            children.append(fork(EVALUATOR, partial(evaluate, figures, config, trial)))
         if spec.trainer and (config["workers"] or config["client_files"]):
             function = trainer_of(job, job_path)
             if spec.clients.lane == "fast":
                 preload()  # once for all that are forked
-            children += [
-                fork(f"worker-{index}", partial(work, function, keys, config))
-                for index, keys in enumerate(config["workers"])
-            ]
-            children += [
-                fork(path.stem, partial(train, function, path, spec.rounds))
-                for path in map(Path, config["client_files"])
-            ]
+            if trial is None or trial.is_passed():
+                children += [
+                    fork(f"worker-{index}", partial(work, function, keys, config))
+                    for index, keys in enumerate(config["workers"])
+                ]
+                children += [
+                    fork(path.stem, partial(train, function, path, spec.rounds))
+                    for path in map(Path, config["client_files"])
+                ]
     except InvalidJob as error:
         emit("failed", error=str(error), code=error.code)
         sys.exit(1)

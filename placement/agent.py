@@ -124,8 +124,10 @@ class Agent:
         sockets = self.lines.sockets + (self.steward.sockets if self.steward is not None else [])
         for each in [*fds, *members.connections, *sockets]:
             poller.register(each, zmq.POLLIN)
-        wait_s = self.accounts.overdue() or (members.ping_s if self.node.jobs else None)
-        return {what for what, _ in poller.poll(None if wait_s is None else int(wait_s * 1000))}
+        waits_s = [self.accounts.overdue() or (members.ping_s if self.node.jobs else None)]
+        waits_s += [self.steward.silent_for_s() or None] if self.steward is not None else []
+        wait_s = min((each for each in waits_s if each is not None), default=None)
+        return {what for what, _ in poller.poll(None if wait_s is None else int(wait_s * 1000) + 1)}
 
     # -- coordinator -------------------------------------------------------------------------
     def _about_this_node(self) -> Message:

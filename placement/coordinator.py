@@ -179,6 +179,7 @@ class Coordinator:
                 self.endpoint.answer()
             if time.monotonic() >= course.deadline_at:
                 course.deadline()
+            course.wait_for_the_last_figures()
         self._finish()
 
     def _refresh(self) -> None:
@@ -305,7 +306,10 @@ class Coordinator:
         return max(1, sum(key in self.members.names for key in own))
 
     def _client(self, node: Known, message: Message) -> None:
-        if message["observer"] or message["job"] != self.name:
+        if message["job"] != self.name:
+            return
+        if message["observer"]:
+            self.members.is_observed = True
             return
         key = message["key"]
         if key not in self.members.names and key not in self.members.shares:  # revoked meanwhile
@@ -366,6 +370,7 @@ class Coordinator:
         if outcome.result == "written":
             place = self.checkpoints.place(number)
             self.store.save(Change(checkpoint=Checkpoint(number=number, place=place)))
+            emit("checkpoint", round=number, place=place)
         elif outcome.result == "failed" and self.checkpoints.counts["failed"] == 1:
             emit("warning", text=f"the checkpoint of round {number} cannot be written to "
                  f"{self.folder.where}: {outcome.text}; make room there or name another "

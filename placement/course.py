@@ -63,6 +63,7 @@ class Course:
         self.deadline_at = math.inf
         self.done_at: float | None = None
         self.is_paused = False
+        self._has_said_who_is_late = False
 
     def go_on(self, saved: Saved) -> None:
         """Take up what the coordinator before this one had written down."""
@@ -212,7 +213,7 @@ class Course:
         assert self.round is not None
         assert self.plan is not None
         self.round.phase = "open"
-        self.record.start(self.round, self.plan, age_s=age_s)
+        self.record.start(self.round, self.plan, epoch=self.epoch, age_s=age_s)
         deadline_s = self.job.spec.deadline_s
         self.deadline_at = time.monotonic() + deadline_s - age_s if deadline_s else math.inf
 
@@ -370,6 +371,20 @@ class Course:
         if self.round.number >= self.job.spec.rounds or self.record.stopped is not None:
             self.record.last = self.round.number
             self.done_at = time.monotonic() + (LAST_METRICS_S if self.plan else 0)
+
+    def wait_for_the_last_figures(self) -> None:
+        """Whoever measures the last model has as long as it takes; that it does is said once.
+
+        An evaluator that dies ends the run by itself.
+        """
+        if self.done_at is None or time.monotonic() < self.done_at:
+            return
+        if self.plan is not None and self.members.is_observed and self.record.is_unevaluated:
+            if not self._has_said_who_is_late:
+                emit("warning", text=f"the evaluator still measures the model of round "
+                     f"{self.record.last}: the run ends when it has")  # fmt: skip
+            self._has_said_who_is_late = True
+            self.done_at = time.monotonic() + LAST_METRICS_S
 
     @property
     def is_between(self) -> bool:

@@ -38,6 +38,7 @@ from lifl.events import emit, keep_stdout, say
 from lifl.fates import FIRST_WAITS
 from lifl.functions.wire import Keys
 from lifl.placement import clientfiles, resume
+from lifl.placement.host import LOOPBACK
 from lifl.placement.keyring import Keyring
 from lifl.placement.limits import oom_kills
 from lifl.placement.monitoring import end_of_metrics
@@ -76,7 +77,7 @@ class Engine:
         self.children: dict[int, Child] = {}
         self.restarts: Counter[str] = Counter()
         self.selector = selectors.DefaultSelector()
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.listener = socket.create_server((LOOPBACK, 0), backlog=1024)
         self.coordinator_at = "tcp://{}:{}".format(*self.listener.getsockname())
         self.outputs = Outputs(self.selector)
         self.gateways: dict[str, list[str]] = {}
@@ -181,9 +182,8 @@ class Engine:
             "--arena-budget-bytes", str(self.config["arena_bytes"]),
             "--liveness-s", str(self.config["liveness_s"]),
             "--metrics-port", str(self._metrics_port(name)),
+            "--listen", self._listened_at(name) or f"tcp://{self.config['host']}:*",
         ]  # fmt: skip
-        if listen := self._listened_at(name):
-            arguments += ["--listen", listen]
         if self.pins:
             arguments += ["--pins", f"{self.pins}/{name}"]
         self._spawn(name, "lifl.placement.agent", *arguments)
@@ -219,7 +219,7 @@ class Engine:
             "observer": self.config["observer"],
             "client_files": [file for key, file in files if key not in revoked],
             "workers": self.config["workers"], "client_count": self.config["client_count"],
-            "others": self.config["outside"],
+            "others": self.config["outside"], "is_new": self.config["start"] == 1,
         })  # fmt: skip
         self._spawn("trainers", "lifl.trainer", "--config", str(path), events=True)
 

@@ -20,17 +20,12 @@ _NOT_YET: Final = -1  # the pidfd of one that has not come back
 
 
 class Guests(Pool):
-    """All processes that have joined this node's agent, or the one before it.
-
-    Attributes:
-        stuck: pods whose process does not answer and holds a role: to be deleted by somebody who
-            can.
-    """
+    """All processes that have joined this node's agent, or the one before it."""
 
     def __init__(self, node: str, directory: Path, socket_path: Path) -> None:
         super().__init__(node, directory, [])
         self.socket_path = socket_path
-        self.stuck: list[str] = []
+        self._stuck: list[str] = []
         self._until = 0.0
 
     def start_runtime(self) -> Process | None:
@@ -44,7 +39,11 @@ class Guests(Pool):
         return 1 << 30
 
     def kill(self, process: Process) -> None:
-        self.stuck.append(process.pod)
+        self._stuck.append(process.pod)
+
+    def take_stuck(self) -> list[str]:
+        stuck, self._stuck = self._stuck, []
+        return stuck
 
     def save(self) -> None:
         self._write([[p.pid, p.kind, p.role, p.tenant, p.pod] for p in self.processes.values()])

@@ -27,6 +27,7 @@ from lifl.api.job import FLJob
 from lifl.errors import InvalidJob
 from lifl.functions.wire import Keys, virtual_key
 from lifl.placement import resume
+from lifl.placement.host import LOOPBACK, check_host, warning_of
 from lifl.placement.keyring import Keyring
 from lifl.placement.monitoring import end_of_metrics
 from lifl.placement.processes import adopt_orphans, end_descendants
@@ -49,6 +50,7 @@ def run(
     liveness_s: float = 10.0,
     metrics_port: int = 0,
     keys_dir: Path | None = None,
+    host: str | None = None,
     resumed: dict[str, Any] | None = None,
 ) -> int:
     """Run a job to its end; every event goes to `handle`.
@@ -59,6 +61,7 @@ def run(
         out: where run directories go, `runs` unless given.
         proxy, kernels: override the job's.
         keys_dir: key directory with clients from outside; the run's own unless given.
+        host: where gateways listen and clients call; 127.0.0.1, or the resumed run's, unless given.
         liveness_s: a process that holds a role and does not answer for so long is replaced.
         metrics_port: of the coordinator's metrics; nodes have those after it.  0: any.
 
@@ -72,6 +75,8 @@ def run(
         directory = Path(short_lived() or tempfile.gettempdir(), PREFIX + secrets.token_hex(4))
         lock = -1
         try:
+            host = host or (resumed or {}).get("host", LOOPBACK)
+            check_host(host)
             if resumed is None:
                 run_dir = make_run_dir(out or Path("runs"), job.metadata.name)
                 fields = _configure(job, job_path, run_dir, nodes or job.spec.nodes, keys_dir)
@@ -79,10 +84,14 @@ def run(
                 fields = resumed
             fields["proxy"] = proxy or fields["proxy"]
             fields["kernels"] = kernels or fields["kernels"]
-            fields |= {"liveness_s": liveness_s, "metrics_port": metrics_port}
+            if host != fields.get("host", LOOPBACK):
+                fields["gateways"] = {}  # where they listened in a run that goes on
+            fields |= {"liveness_s": liveness_s, "metrics_port": metrics_port, "host": host}
             handle({
                 "event": "starting", "run_dir": fields["run_dir"], "nodes": len(fields["nodes"]),
             })  # fmt: skip
+            if warning := warning_of(host, is_insecure=job.spec.insecure):
+                handle({"event": "warning", "text": warning})
             with full_disk_says(Path(fields["run_dir"]) / resume.RUN):
                 resume.keep(fields)
             directory.mkdir(mode=0o700)

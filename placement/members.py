@@ -14,7 +14,8 @@ import time
 
 from lifl.errors import LiflError, Unreachable
 from lifl.faults import fault
-from lifl.functions.wire import HOPELESS, Keys, Message
+from lifl.functions.ending import HOPELESS
+from lifl.functions.wire import Keys, Message
 from lifl.placement.accounts import Accounts
 from lifl.placement.cluster.tokens import Doorman, Guest
 from lifl.placement.hosted import NodeJob

@@ -43,6 +43,7 @@ class Membership:
             talks to all of them.
         shares: worker's key → keys of its clients.
         homes: client key → node that the plan gave it, also of clients that sit out.
+        is_observed: an observer has called.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Membership:
         self.nodes = {name: Known(name, key) for name, key in nodes.items()}
         self.names = dict(names)
         self.observers = list(observers)
+        self.is_observed = False
         self.connected: dict[str, str] = {}
         self.homes: dict[str, str] = {}
         self.shares: dict[str, list[str]] = {key: [] for key in workers}

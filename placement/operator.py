@@ -44,7 +44,6 @@ from lifl.placement.cluster.tokens import review_of
 log = logging.getLogger("lifl.operator")
 
 LEADS: Final = "Whether this operator holds the Lease."
-LEADER: Final = "lifl.dev/leader"  # label of the active operator's pod, which its Service selects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,23 +68,25 @@ class Operator:
     install: Install
     settings: Settings
     epoch: int
+    desk: Desk | None = None  # until it has started
     keepers: dict[str, Keeper] = field(default_factory=dict)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self, keys: Keys) -> None:
         """In kopf's loop, before it watches anything."""
         there = await asyncio.to_thread(self.api.items, names.fljob("", ""))
-        self.desk = Desk(
+        self.desk = desk = Desk(
             keys, f"tcp://0.0.0.0:{self.settings.port}", who=self._see_agent,
             on_nodes=self._wake_all, on_demand=self._on_demand, on_evict=self._evict,
             on_initial=self._wake,
         )  # fmt: skip
-        deployments = Deployments(self.api, self.install)
-        self.scaler = Scaler(lambda _: deployments, self.settings.functions_idle_s)
+        self.scaler = Scaler(
+            Deployments(self.api, self.install), self.settings.functions_idle_s
+        )
         for body in there:
             if body.get("status", {}).get("phase") in ("Placed", "Running"):
-                self.desk.unclaimed.add(_full_name(body))
-        self.tasks += [asyncio.create_task(work) for work in (self.desk.run(), self.scaler.run())]
+                desk.unclaimed.add(_full_name(body))
+        self.tasks += [asyncio.create_task(work) for work in (desk.run(), self.scaler.run())]
         for task in self.tasks:
             task.add_done_callback(_must_not_end)
 
@@ -102,13 +103,12 @@ class Operator:
                 keeper.wake()
             return
         settings = self.settings
+        assert self.desk is not None
         keeper = self.keepers[uid] = Keeper(
             self.api, self.desk, self.install, body, epoch=self.epoch,
             identity=settings.identity, address=settings.address, directory=settings.directory,
         )  # fmt: skip
-        task = asyncio.create_task(keeper.run())
-        task.add_done_callback(_must_not_fail)
-        self.tasks.append(task)
+        keeper.start().add_done_callback(_must_not_fail)
 
     async def deleted(self, body: Object) -> None:
         """An FLJob is to go; its finalizer waits for this."""
@@ -163,16 +163,16 @@ class Operator:
         keepers = list(self.keepers.values())
         urls = {each.full_name: each.metrics_at for each in keepers if each.metrics_at}
         phases = [each.status.phase for each in keepers]
+        nodes = len(self.desk.nodes) if self.desk is not None else 0
         return urls, {
             "lifl_operator_leads": (LEADS, 1),
-            "lifl_operator_nodes": ("Nodes whose agent has a line here.", len(self.desk.nodes)),
+            "lifl_operator_nodes": ("Nodes whose agent has a line here.", nodes),
             "lifl_operator_fljobs": ("FLJobs that have not ended.",
                                      sum(phase not in ENDED for phase in phases)),
         }  # fmt: skip
 
     async def stop(self) -> None:
-        for keeper in self.keepers.values():
-            await keeper.leave()
+        await asyncio.gather(*(keeper.leave() for keeper in self.keepers.values()))
 
 
 def _full_name(body: Object) -> str:
@@ -322,7 +322,6 @@ def _plain(body: kopf.Body) -> Object:
 @click.option("--functions-service-account", required=True)
 @click.option("--functions-resources", default="{}", help="JSON")
 @click.option("--functions-priority-class", default="")
-@click.option("--functions-runtime", type=click.Choice(["deployment"]), default="deployment")
 @click.option("--functions-idle-s", default=30.0, help="for how long an idle function stays")
 @click.option("--agent-service-account", required=True)
 @click.option("--run-directory", default="/run/lifl")
@@ -332,8 +331,7 @@ def _plain(body: kopf.Body) -> Object:
 def main(
     namespace: str, identity: str, address: str, lease: str, service: str | None, image: str,
     image_pull_policy: str, functions_namespace: str, functions_service_account: str,
-    functions_resources: str, functions_priority_class: str, functions_runtime: str,
-    functions_idle_s: float,
+    functions_resources: str, functions_priority_class: str, functions_idle_s: float,
     agent_service_account: str, run_directory: str, port: int, metrics_port: int, directory: Path,
 ) -> None:  # fmt: skip
     """Run the operator; it waits until it holds the Lease."""
@@ -370,13 +368,15 @@ def main(
 def _lead(api: Api, namespace: str, identity: str) -> None:
     """The Service is this pod's from now on; a label that others had is theirs no more."""
     path = path_of("", "pods", namespace)
-    for pod in api.items(path, {LEADER: "true"}):
+    for pod in api.items(path, {names.LEADER: "true"}):
         if pod["metadata"]["name"] != identity:
             with contextlib.suppress(Missing):
-                api.merge(
-                    f"{path}/{pod['metadata']['name']}", {"metadata": {"labels": {LEADER: None}}}
-                )
-    api.merge(f"{path}/{identity}", {"metadata": {"labels": {LEADER: "true"}}})
+                api.merge(f"{path}/{pod['metadata']['name']}", _labelled(None))
+    api.merge(f"{path}/{identity}", _labelled("true"))
+
+
+def _labelled(leads: str | None) -> Object:
+    return {"metadata": {"labels": {names.LEADER: leads}}}
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ class Planning:
         }
         return {
             "t": "job", "job": self.name, "layout": self.layout.to_wire(),
-            "settings": settings, "eager": spec.aggregation.mode == "eager",
+            "settings": settings,
         }  # fmt: skip
 
     def round_to_gateway(

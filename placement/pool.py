@@ -93,6 +93,10 @@ class Pool:
         """End one that does not answer."""
         process.kill()
 
+    def take_stuck(self) -> list[str]:
+        """Pods of processes to be killed that nobody here can kill, once; somebody else must."""
+        return []
+
     def idle(self, but: Process | None = None, *, tenant: str = "") -> Process | None:
         """A connected runtime without a role, that may work for this tenant."""
         return next(

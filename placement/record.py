@@ -110,7 +110,7 @@ class Recorder:
         self.monitoring.restarted(node, what)
 
     # -- rounds ------------------------------------------------------------------------------
-    def start(self, round_: Round, plan: Plan, *, age_s: float = 0.0) -> None:
+    def start(self, round_: Round, plan: Plan, *, epoch: int, age_s: float = 0.0) -> None:
         self.started = {round_.number: time.monotonic() - age_s}
         self.timelines[round_.number] = Timeline()
         self.monitoring.started(round_)
@@ -127,7 +127,8 @@ class Recorder:
             for name in plan.used
         }  # fmt: skip
         self.rows[round_.number] = {"round": round_.number, "tree": tree}
-        emit("round_started", round=round_.number, clients=round_.of_count, tree=tree)
+        emit("round_started", round=round_.number, clients=round_.of_count, tree=tree,
+             epoch=epoch, unplaced=len(plan.unplaced))  # fmt: skip
 
     def elapsed_s(self, number: int) -> float:
         """Since a round began; said to gateways, whose clocks are their own."""
@@ -234,6 +235,12 @@ class Recorder:
         """Every round's row is whole and written."""
         return self.written == self.last
 
+    @property
+    def is_unevaluated(self) -> bool:
+        """The last model is still to be measured."""
+        row = self.rows.get(self.last)
+        return self.evaluated and row is not None and "evaluation" not in row
+
     def _write(self, force: bool = False) -> None:
         """Append rows in the order of rounds, each when nothing of it is missing."""
         with full_disk_says(self.path), self.path.open("a") as file:
@@ -264,7 +271,7 @@ class Recorder:
         path = self.run_dir / "model.safetensors"
         with full_disk_says(path):
             save_model(layout, model, path)
-        summary = summary_of(rows_of(self.path)) | {
+        summary = summary_of(rows_of(self.path), evaluated=self.evaluated) | {
             "stopped": self.stopped,
             "wall_s": round(self.clock().elapsed_s, 3),
             "nodes": nodes,
@@ -347,15 +354,19 @@ def save_model(layout: Layout, model: memoryview, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def full_disk_says(path: Path) -> Iterator[None]:
-    """What cannot be written into a run's directory as an error that names the way out."""
+def full_disk_says(path: Path, then: str = "") -> Iterator[None]:
+    """What cannot be written into a run's directory as an error that names the way out.
+
+    Args:
+        then: what follows and what to do; for `lifl run` unless given.
+    """
     try:
         yield
     except OSError as error:
-        raise NoSpace(
-            f"{path} cannot be written: {error.strerror}; the run stops here: make room and go on "
-            f"with lifl run --resume {path.parent}"
-        ) from error
+        then = then or (
+            f"the run stops here: make room and go on with lifl run --resume {path.parent}"
+        )
+        raise NoSpace(f"{path} cannot be written: {error.strerror}; {then}") from error
 
 
 def _no_work() -> dict[str, Any]:

@@ -48,16 +48,22 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
         return
 
 
-def summary_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sums and medians over all rounds, and the last of what not every round has."""
+def summary_of(rows: Iterable[Mapping[str, Any]], *, evaluated: bool) -> dict[str, Any]:
+    """Sums and medians over all rounds, and the last of what not every round has.
+
+    Args:
+        evaluated: the job has an evaluator, which may have skipped rounds.
+    """
     seconds = array("d")
     accuracy: float | None = None
+    measured = 0
     last: dict[str, Any] = {"metrics": {}, "evaluation": {}}
     sums = dict.fromkeys(("clients", "bytes", "cold_starts", "warm_starts"), 0)
     handoffs = dict.fromkeys(BACKENDS, 0)
     for row in rows:
         seconds.append(row["seconds"])
         accuracy = accuracy if row["accuracy"] is None else row["accuracy"]
+        measured += "evaluation" in row
         last |= {name: row[name] for name in last if row.get(name)}
         for name in sums:
             sums[name] += row[name]
@@ -65,6 +71,9 @@ def summary_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             handoffs[name] += row["handoffs"].get(name, 0)
     return {
         "accuracy": accuracy, "rounds": len(seconds), **last,
+        "evaluations": {
+            "measured": measured, "skipped": len(seconds) - measured if evaluated else 0,
+        },
         "round_s_median": statistics.median(seconds), "updates": sums.pop("clients"),
         "handoffs": handoffs, **sums,
     }  # fmt: skip

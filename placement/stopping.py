@@ -40,7 +40,7 @@ def verdict(stop: Stop | None, values: Mapping[int, float]) -> str | None:
     if stop.patience is not None and idle >= stop.patience:
         return (
             f"{stop.metric} has not been better than {values[best]:.6g} of round {best} "
-            f"for {idle} rounds; patience is {stop.patience}"
+            f"for {idle} measured rounds; patience is {stop.patience}"
         )
     return None
 

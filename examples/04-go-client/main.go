@@ -1060,6 +1060,10 @@ func (c *client) chunks(n int64) {
 func (c *client) rejected(m fields, number int64, numbered bool) error {
 	retry, _ := m["retry"].(bool)
 	log.Printf("refused %v of round %v: %v: %v", m["of"], m["round"], m["code"], m["text"])
+	switch m["code"] {
+	case "not-enrolled", "revoked", "displaced", "not-allowed", "unknown-job":
+		return fmt.Errorf("the gateway has no more to say to this client: %v", m["text"])
+	}
 	switch {
 	case numbered && number < c.round-1:
 	case retry:

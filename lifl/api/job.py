@@ -377,7 +377,7 @@ class Stop(Part):
     patience: int | None = Field(
         default=None,
         ge=1,
-        description="Done, too, when so many rounds in a row brought no better figure.",
+        description="Done, too, when so many measured rounds in a row brought no better figure.",
     )
 
     @model_validator(mode="after")
@@ -452,11 +452,14 @@ class Spec(Part):
         default_factory=Functions, description="In a cluster: how aggregators run."
     )
     expose: Expose = Field(
-        default_factory=Expose, description="In a cluster: the way in for clients from outside."
+        default_factory=Expose,
+        description="In a cluster: the way in for clients from outside.  Not there yet: type must "
+        "be none.",
     )
     event_sink: HttpUrl | None = Field(
         default=None,
-        description="In a cluster: URL to which CloudEvents about rounds and models are posted.",
+        description="In a cluster: URL to which CloudEvents about rounds and models are posted.  "
+        "Not there yet: leave it out.",
     )
 
     @model_validator(mode="after")

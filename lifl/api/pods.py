@@ -241,9 +241,8 @@ class Functions(Part):
 
     runtime: Literal["knative", "deployment"] | None = Field(
         default=None,
-        description="knative: Knative Services, scaled by LIFL to zero and from zero.  "
-        "deployment: plain Deployments, for clusters without Knative.  Unless given what the "
-        "installation has as its default.",
+        description="deployment: plain Deployments, scaled by LIFL to zero and from zero.  "
+        "knative: Knative Services; not there yet, and refused.  Unless given deployment.",
     )
 
 

@@ -18,6 +18,7 @@ from lifl.api import cluster, job
 from lifl.api.change import AFTER_END, CHANGEABLE, MIXED
 from lifl.api.job import Clients, Spec
 from lifl.api.part import Part
+from lifl.api.status import FENCED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Rule:
     Attributes:
         expression: CEL; true: as it should be.
         message: what to change; where `found` cannot be said, instead of it.
-        found: the sentence with values; %d stands for each of them.
+        found: the sentence with values; %d stands for each number, %s for each text.
         values: CEL of those.
     """
 
@@ -111,6 +112,15 @@ _SPEC: Final = [
         message="template is missing: in a cluster the job's own code (initial model, evaluator, "
         "trainers) runs in pods; give template.image",
     ),
+    Rule(
+        expression="self.expose.type == 'none'", message=f"expose.type: {cluster.NO_SERVICE}",
+        found=f"expose.type is %s: {cluster.NO_SERVICE}", values=("self.expose.type",),
+    ),
+    Rule(expression="!has(self.eventSink)", message=cluster.NO_EVENTS),
+    Rule(
+        expression="!has(self.functions.runtime) || self.functions.runtime != 'knative'",
+        message=cluster.NO_KNATIVE,
+    ),
 ]
 
 _TRAINER: Final = [
@@ -178,7 +188,7 @@ _EXPOSE: Final = [
 _STATUS: Final = [
     Rule(
         expression="!has(oldSelf.epoch) || (has(self.epoch) && self.epoch >= oldSelf.epoch)",
-        message="epoch would fall: a coordinator with a later lease has written",
+        message=FENCED,
     )
 ]
 

@@ -17,6 +17,7 @@ from lifl.api.part import NAME_MAX, TEXT_MAX, DnsName, Part
 STORE_MAX: Final = 384 << 10  # characters of `store.data`
 NODES_MAX: Final = 256  # of a tree; the rest is counted
 FIGURES_MAX: Final = 64
+FENCED: Final = "epoch would fall: a coordinator with a later lease has written"  # the CRD's words
 DIGITS: Final = 4  # of a figure: it is read by people, and each write costs the API server a write
 
 Phase = Literal["Pending", "Placed", "Running", "Suspended", "Complete", "Failed"]
@@ -115,16 +116,6 @@ class Stored(Part):
     time: Time | None = Field(default=None, description="When it was written.")
 
 
-class StorePart(Part):
-    """An object that holds what is too large for the status."""
-
-    kind: str = Field(max_length=63, description="What of the store it holds.")
-    name: DnsName = Field(description="Name of the object, which never changes.")
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
-        description="Of its content, so that a part is never taken for another."
-    )
-
-
 class Store(Part):
     """What the next coordinator needs to go on; nothing for people."""
 
@@ -132,11 +123,6 @@ class Store(Part):
     data: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$")] = Field(
         default="", max_length=STORE_MAX, description="State of the job, packed, in base64."
     )
-    parts: tuple[StorePart, ...] = Field(
-        default=(), strict=False, max_length=64,
-        description="Objects that belong to it.  They are written before the status names them, "
-        "so that one write of the status is what counts.",
-    )  # fmt: skip
 
 
 class Status(Part):

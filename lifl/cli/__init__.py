@@ -60,6 +60,12 @@ main.add_command(keys)
     show_default=True,
     help="Where the run's directory is made.",
 )
+@click.option(
+    "--host",
+    metavar="ADDRESS",
+    help="Where gateways listen and client files say that they do: an IPv4 address of this machine "
+    "that clients elsewhere can reach.  127.0.0.1 unless given: clients of this machine alone.",
+)
 @click.option("--plain", is_flag=True, help="Lines instead of a live view.")
 @click.option(
     "--proxy",
@@ -104,6 +110,7 @@ def run(
     resume: Path | None,
     nodes: int | None,
     out: Path,
+    host: str | None,
     plain: bool,
     proxy: str | None,
     kernels: str | None,
@@ -162,7 +169,7 @@ def run(
     spec = job.spec
     view = None if as_json else View(
         job.metadata.name, spec.rounds, plain, clients=spec.clients.min,
-        evaluated=spec.evaluator is not None,
+        evaluated=spec.evaluator is not None, goal=spec.stop.metric if spec.stop else "",
     )  # fmt: skip
     handle: Callable[[Mapping[str, Any]], None] = (
         view.handle if view else lambda event: emit(**event)
@@ -174,7 +181,7 @@ def run(
         code = local.run(
             job, job_file, handle=following(handle), nodes=nodes, out=out, proxy=proxy,
             kernels=kernels, liveness_s=liveness_s, metrics_port=metrics_port, keys_dir=keys_dir,
-            resumed=resumed,
+            host=host, resumed=resumed,
         )  # fmt: skip
         failure = view.story.error if view else None
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 BARS: Final = "▁▂▃▄▅▆▇█"
@@ -59,14 +59,31 @@ def count(number: int, what: str) -> str:
     return f"{number} {what if number == 1 else plural}"
 
 
+def figure(name: str, value: float) -> str:
+    """One of an evaluator's figures: an accuracy as a share, others as numbers."""
+    return score(value) if name == "accuracy" else f"{value:.4g}"
+
+
+def main_figure(metrics: Mapping[str, object], goal: str = "") -> str:
+    """Which figure stands for all where there is room for one.
+
+    That is the accuracy, else what the job's goal (`spec.stop.metric`) is about, else the first.
+    """
+    named = (name for name in ("accuracy", goal) if name in metrics)
+    return next(named, next(iter(metrics), "accuracy"))
+
+
+def numbers(metrics: object) -> dict[str, float]:
+    """Figures by name; whatever is none is left out."""
+    pairs = metrics.items() if isinstance(metrics, dict) else ()
+    return {str(name): value for name, value in pairs if isinstance(value, int | float)}
+
+
 def figures(metrics: object) -> str:
     """ "accuracy 96.4 %, loss 0.1234"; whatever is no number is left out."""
-    pairs = metrics.items() if isinstance(metrics, dict) else ()
     return ", ".join(
-        f"{''.join(c if c.isprintable() else ' ' for c in str(name))} "
-        f"{percent(value) if name == 'accuracy' else f'{value:.4g}'}"
-        for name, value in pairs
-        if isinstance(value, int | float)
+        f"{''.join(c if c.isprintable() else ' ' for c in name)} {figure(name, value)}"
+        for name, value in numbers(metrics).items()
     )
 
 

@@ -13,7 +13,17 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lifl.cli.figures import amount, count, duration, figures, rate, score, sparkline
+from lifl.cli.figures import (
+    amount,
+    count,
+    duration,
+    figure,
+    figures,
+    main_figure,
+    numbers,
+    rate,
+    sparkline,
+)
 from lifl.cli.plain import backends, handed
 from lifl.cli.story import Roles, Story, clean
 
@@ -134,13 +144,12 @@ def _branch(
 
 # -- figures ---------------------------------------------------------------------------------
 def _figures(story: Story, width: int, height: int) -> RenderableType:
-    row, accuracies = story.last_row, story.accuracies
-    accuracy = Text(sparkline(accuracies, max(10, width - 30)), "green")
-    accuracy.append(f" {score(accuracies[-1])}" if accuracies else "-", "bold")
+    row, values = story.last_row, story.measured
+    measured = Text(sparkline(values, max(10, width - 30)), "green")
+    measured.append(f" {figure(story.figure, values[-1])}" if values else "-", "bold")
     seconds = row.get("seconds", 0.0)
     reported = figures(row.get("metrics"))
     rows: dict[str, Text | str] = {
-        "accuracy": accuracy,
         "last round": f"{duration(seconds)}, updates {rate(row.get('bytes', 0), seconds)}, "
                       f"fold {rate(row.get('fold_bytes', 0), row.get('fold_seconds', 0.0))}"
                       if row else "-",
@@ -149,7 +158,7 @@ def _figures(story: Story, width: int, height: int) -> RenderableType:
         "starts": f"{story.cold_starts} cold, {story.warm_starts} warm",
     }  # fmt: skip
     lines = []
-    for name, value in rows.items():
+    for name, value in [(clean(story.figure)[:LABEL], measured), *rows.items()]:
         line = Text(f"{name:<{LABEL}} ", "dim", no_wrap=True, overflow="ellipsis")
         lines.append(line.append(value if isinstance(value, Text) else Text(value, "not dim")))
     return Group(*lines)
@@ -158,13 +167,17 @@ def _figures(story: Story, width: int, height: int) -> RenderableType:
 def summary_lines(story: Story) -> list[Text]:
     """The end of a run, for a terminal and for plain output alike."""
     end = story.summary or {}
-    accuracy = end.get("accuracy")
+    said = numbers(end.get("evaluation"))
+    name = main_figure(said, story.goal)
+    others = figures({other: value for other, value in said.items() if other != name})
+    measured = f"{figure(name, said[name])}{', ' if others else ''}{others}" if said else ""
+    skipped = (end.get("evaluations") or {}).get("skipped", 0)
     median = duration(end.get("round_s_median", 0.0))
     why = f" ({story.short_reason})" if story.reason else ""
     size_bytes = end.get("bytes", 0)
     rows = {
-        "accuracy": score(accuracy) if accuracy is not None else "not measured",
-        "rounds": f"{end.get('rounds', 0)}, {median} at the median",
+        "rounds": f"{end.get('rounds', 0)}, {median} at the median"
+                  + (f", {skipped} of them not evaluated" if skipped else ""),
         **({"ended": clean(end["stopped"])} if end.get("stopped") else {}),
         **({"reported": figures(end["metrics"])} if end.get("metrics") else {}),
         "wall time": duration(end.get("wall_s", 0.0)),
@@ -180,7 +193,8 @@ def summary_lines(story: Story) -> list[Text]:
     if end.get("insecure"):
         rows["security"] = "none: the job says insecure: true"
     lines = [Text(f"--- {story.job_name}: done ---", "bold")]
-    for name, value in rows.items():
-        line = Text(f"{name:<11}", "dim")
-        lines.append(line.append(value, "bold green" if name == "accuracy" else "not dim"))
+    line = Text(f"{clean(name):<{LABEL}} ", "dim")
+    lines.append(line.append(measured or "not measured", "bold green"))
+    for label, value in rows.items():
+        lines.append(Text(f"{label:<{LABEL}} ", "dim").append(value, "not dim"))
     return lines

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from lifl.cli.figures import amount, count, duration, figures, score
+from lifl.cli.figures import amount, count, duration, figure, figures
 from lifl.cli.story import Event, Roles, Story, Tree, clean
 
 FEW = 4  # clients of which each is a line; of more, every quarter
@@ -130,7 +130,7 @@ def handed(handoffs: object) -> str:
 
 def _measured(event: Event) -> str:
     return ", ".join(
-        f"{clean(name)} {score(value) if name == 'accuracy' else f'{value:.4g}'}"
+        f"{clean(name)} {figure(name, value)}"
         for name, value in (event.get("figures") or {}).items()
         if isinstance(value, int | float)
     )

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
+from lifl.cli.figures import main_figure, numbers
+
 Event: TypeAlias = Mapping[str, Any]
 Roles: TypeAlias = Sequence[Mapping[str, Any]]
 Tree: TypeAlias = Mapping[str, Roles]
@@ -27,7 +29,9 @@ class Story:
             keys are in there, and those `enrolled` in a key directory, who have their own.
         done_rounds: rounds whose model exists.
         clients: of the round, or those that it waits for.
-        accuracy: round → accuracy of its model.
+        goal: the figure that `spec.stop` watches.
+        evaluations: round → what the evaluator measured of its model; `figure` is the name of
+            what is shown of it, `measured` the values, in the order of rounds.
         rows: rounds whose row is known; `last_row` is that of the newest, `round_s` the seconds of
             all of them, without what is between them.
         handoffs: descriptors by back end, over all rounds.
@@ -37,6 +41,7 @@ class Story:
     rounds: int
     clients: int = 0
     evaluated: bool = False
+    goal: str = ""
     nodes: int = 0
     proxy: str = ""
     reason: str = ""
@@ -53,7 +58,8 @@ class Story:
     done_rounds: int = 0
     accepted: int = 0
     tree: Tree = field(default_factory=dict)
-    accuracy: dict[int, float] = field(default_factory=dict)
+    evaluations: dict[int, dict[str, float]] = field(default_factory=dict)
+    figure: str = "accuracy"
     rows: set[int] = field(default_factory=set)
     last_row: Event = field(default_factory=dict)
     round_s: float = 0.0
@@ -95,8 +101,7 @@ class Story:
             case "round_done":
                 self._round_done(event)
             case "metrics":
-                figures = event.get("figures") or {}
-                self._measured(event.get("round", self.round), figures.get("accuracy"))
+                self._measured(event.get("round", self.round), event.get("figures"))
             case "warning":
                 self.note = f"warning: {clean(event.get('text', ''))}"
             case "keys":
@@ -128,23 +133,25 @@ class Story:
         self.done_rounds = max(self.done_rounds, number)
         if number == self.round:
             self.accepted = row.get("clients", self.accepted)
-        self._measured(number, row.get("accuracy"))
+        self._measured(number, row.get("evaluation"))
         for backend, handed in (row.get("handoffs") or {}).items():
             self.handoffs[backend] = self.handoffs.get(backend, 0) + handed
         self.cold_starts += row.get("cold_starts", 0)
         self.warm_starts += row.get("warm_starts", 0)
 
-    def _measured(self, number: int, accuracy: float | None) -> None:
-        if accuracy is not None:
-            self.accuracy[number] = accuracy
+    def _measured(self, number: int, figures: object) -> None:
+        if said := numbers(figures):
+            self.evaluations[number] = said
+            self.figure = main_figure(said, self.goal)
 
     @property
     def short_reason(self) -> str:
         return self.reason.partition(": ")[0]
 
     @property
-    def accuracies(self) -> list[float]:
-        return [self.accuracy[number] for number in sorted(self.accuracy)]
+    def measured(self) -> list[float]:
+        said = [self.evaluations[number] for number in sorted(self.evaluations)]
+        return [figures[self.figure] for figures in said if self.figure in figures]
 
 
 def clean(text: object) -> str:

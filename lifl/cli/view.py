@@ -34,14 +34,15 @@ class View:
         plain: lines even on a terminal.
         clients: that the job waits for before its first round.
         evaluated: the job has an evaluator.
+        goal: the figure that `spec.stop` watches.
         console: where to; standard output unless given.
     """
 
     def __init__(
         self, job_name: str, rounds: int, plain: bool, *, clients: int = 0,
-        evaluated: bool = False, console: Console | None = None,
+        evaluated: bool = False, goal: str = "", console: Console | None = None,
     ) -> None:  # fmt: skip
-        self.story = Story(job_name, rounds, clients, evaluated)
+        self.story = Story(job_name, rounds, clients, evaluated, goal)
         self._console = console or Console(highlight=False)
         self._began_at = time.monotonic()
         self._over_at: float | None = None

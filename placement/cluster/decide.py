@@ -67,7 +67,8 @@ class Decision:
 
     Attributes:
         place: nodes to give to the job, which has none yet.
-        members: whose batch Jobs there are to be; others are deleted where `clear` says so.
+        members: whose batch Jobs there are to be, beside those that there are.
+        clear: the batch Jobs of all members are to go.
         coordinator: whether it is to run.
         pause: it is to end after the round that is under way.
         failed: (reason, sentence) with which the job ends.

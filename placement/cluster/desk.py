@@ -1,7 +1,7 @@
 """The operator's end of the agents' lines, and the door at which an initial model is brought.
 
     agent ─► node, demand, evict          member's pod ─► initial, in chunks
-    agent ◄─ jobs, who                    member's pod ◄─ more, refused
+    agent ◄─ jobs, who, refused           member's pod ◄─ more, refused
 
 Owns who is connected and what they have said; an agent is whoever shows the token of a pod of the
 agents' service account on the node that it speaks for.  Does not decide what follows: whoever made
@@ -33,12 +33,14 @@ from lifl.functions.wire import (
     sender,
     server,
 )
-from lifl.placement.record import save_model
+from lifl.placement.cluster.runs import MAKE_ROOM
+from lifl.placement.record import full_disk_says, save_model
 
 log = logging.getLogger("lifl.operator")
 
 AUDIENCE: Final = "lifl-operator"
 LARGEST_MODEL: Final = 8 << 30
+MOST_REFUSED: Final = 1024  # keys that are remembered; anybody can make up more
 
 
 @dataclass
@@ -50,7 +52,6 @@ class NodeHere:
     peer: bytes
     gateway: str = ""
     budget_bytes: int = 0
-    proxy: str = ""
     demand: Mapping[str, int] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
 
@@ -107,6 +108,7 @@ class Desk:
         self.unclaimed: set[str] = set()  # jobs that were there before this operator
         self._expected: dict[str, tuple[str, Path]] = {}  # member's key -> job, where it goes
         self._bringing: dict[str, Bringing] = {}
+        self._refused: dict[str, None] = {}  # keys, the last one last
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -181,16 +183,17 @@ class Desk:
         here = self.nodes.get(name)
         if message["t"] == "node":
             if here is None or here.key != key:
-                await asyncio.to_thread(self._who, message["token"], name)
+                await self._admit(key, message["token"], name)
                 here = self.nodes[name] = NodeHere(name, key, peer)
             here.peer, here.gateway = peer, message["gateway"]
-            here.budget_bytes, here.proxy = message["budget_bytes"], message["proxy"]
+            here.budget_bytes = message["budget_bytes"]
             if not self.unclaimed:
                 self._tell(here)
             self._on_nodes()
             return
         if here is None or here.key != key:
-            self._send(peer, {"t": "who"})  # said to the operator before this one
+            if key not in self._refused:  # else it has its answer
+                self._send(peer, {"t": "who"})  # said to the operator before this one
             return
         here.peer = peer
         match message["t"]:
@@ -199,6 +202,16 @@ class Desk:
                 self._on_demand(here)
             case "evict":
                 self._on_evict(message["pod"])
+
+    async def _admit(self, key: str, token: str, node: str) -> None:
+        self._refused.pop(key, None)
+        try:
+            await asyncio.to_thread(self._who, token, node)
+        except LiflError:
+            self._refused[key] = None
+            if len(self._refused) > MOST_REFUSED:
+                del self._refused[next(iter(self._refused))]
+            raise
 
     def _initial(self, key: str, message: Message, payload: memoryview) -> Message:
         name, path = self._expected.get(key, ("", Path()))
@@ -217,8 +230,9 @@ class Desk:
         bringing.got += len(payload)
         if bringing.got == len(bringing.data):
             del self._bringing[name]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_model(bringing.layout, memoryview(bringing.data), path)
+            with full_disk_says(path, MAKE_ROOM):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_model(bringing.layout, memoryview(bringing.data), path)
             self._on_initial(name)
         return {"t": "more"}
 

@@ -21,19 +21,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from lifl.api.job import FLJob
+from lifl.api.part import TEXT_MAX
 from lifl.api.status import Status
-from lifl.errors import LiflError
+from lifl.errors import LiflError, Unreachable
 from lifl.placement.cluster import names
-from lifl.placement.cluster.api import Api, Missing, Object, path_of
+from lifl.placement.cluster.api import Api, Conflict, Missing, Object, path_of
 from lifl.placement.cluster.decide import ENDED, Decision, Ready, Seen, decide
 from lifl.placement.cluster.desk import Desk, Posted
 from lifl.placement.cluster.keys import Record
 from lifl.placement.cluster.objects import Gateway, Install, job_file, member_job, member_secret
-from lifl.placement.cluster.runs import Coordinator
+from lifl.placement.cluster.runs import MAKE_ROOM, Coordinator
 from lifl.placement.cluster.store_cluster import unpacked
 from lifl.placement.cluster.story import News, failed, news, told, with_model
 from lifl.placement.keyring import Keyring
-from lifl.placement.record import write_whole
+from lifl.placement.record import full_disk_says, write_whole
 from lifl.placement.store import Saved
 
 log = logging.getLogger("lifl.operator")
@@ -70,6 +71,8 @@ class Keeper:
         self.record: Record | None = None
         self.coordinator: Coordinator | None = None
         self.woken = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        self.complaint = ""  # of a turn that failed, while it is the status's message
         self.failures: dict[str, str] = {}
         self.closed = False
         self.is_paused = self.is_rewound = False
@@ -80,19 +83,33 @@ class Keeper:
     def wake(self) -> None:
         self.woken.set()
 
+    def start(self) -> asyncio.Task[None]:
+        """Begin; `end` and `leave` wait until it has stopped."""
+        self.task = asyncio.create_task(self.run())
+        return self.task
+
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Until it is closed."""
         while not self.closed:
             self.woken.clear()
             try:
                 await self._turn()
             except LiflError as error:
                 log.warning("%s: %s", self.full_name, error)
+                await self._complain(error)
                 await asyncio.sleep(1.0)
                 self.woken.set()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.woken.wait(), LOOK_S)
             await asyncio.sleep(WRITE_S / 10)  # several news at once are one turn
+
+    async def _complain(self, error: LiflError) -> None:
+        """In the status, where whoever waits for the job looks; not that the API server is away."""
+        if not isinstance(error, Unreachable | Conflict):
+            self.complaint = str(error)[:TEXT_MAX]
+            self._set(self.status.model_copy(update={"message": self.complaint}))
+            with contextlib.suppress(LiflError):
+                await self._write()
 
     async def _turn(self) -> None:
         try:
@@ -172,9 +189,10 @@ class Keeper:
                 said.type, said.so, said.reason, said.message, now=now(),
                 generation=self.generation,
             ))  # fmt: skip
+        before = "" if self.status.message == self.complaint else self.status.message
         self._set(self.status.model_copy(update={
             "phase": decision.phase, "observed_generation": self.generation,
-            "message": decision.message or self.status.message, "rounds": job.spec.rounds,
+            "message": decision.message or before, "rounds": job.spec.rounds,
             "epoch": self.epoch, "coordinator": self.identity,
         }))  # fmt: skip
         if not decision.coordinator:
@@ -226,11 +244,12 @@ class Keeper:
             return
         assert self.record is not None
         record, folder = self.record, self.run_dir
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        Keyring(folder / "keys").make()
         fields = job_file(job)
         fields["spec"]["model"] = {"file": self._initial.name}
-        write_whole(folder / "job.json", json.dumps(fields).encode())
+        with full_disk_says(folder, MAKE_ROOM):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            Keyring(folder / "keys").make()
+            write_whole(folder / "job.json", json.dumps(fields).encode())
         config = {
             "job": str(folder / "job.json"), "run_dir": str(folder), "nodes": dict(record.nodes),
             "keys": list(record.coordinator), "start": record.start, "number": record.number,
@@ -238,10 +257,10 @@ class Keeper:
             "observers": [record.observer[0]], "workers": [keys[0] for keys in record.workers],
             "metrics_port": 0, "fljob": self.path, "epoch": self.epoch,
         }  # fmt: skip
-        self.started_for = self.generation
         self.coordinator = Coordinator(
             self.full_name, folder, config, self.address, self._on_event
         )
+        self.started_for = self.generation
         self.desk.post(Posted(
             self.full_name, record.number, self.coordinator.endpoint, record.coordinator[0]
         ))  # fmt: skip
@@ -262,7 +281,7 @@ class Keeper:
                 self.is_paused, self.is_rewound = False, True
             elif self.status.phase not in ENDED:
                 event = {"event": "failed", "code": "defect",
-                         "error": f"the coordinator ended with status {event['code']}"}  # fmt: skip
+                         "error": f"the coordinator {event['how']}"}  # fmt: skip
         if event["event"] == "metrics_at":
             self.metrics_at = event["coordinator"]
         before = self.status.phase
@@ -364,9 +383,7 @@ class Keeper:
     # -- the end -----------------------------------------------------------------------------
     async def end(self) -> None:
         """The FLJob is being deleted: nothing stays."""
-        self.closed = True
-        self.wake()
-        await self._stop()
+        await self._close()
         self.desk.withdraw(self.full_name)
         for member in names.MEMBERS:
             await asyncio.to_thread(self.api.delete, self._member(member))
@@ -376,8 +393,14 @@ class Keeper:
 
     async def leave(self) -> None:
         """The operator ends; another goes on."""
+        await self._close()
+
+    async def _close(self) -> None:
+        """After it nothing of this keeper acts: what a turn under way makes is there by then."""
         self.closed = True
         self.wake()
+        if self.task is not None:
+            await asyncio.wait({self.task})
         await self._stop()
 
 

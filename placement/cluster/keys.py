@@ -1,7 +1,7 @@
 """What the operator has made up for a job and must know again: keys, nodes, number, start.
 
 Owns that record, which is a Secret of LIFL's own namespace, since a coordinator's key is nobody
-else's business.  Pure; reconcile.py reads and writes it.
+else's business.  Pure; keeper.py reads and writes it.
 """
 
 from __future__ import annotations

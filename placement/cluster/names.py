@@ -1,4 +1,4 @@
-"""Names and labels of what the operator makes.
+"""Names, labels and paths of what the operator makes.
 
 Owns them alone, so that whoever makes a thing and whoever looks for it say the same.
 """
@@ -14,8 +14,10 @@ GROUP: Final = "fl.lifl.dev/v1alpha1"
 JOB: Final = "lifl.dev/job"
 COMPONENT: Final = "lifl.dev/component"
 NODE: Final = "lifl.dev/node"
-TENANT: Final = "lifl.dev/tenant"
+TENANT: Final = "lifl.dev/tenant"  # of functions' pods, whose namespace only LIFL writes to
+LEADER: Final = "lifl.dev/leader"  # of the active operator's pod, which its Service selects
 OURS: Final = {"app.kubernetes.io/name": "lifl", "app.kubernetes.io/managed-by": "lifl-operator"}
+MEMBER_FILE: Final = "/var/run/lifl/member.json"  # what a pod of a job's own code reads first
 MEMBERS: Final = ("initial", "evaluator", "trainer")  # pods of a job's own code, as they start
 
 
@@ -40,7 +42,7 @@ def files(job: str) -> str:
 
 
 def functions(tenant: str, node: str) -> str:
-    """Deployment or Knative Service of a tenant's functions on a node."""
+    """Deployment of a tenant's functions on a node."""
     text = f"{tenant}-{node}".replace(".", "-")
     if len(text) <= 45:
         return f"fn-{text}"

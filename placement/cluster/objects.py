@@ -3,7 +3,7 @@
     FLJob + record + nodes ─► Secret of members' files, Jobs of trainers, evaluator, initial model
     tenant + node + number ─► Deployment of functions
 
-Owns their content.  Pure: reconcile.py and scaling.py apply what is made here, and a job's own
+Owns their content.  Pure: keeper.py and deployments.py apply what is made here, and a job's own
 objects hang below its FLJob, so that they go with it.
 """
 
@@ -21,7 +21,6 @@ from lifl.placement.cluster.api import Object
 from lifl.placement.cluster.keys import Record
 from lifl.placement.cluster.tokens import AUDIENCE
 
-FILE: Final = "/var/run/lifl/member.json"  # what a pod of a job's own code reads first
 TOKEN: Final = "/var/run/secrets/lifl/token"
 INDEX: Final = "LIFL_INDEX"
 _BASIC: Final = {  # as `lifl run` has it for trainers, and what a read-only container needs
@@ -157,7 +156,8 @@ def member_job(job: FLJob, uid: str, member: str) -> Object:
             "readOnlyRootFilesystem": True,
         },
         "volumeMounts": [
-            {"name": "lifl-file", "mountPath": FILE, "subPathExpr": file, "readOnly": True},
+            {"name": "lifl-file", "mountPath": names.MEMBER_FILE, "subPathExpr": file,
+             "readOnly": True},
             {"name": "lifl-tmp", "mountPath": "/tmp"},
             *({"name": v.name, "mountPath": v.mount_path, "readOnly": v.read_only
                and v.empty_dir is None} for v in template.volumes),

@@ -18,11 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from lifl.placement.record import write_whole
+from lifl.errors import TransientError
+from lifl.placement.record import full_disk_says, write_whole
 
 log = logging.getLogger("lifl.operator")
 
 RESTARTS: Final = 10  # more is not a crash but a defect
+AGAIN_S: Final = 1.0  # after a process that could not be started
+MAKE_ROOM: Final = "it is tried again: make room where the operator's models lie (operator.storage)"
 PORTS: Final = range(30000, 31000)
 
 Event = dict[str, Any]
@@ -34,7 +37,10 @@ class Coordinator:
     Args:
         config: as placement/coordinator.py reads it, without where it listens.
         address: of this pod.
-        on_event: hears each of its events, and {"event": "ended", "code": …} at its end.
+        on_event: hears each of its events, and {"event": "ended", "how": a sentence} at its end.
+
+    Raises:
+        TransientError: there is no port for it, or no room for its file.
     """
 
     def __init__(
@@ -46,29 +52,41 @@ class Coordinator:
         self.endpoint = "tcp://{}:{}".format(*self._listener.getsockname())
         self._path = run_dir / "coordinator.json"
         config |= {"listen": self.endpoint, "listen_fd": self._listener.fileno()}
-        write_whole(self._path, json.dumps(config).encode(), mode=0o600)
+        try:
+            with full_disk_says(self._path, MAKE_ROOM):
+                write_whole(self._path, json.dumps(config).encode(), mode=0o600)
+        except TransientError:
+            self._listener.close()
+            raise
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = self._hears = self._pausing = self._has_paused = False
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        for _ in range(RESTARTS + 1):
-            code = await self._once()
-            if self._stopping or self._has_paused or code >= 0:
-                break
-            log.warning("%s: the coordinator was killed by signal %d", self.name, -code)
+        left = RESTARTS
+        code = await self._once()
+        while code is None and left and not (self._stopping or self._has_paused):
+            left -= 1
             self.on_event({"event": "restart", "what": "coordinator"})
+            code = await self._once()
         self._listener.close()
         if not self._stopping:
-            self.on_event({"event": "ended", "code": 0 if self._has_paused else code})
+            how = f"ended with status {code}"
+            if code is None:
+                how = f"was killed, or could not be started, {RESTARTS + 1 - left} times"
+            self.on_event({"event": "ended", "how": how})
 
-    async def _once(self) -> int:
+    async def _once(self) -> int | None:
+        """Its exit status; None: it was killed, or there was no process to be had."""
         self._hears = False
-        self._process = process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "lifl.placement.coordinator", "--config", str(self._path),
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-            pass_fds=[self._listener.fileno()], limit=1 << 24, env=os.environ | _ONE_THREAD,
-        )  # fmt: skip
+        try:
+            self._process = process = await self._started()
+        except OSError as error:
+            log.warning("%s: the coordinator cannot be started: %s", self.name, error)
+            await asyncio.sleep(AGAIN_S)
+            return None
+        if self._stopping:  # meanwhile
+            process.kill()
         assert process.stdout is not None
         async for line in process.stdout:
             try:
@@ -79,7 +97,18 @@ class Coordinator:
             self._see(event["event"])
             if not self._stopping:
                 self.on_event(event)
-        return await process.wait()
+        code = await process.wait()
+        if code >= 0:
+            return code
+        log.warning("%s: the coordinator was killed by signal %d", self.name, -code)
+        return None
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "lifl.placement.coordinator", "--config", str(self._path),
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+            pass_fds=[self._listener.fileno()], limit=1 << 24, env=os.environ | _ONE_THREAD,
+        )  # fmt: skip
 
     def pause(self) -> None:
         """Let it end after the round that is under way; it says `paused` then."""
@@ -113,11 +142,22 @@ class Coordinator:
 
 
 def _listen(address: str) -> socket.socket:
-    """At the first port that is free."""
+    """At the first port that is free.
+
+    Raises:
+        TransientError: none is.
+    """
     for port in PORTS:
-        with contextlib.suppress(OSError):
+        try:
             return socket.create_server((address, port), backlog=1024)
-    raise OSError(f"no port of {PORTS.start} to {PORTS.stop - 1} is free at {address}")
+        except OSError as error:
+            why = error.strerror
+    raise TransientError(
+        f"the coordinator cannot listen at any port of {address} from {PORTS.start} to "
+        f"{PORTS.stop - 1} ({why}): it is tried again; there may be too many jobs, or too many "
+        "open files",
+        code="port-in-use",
+    )
 
 
 _ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -3,7 +3,7 @@
     agents' demand ─► (tenant, node) ─► number ─► functions of that tenant on that node
 
 Owns the numbers, and that they fall only when they have been lower for a while, since a runtime
-that is there starts a role warm.  What a function runs as is deployments.py's or knative.py's.
+that is there starts a role warm.  What a function runs as is deployments.py's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -85,14 +85,10 @@ class Numbers:
 
 
 class Scaler:
-    """Carries the numbers out.
+    """Carries the numbers out."""
 
-    Args:
-        of: the runtime of a tenant's functions.
-    """
-
-    def __init__(self, of: Callable[[str], Runtime], idle_s: float) -> None:
-        self.of, self.numbers = of, Numbers(idle_s)
+    def __init__(self, runtime: Runtime, idle_s: float) -> None:
+        self.runtime, self.numbers = runtime, Numbers(idle_s)
         self.idle: dict[str, tuple[str, ...]] = {}
         self.woken = asyncio.Event()
 
@@ -107,7 +103,7 @@ class Scaler:
             for place, number in self.numbers.due(_now_s()).items():
                 tenant, node = place
                 try:
-                    await self.of(tenant).scale(tenant, node, number, self.idle.get(node, ()))
+                    await self.runtime.scale(tenant, node, number, self.idle.get(node, ()))
                     self.numbers.done(place, number)
                     log.info("functions of %s on %s: %d", tenant, node, number)
                 except LiflError as error:
@@ -118,7 +114,7 @@ class Scaler:
 
     async def forget(self, tenant: str) -> None:
         self.numbers.forget(tenant)
-        await self.of(tenant).forget(tenant)
+        await self.runtime.forget(tenant)
 
 
 def _now_s() -> float:

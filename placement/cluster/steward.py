@@ -1,17 +1,21 @@
 """The agent's line to the operator: what this node is, what it needs, which jobs there are.
 
     agent ─► operator     node (again when the operator is a new one), demand, evict
-    operator ─► agent     jobs, welcome
+    operator ─► agent     jobs, who, refused
 
-Owns that line.  What follows from the news is node.py's, members.py's and the lines' matter: a job
-that is there gets a line to its coordinator, one that is there no more is dropped.  Called by the
-agent's loop in a cluster.
+Owns that line, and how long this node is silent after it was refused: the operator asks the API
+server about each try.  What follows from the news is node.py's, members.py's and the lines' matter:
+a job that is there gets a line to its coordinator, one that is there no more is dropped.  Called by
+the agent's loop in a cluster.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,23 +23,32 @@ import zmq
 
 from lifl.functions.lines import Lines
 from lifl.functions.wire import LARGEST_TRUSTED, Keys, Line, Message, decode, encode
-from lifl.placement.guests import Guests
 from lifl.placement.members import Members
 from lifl.placement.node import Node
 
+log = logging.getLogger("lifl.node")
+
 TOKEN_VARIABLE: Final = "LIFL_OPERATOR_TOKEN"  # names the file of this pod's token
+SILENT_S: Final = 1.0  # after the first refusal, twice as long after each that follows
+LONGEST_S: Final = 60.0
 
 
 class Steward:
-    """This node, towards the operator."""
+    """This node, towards the operator.
+
+    Args:
+        clock: monotonic seconds.
+    """
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], keys: Keys, operator: tuple[str, str],
-        node: Node, members: Members, lines: Lines,
+        node: Node, members: Members, lines: Lines, *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._line = Line(context, keys, *operator)
         self._node, self._members, self._lines = node, members, lines
         self._said: dict[str, Message] = {}
+        self._clock, self._silent_s, self._until = clock, 0.0, 0.0
 
     @property
     def sockets(self) -> list[Any]:
@@ -51,20 +64,40 @@ class Steward:
             Jobs whose coordinator has still to hear of this node.
         """
         if self._line.monitor in ready and self._line.came_back():
-            self._said.clear()
+            self._begin_anew()
         new: list[str] = []
         while self._line.socket in ready and self._line.socket.poll(0):
             message = decode(self._line.socket.recv(), limit=LARGEST_TRUSTED)
             if message["t"] == "jobs":
+                self._silent_s = 0.0
                 new += self._jobs(message["jobs"])
+            elif message["t"] == "refused":
+                self._fall_silent(message["text"])
             elif message["t"] == "who":  # it did not know this node when it heard something
                 self._said.clear()
+        if self.silent_for_s():
+            return new
         self._say(about | {"gateway": self._gateway(), "token": _token()}, but="token")
         self._say(demand(self._node))
-        pool = self._node.pool
-        while isinstance(pool, Guests) and pool.stuck:
-            self._send({"t": "evict", "pod": pool.stuck.pop()})
+        for pod in self._node.pool.take_stuck():
+            self._send({"t": "evict", "pod": pod})
         return new
+
+    def silent_for_s(self) -> float:
+        """How long until something can be said again; 0: now."""
+        return max(0.0, self._until - self._clock())
+
+    def _begin_anew(self) -> None:
+        """There is another operator, which has refused nothing."""
+        self._said.clear()
+        self._silent_s = self._until = 0.0
+
+    def _fall_silent(self, why: str) -> None:
+        self._silent_s = min(LONGEST_S, 2 * self._silent_s or SILENT_S)
+        self._until = self._clock() + self._silent_s
+        self._said.clear()
+        log.warning("the operator refuses %s, tried again in %g s: %s", self._node.name,
+                    self._silent_s, why)  # fmt: skip
 
     def _gateway(self) -> str:
         gateway = self._node.pool.gateway

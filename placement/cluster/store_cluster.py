@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgpack
 
-from lifl.api.status import STORE_MAX
+from lifl.api.status import FENCED, STORE_MAX
 from lifl.errors import Busy, InvalidJob, NoSpace, PermanentError, TransientError
 from lifl.placement.cluster.api import Api
 from lifl.placement.store import (
@@ -98,7 +98,7 @@ class ClusterStore:
             except TransientError:
                 time.sleep(AGAIN_S)
             except PermanentError as error:
-                if "epoch" in str(error):
+                if FENCED in error.sentence:
                     raise Busy(f"{self._path} is in use under a later lease: {error}") from error
                 raise
 
@@ -128,8 +128,7 @@ def packed(saved: Saved) -> str:
         "model_at": saved.model_at,
         "checkpoint": [saved.checkpoint.number, saved.checkpoint.place]
         if saved.checkpoint else None,
-        "complete": saved.complete,
-        "clock": [saved.clock.elapsed_s, saved.clock.at_s],
+        "complete": saved.complete, "clock": [saved.clock.elapsed_s, saved.clock.at_s],
     }  # fmt: skip
     data = lzma.compress(msgpack.packb(wire), preset=0)
     return base64.b64encode(data).decode()

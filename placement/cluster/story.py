@@ -50,12 +50,15 @@ def told(status: Status, event: Event, job: FLJob, *, now: str, generation: int)
             return status.model_copy(
                 update={"progress": f"{event['round']}/{job.spec.rounds}"}
             )
+        case "checkpoint":
+            stored = Stored(round=event["round"], place=event["place"], time=now)
+            return status.model_copy(update={"last_checkpoint": stored})
         case "round_done" if event["metrics"] and job.spec.evaluator is None:
             return status.model_copy(update={"figures": _few(event["metrics"])})
         case "metrics":
             return status.model_copy(update={"figures": _few(event["figures"])})
         case "done":
-            return _done(status, event, now=now, generation=generation)
+            return _done(status, event, job, now=now, generation=generation)
         case "failed":
             return failed(status, event["error"], _reason(event), now=now, generation=generation)
     return status
@@ -82,7 +85,9 @@ def _round_started(
     changes: dict[str, Any] = {
         "phase": "Running", "round": event["round"], "rounds": job.spec.rounds,
         "progress": f"{event['round'] - 1}/{job.spec.rounds}",
-        "tree": Tree(epoch=status.tree.epoch if status.tree else 0, top_node=top, nodes=nodes),
+        "tree": Tree(
+            epoch=event["epoch"], top_node=top, unplaced=event["unplaced"], nodes=nodes
+        ),
         "clients": ClientCounts(
             enrolled=job.spec.client_count, connected=connected, drawn=drawn, accepted=0
         ),
@@ -93,7 +98,7 @@ def _round_started(
     )
 
 
-def _done(status: Status, event: Event, *, now: str, generation: int) -> Status:
+def _done(status: Status, event: Event, job: FLJob, *, now: str, generation: int) -> Status:
     rounds = event["rounds"]
     sentence = f"{rounds} rounds in {event['wall_s']:.1f} s"
     if event.get("stopped"):
@@ -103,6 +108,8 @@ def _done(status: Status, event: Event, *, now: str, generation: int) -> Status:
             "phase": "Complete", "round": rounds, "progress": f"{rounds}/{status.rounds}",
             "finished_at": now, "message": sentence,
             "figures": _few(event["evaluation"] or event["metrics"]),
+            # the coordinator removes those for which the job names no place of its own
+            "last_checkpoint": status.last_checkpoint if job.spec.checkpoint.path else None,
         }
     )  # fmt: skip
     after = after.with_condition(

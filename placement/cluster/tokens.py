@@ -18,10 +18,10 @@ from typing import Any, Final, Literal
 
 from lifl.errors import LiflError, Refused, TransientError
 from lifl.placement.cluster.api import Api, Object, path_of
+from lifl.placement.cluster.names import TENANT
 
 AUDIENCE: Final = "lifl-agent"
 AGAIN_S: Final = 1.0
-TENANT: Final = "lifl.dev/tenant"  # a label of functions' pods, whose namespace only LIFL writes to
 
 GuestKind = Literal["gateway", "runtime"]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from lifl.api.status import FENCED
 from lifl.errors import PermanentError, Unreachable
 
 
@@ -19,6 +20,7 @@ class OneFLJob:
         self.body: dict[str, Any] = {"metadata": {"name": "toy"}, "spec": {}}
         self.away = 0  # requests that find nobody
         self.writes = 0
+        self.refuses = ""  # every write, in these words
 
     def get(self, path: str) -> dict[str, Any]:
         self._answer()
@@ -27,10 +29,12 @@ class OneFLJob:
     def merge(self, path: str, patch: dict[str, Any]) -> dict[str, Any]:
         self._answer()
         assert path.endswith("/status")
+        if self.refuses:
+            raise PermanentError(f"PATCH {path}: {self.refuses}", code="api-refused")
         merged = _merged(self.body, {"status": patch["status"]})
         before = self.body.get("status", {}).get("epoch", 0)
         if merged["status"].get("epoch", 0) < before:
-            raise PermanentError("status.epoch: Invalid value: it never falls")
+            raise PermanentError(f'PATCH {path}: FLJob "toy" is invalid: status: {FENCED}')
         self.body = merged
         self.writes += 1
         return copy.deepcopy(merged)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from zmq.utils import z85
 
-from lifl.errors import Busy, InvalidJob, NoSpace
+from lifl.errors import Busy, InvalidJob, NoSpace, PermanentError
 from lifl.placement.cluster import store_cluster
 from lifl.placement.cluster.store_cluster import ClusterStore
 from lifl.placement.planner import plan
@@ -181,6 +181,15 @@ def test_an_older_lease_cannot_even_open() -> None:
     ClusterStore(api, "fljob", epoch=3).begin(Saved(job="{}"))  # type: ignore[arg-type]
     with pytest.raises(Busy, match="a later lease"):
         ClusterStore(api, "fljob", epoch=2)  # type: ignore[arg-type]
+
+
+def test_what_else_the_api_server_refuses_is_no_lease() -> None:
+    """Also of a job whose name is what the lease's counter is called."""
+    api = OneFLJob()
+    store = ClusterStore(api, "fljobs/epoch", epoch=1)  # type: ignore[arg-type]
+    api.refuses = "status.store.data: Too long"
+    with pytest.raises(PermanentError, match="Too long"):
+        store.begin(Saved(job="{}"))
 
 
 def test_an_api_server_that_is_away_costs_no_save(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,11 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +203,52 @@ def outside(runner: Runner, *, env: dict[str, str] | None = None, **spec: object
     process = runner.start(path, "--proxy", PROXY, "--liveness", "1", env=env)
     runner.process = process  # type: ignore[attr-defined]
     return wait_for_clients(runner, process) / "client-0.json"
+
+
+@pytest.mark.parametrize("insecure", [False, True])
+def test_gateways_at_another_address(runner: Runner, insecure: bool) -> None:
+    """Client files name it, and both ports are there and nowhere else."""
+    path = runner.job_file(trainer=None, trainers=1, rounds=2, insecure=insecure)
+    arguments = ("--proxy", PROXY, "--nodes", "2", "--host", "127.0.0.2")
+    process = runner.start(path, *arguments, env={"TOY_SIZE": "100000"})
+    file = wait_for_clients(runner, process) / "client-0.json"
+    assert json.loads(file.read_text())["endpoint"].startswith("tcp://127.0.0.2:")
+    with lifl.Client.connect({"LIFL_CLIENT": str(file)}) as client:
+        for round_ in client.rounds():
+            assert round_.send(round_.model, weight=1.0)
+            assert set(listened_at(runner.processes("lifl.functions.gateway"))) == {"127.0.0.2"}
+    assert runner.finish(process).status == 0
+
+
+def listened_at(pids: list[int]) -> Iterator[str]:
+    """Addresses at which these processes listen for TCP."""
+    for pid in pids:
+        held = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+        for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+            local, _, state, *_, inode = line.split()[1:10]
+            if state == "0A" and f"socket:[{inode}]" in held:
+                yield socket.inet_ntoa(bytes.fromhex(local.partition(":")[0])[::-1])
+
+
+def test_two_programs_with_one_client_file(runner: Runner) -> None:
+    """The newer one counts, and the one before it hears so instead of waiting for ever."""
+    environment = {"LIFL_CLIENT": str(outside(runner))}
+    numbers = []
+    with lifl.Client.connect(environment) as first:
+        mine = first.rounds()
+        assert next(mine).number == 1
+        with lifl.Client.connect(environment) as second:
+            for round_ in second.rounds():
+                if not numbers:
+                    with pytest.raises(lifl.Refused, match="program for each client file") as said:
+                        next(mine)
+                    assert said.value.code == "displaced"
+                numbers.append(round_.number)
+                assert round_.send(round_.model, weight=1.0)
+    assert numbers == [1, 2, 3, 4]
+    run = runner.finish(runner.process)  # type: ignore[attr-defined]
+    assert run.status == 0
+    assert [row["clients"] for row in run.rows] == [1] * 4
 
 
 def test_asyncio(runner: Runner) -> None:

@@ -83,6 +83,10 @@ def test_momentum_survives(runner: Runner, path: str | None) -> None:
     assert run.status == 0, run.stderr
     assert [row["round"] for row in run.rows] == list(range(1, 13))
     assert run.of("round_started")[0]["round"] in (5, 7, 9)
+    plans = [(event["epoch"], event["unplaced"]) for event in run.of("round_started")]
+    assert plans == sorted(plans)
+    assert plans[0][0] > 0
+    assert plans[-1][1] == 0
     model, velocity = 0.0, 0.0
     for number in range(1, 13):
         mean = ((1 + 100 * number) * 1 + (2 + 100 * number) * 2) / 3
@@ -95,6 +99,8 @@ def test_momentum_survives(runner: Runner, path: str | None) -> None:
         assert len(names) == 6
         assert names[-2:] == ["round-000012.safetensors", "round-000012.server.safetensors"]
         assert load_model(kept / names[-2])["double"].tolist() == [model] * 2
+        said = run.of("checkpoint")[-1]
+        assert (said["round"], Path(said["place"]).name) == (12, names[-2])
 
 
 def test_an_own_client_was_revoked_meanwhile(runner: Runner) -> None:

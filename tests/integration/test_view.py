@@ -55,6 +55,23 @@ def test_a_traceback_of_all_clients_is_shown_once(runner: Runner) -> None:
     assert not any("lifl/trainer.py" in line for line in lines)
 
 
+def test_an_evaluator_that_cannot_work_ends_the_run_before_a_client_is_started(
+    runner: Runner,
+) -> None:
+    run = runner("--proxy", PROXY, evaluator={"entrypoint": "toy:evaluate_nothing"})
+    assert error_of(run) == (
+        "the evaluator failed on the initial model: RuntimeError: this evaluator is broken"
+    )
+    assert not run.of("round_started")
+
+
+def test_an_evaluator_that_breaks_later_ends_the_run(runner: Runner) -> None:
+    run = runner("--proxy", PROXY, rounds=1, evaluator={"entrypoint": "toy:evaluate_late"})
+    assert error_of(run) == (
+        "the evaluator failed on the model of round 1: RuntimeError: this evaluator breaks later"
+    )
+
+
 def test_a_trainer_that_returns_early_has_left(runner: Runner) -> None:
     run = runner("--proxy", PROXY, trainers=3, rounds=4, env={"TOY_ODD": "0 2 return"})
     assert error_of(run) == (

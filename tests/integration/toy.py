@@ -89,3 +89,14 @@ def evaluate(model: dict[str, np.ndarray]) -> dict[str, float]:
 def evaluate_loss(model: dict[str, np.ndarray]) -> dict[str, float]:
     print("evaluating")
     return {"loss": float(model["double"][0]), "round": 1.0}
+
+
+def evaluate_nothing(model: dict[str, np.ndarray]) -> dict[str, float]:
+    raise RuntimeError("this evaluator is broken")
+
+
+def evaluate_late(model: dict[str, np.ndarray]) -> dict[str, float]:
+    """Fails on every model but the initial one."""
+    if model["weight"][0]:
+        raise RuntimeError("this evaluator breaks later")
+    return {"accuracy": 0.0}

@@ -37,7 +37,9 @@ ROW = {
     "fold_bytes": 592_000, "fold_seconds": 0.0005,
 }  # fmt: skip
 SUMMARY = {
-    "accuracy": 0.969, "rounds": 2, "wall_s": 8.2, "round_s_median": 0.16, "nodes": 2,
+    "accuracy": 0.969, "evaluation": {"accuracy": 0.969, "loss": 0.1},
+    "evaluations": {"measured": 1, "skipped": 1}, "rounds": 2, "wall_s": 8.2,
+    "round_s_median": 0.16, "nodes": 2,
     "updates": 32, "bytes": 1_184_000, "handoffs": {"ebpf": 40, "unix": 0}, "proxy": "ebpf",
     "kernels": "native", "cold_starts": 7, "warm_starts": 7,
 }  # fmt: skip
@@ -62,10 +64,12 @@ EVENTS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-def shown(events: list[dict[str, Any]], *, plain: bool = True, **console: Any) -> str:
+def shown(
+    events: list[dict[str, Any]], *, plain: bool = True, goal: str = "", **console: Any
+) -> str:
     out = io.StringIO()
     view = View(
-        "digits", 2, plain, clients=16, evaluated=True,
+        "digits", 2, plain, clients=16, evaluated=True, goal=goal,
         console=Console(file=out, width=80, height=24, **console),
     )  # fmt: skip
     for event in events:
@@ -90,8 +94,8 @@ def test_plain_lines() -> None:
         "restarted: gateway on node-0",
         "round 2/2: 160 ms, 16 clients, 592 kB, hand-offs ebpf 20",
         "--- digits: done ---",
-        "accuracy   96.9 %",
-        "rounds     2, 160 ms at the median",
+        "accuracy   96.9 %, loss 0.1",
+        "rounds     2, 160 ms at the median, 1 of them not evaluated",
         "wall time  8.20 s",
         "updates    32, 1.18 MB, 3.70 MB/s during rounds",
         "hand-offs  ebpf 40",
@@ -241,13 +245,38 @@ def test_the_line_that_the_readme_explains() -> None:
     assert out.getvalue().strip() == said.group()
 
 
-def drawn(events: list[dict[str, Any]], *, width: int, height: int) -> list[str]:
-    story = Story("digits", 30, 16)
+def drawn(
+    events: list[dict[str, Any]], *, width: int, height: int, goal: str = ""
+) -> list[str]:
+    story = Story("digits", 30, 16, goal=goal)
     for event in events:
         story.take(event)
     console = Console(file=io.StringIO(), width=width, height=height)
     lines = console.render_lines(screen(story, elapsed_s=61, width=width, height=height))
     return ["".join(segment.text for segment in line) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("figures", "goal", "label", "value"),
+    [
+        ({"mae": 3.0, "error": 0.25}, "", "mae", "3"),
+        ({"mae": 3.0, "error": 0.25}, "error", "error", "0.25"),
+        ({"mae": 3.0, "accuracy": 0.5}, "mae", "accuracy", "50.0 %"),
+        ({"perplexity_per_word": 31.5}, "loss", "perplexity", "31.5"),
+        ({"nodes": 2.5}, "", "nodes", "2.5"),
+    ],
+)
+def test_an_evaluators_figures_have_their_own_names(
+    figures: dict[str, float], goal: str, label: str, value: str
+) -> None:
+    measured = {"event": "metrics", "round": 1, "figures": figures}
+    picture = drawn([*EVENTS[:9], measured], goal=goal, width=80, height=24)
+    assert any(re.match(rf"{label} +\S+ {value} *$", line) for line in picture)
+    end = {"event": "done", **SUMMARY, "accuracy": figures.get("accuracy"), "evaluation": figures}
+    said = shown([end], goal=goal)
+    assert re.search(rf"^{label}\S* +{value}(,|$)", said, re.M)
+    assert "accuracy" in figures or "accuracy" not in said
+    assert all(name in said for name in figures)
 
 
 def test_what_is_full_and_what_is_empty_differ_without_colour() -> None:
@@ -283,7 +312,11 @@ def test_a_tree_that_is_none_ends() -> None:
     ring = [{"role": "leaf", "endpoint": 1, "parent": 0}, {"role": "leaf", "endpoint": 1,
              "parent": 1}, {}]  # fmt: skip
     story.take({"event": "round_started", "round": 1, "tree": {"n": ring}})
-    Console(file=io.StringIO()).print(screen(story, elapsed_s=0, width=80, height=24))
+    out = io.StringIO()
+    Console(file=out).print(screen(story, elapsed_s=0, width=80, height=24))
+    drawn = [line.strip() for line in out.getvalue().splitlines()]
+    at = drawn.index("n")
+    assert drawn[at + 1 : at + 4] == ["leaf 1 · 0 clients →", "? None", ""]  # each role once
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from lifl.api import crd
-from lifl.api.change import CHANGEABLE, refused_changes
+from lifl.api.change import AFTER_END, CHANGEABLE, MIXED
 from lifl.api.cluster import refused_by_run, refused_in_cluster, unused_by_run
 from lifl.api.job import FLJob, Spec
 from lifl.api.status import FIGURES_MAX, STORE_MAX, Condition, Status, Store
@@ -136,6 +136,22 @@ def test_columns_show_fields_that_there_are() -> None:
 # ---------------------------------------------------------------- what is right and wrong
 
 
+def refused_changes(old: FLJob, new: FLJob, *, ended: bool = False) -> bool:
+    """What the list of fields that may change says of a change."""
+    before, after = (_fields(job) for job in (old, new))
+    changed = {name for name in before if before[name] != after[name]}
+    if ended:
+        return bool(changed - AFTER_END)
+    return bool(changed - CHANGEABLE.keys()) or new.spec.rounds < old.spec.rounds
+
+
+def _fields(job: FLJob) -> dict[str, Any]:
+    spec = job.spec.model_dump(mode="json", by_alias=True)
+    return {name: value for name, value in spec.items() if name not in MIXED} | {
+        f"{part}.{name}": value for part in sorted(MIXED) for name, value in spec[part].items()
+    }
+
+
 @pytest.mark.parametrize("name", verdicts.RIGHT)
 def test_a_right_job(name: str) -> None:
     assert complaints(verdicts.edited(verdicts.RIGHT[name])) == []
@@ -153,14 +169,14 @@ def test_a_wrong_job(name: str) -> None:
 def test_a_change(name: str) -> None:
     edits, may = verdicts.CHANGES[name]
     old, new = read(verdicts.JOB), read(verdicts.edited(edits))
-    assert (refused_changes(old, new) == []) == may
+    assert refused_changes(old, new) is not may
 
 
 @pytest.mark.parametrize("name", verdicts.ENDED)
 def test_a_change_after_the_end(name: str) -> None:
     edits, may = verdicts.ENDED[name]
     old, new = read(verdicts.JOB), read(verdicts.edited(edits))
-    assert (refused_changes(old, new, ended=True) == []) == may
+    assert refused_changes(old, new, ended=True) is not may
 
 
 def test_what_may_change_exists() -> None:

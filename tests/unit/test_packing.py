@@ -29,6 +29,8 @@ def array(rng: np.random.Generator, dtype: Any, rows: int, columns: int, form: s
             return found.dtype.type(3)
         case "fortran":
             return np.asfortranarray(found)
+        case "masked":
+            return np.ma.masked_array(found) if found.dtype.kind in "fib" else found
     return found
 
 
@@ -38,7 +40,7 @@ def array(rng: np.random.Generator, dtype: Any, rows: int, columns: int, form: s
     tensors=st.lists(
         st.tuples(
             st.sampled_from(DTYPES), st.integers(0, 5), st.integers(1, 40),
-            st.sampled_from(["as it is", "transposed", "strided", "scalar", "fortran"]),
+            st.sampled_from(["as it is", "transposed", "strided", "scalar", "fortran", "masked"]),
         ),
         max_size=6,
     ),

@@ -6,13 +6,16 @@ import gc
 import json
 import tracemalloc
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from lifl.api.job import FLJob
 from lifl.functions.layout import Layout
+from lifl.placement import course
+from lifl.placement.course import LAST_METRICS_S, Course
+from lifl.placement.membership import Membership
 from lifl.placement.planner import plan
 from lifl.placement.record import Recorder
 from lifl.placement.rounds import Round
@@ -39,7 +42,7 @@ def job(**spec: Any) -> FLJob:
 def play(record: Recorder, number: int, *, accuracy: float | None = None) -> None:
     """One round as the coordinator tells of it."""
     round_ = Round(number, {"node-0": 0xFFFF}, "node-0")
-    record.start(round_, PLAN)
+    record.start(round_, PLAN, epoch=1)
     reported = [(1.0, {"loss": 1 / number}, "a")]
     record.taken("node-0", {"again": False, "bytes": 100, "metrics": reported})
     round_.on_accepted("node-0", 0xFFFF)
@@ -133,8 +136,48 @@ def test_the_last_figures_are_those_of_the_last_round_that_has_some() -> None:
            "cold_starts": 0, "warm_starts": 0, "metrics": {}}  # fmt: skip
     rows = [row | {"accuracy": 0.5, "evaluation": {"accuracy": 0.5}, "metrics": {"loss": 1.0}},
             row | {"seconds": 3.0}]  # fmt: skip
-    said = summary_of(rows)
+    said = summary_of(rows, evaluated=True)
+    assert said["evaluations"] == {"measured": 1, "skipped": 1}
+    without = summary_of([row], evaluated=False)
+    assert without["evaluations"] == {"measured": 0, "skipped": 0}
     assert said["accuracy"] == 0.5
     assert said["evaluation"] == {"accuracy": 0.5}
     assert said["metrics"] == {"loss": 1.0}
     assert said["round_s_median"] == 2.0
+
+
+# -- how long a run waits for what its last model is worth -------------------------------------
+@pytest.fixture
+def late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Course:
+    """A job whose last round is over, and whose patience is, too, on a clock that stands still."""
+    monkeypatch.setattr(course.time, "monotonic", lambda: 100.0)
+    members = Membership({}, {}, ["observer"])
+    record = Recorder(job(rounds=1, evaluator={"entrypoint": "m:f"}), tmp_path, True)
+    nothing: Any = None
+    found = Course(
+        record.job, members, nothing, record, nothing, send=lambda *_: None,
+        put_model=lambda *_: None, offer=lambda *_: None,
+    )  # fmt: skip
+    found.plan, found.done_at = cast(Any, object()), 99.0
+    play(record, 1)
+    return found
+
+
+def test_who_measures_the_last_model_is_waited_for(
+    late: Course, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late.members.is_observed = True
+    for _ in range(3):
+        late.done_at = 99.0
+        late.wait_for_the_last_figures()
+        assert not late.is_over
+        assert late.done_at == 100.0 + LAST_METRICS_S
+    assert capsys.readouterr().out.count("still measures the model of round 1") == 1
+    late.record.metrics(1, {"accuracy": 0.5})
+    late.wait_for_the_last_figures()
+    assert late.is_over
+
+
+def test_nobody_waits_for_an_evaluator_that_never_called(late: Course) -> None:
+    late.wait_for_the_last_figures()
+    assert late.is_over

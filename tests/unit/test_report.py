@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from lifl.cli import main
-from lifl.cli.report.charts import MOST_BARS, charts
-from lifl.cli.report.page import page
+from lifl.cli.report.charts import GREY, MOST_BARS, Chart, Series, charts
+from lifl.cli.report.page import CLASSES, page
 from lifl.cli.report.read import RunFiles, read
-from lifl.cli.report.svg import ticks, tree
+from lifl.cli.report.svg import LEFT, RIGHT, WIDTH, draw, ticks, tree
 from lifl.cli.report.write import NotWritten, after_run, write_page
 from lifl.errors import InvalidJob
 
@@ -54,14 +54,59 @@ def test_many_rounds_share_bars_by_their_mean() -> None:
     rows = [row(number, warm_starts=number % 2) for number in range(1, 1001)]
     chart = next(chart for chart in charts(rows) if chart.slug == "starts")
     assert len(chart.labels) <= MOST_BARS
-    assert chart.labels[0] == "1-12"
+    assert (chart.labels[0], chart.per_bar) == ("1-12", 12)
+    assert page(RunFiles("x", Path(), rows)).count("A bar is the mean of 12 rounds.") == 4
     assert chart.series[0].values[0] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("rounds", [1, 9, 89, 90, 2000, 99_999])
+def test_labels_do_not_touch(rounds: int) -> None:
+    """A digit is not as wide as 0.6 of its height: 12 px in the page, 10 pt in 7 inches."""
+    groups = range(1, rounds + 1, -(-rounds // MOST_BARS))
+    labels = [f"{at}-{at + groups.step - 1}" if groups.step > 1 else f"{at}" for at in groups]
+    chart = Chart("x", "x", "bars", labels, [Series("x", [1.0] * len(labels), GREY)])
+    apart = chart.written.step / len(labels)  # of the width
+    longest = max(map(len, labels))
+    assert longest * 0.6 * 12 < apart * (WIDTH - LEFT - RIGHT)
+    assert longest * 0.6 * 10 < apart * 7 * 72
+    assert len(chart.written) >= min(len(labels), 5)
+
+
+def test_a_node_without_clients_is_told() -> None:
+    alone = {"node-0": TREE["node-0"]}
+    text = page(RunFiles("x", Path(), [row(1, tree=alone)], {"nodes": 2}))
+    assert "1 of 2 nodes never had a client" in text
+    assert "<span>nodes, with clients</span><b>2, 1</b>" in text
+    assert "</i>node-0</span>" in text  # the legend, although one colour is all
+    assert "never had a client" not in page(RunFiles("x", Path(), [row(1)], {"nodes": 2}))
 
 
 def test_what_was_not_there_is_not_drawn() -> None:
     bare = {"round": 1, "seconds": 0.1}
     assert charts([bare]) == []
     assert "the run did not complete" in page(RunFiles("x", Path(), [bare]))
+
+
+def test_an_evaluators_figures_have_tiles_and_columns_of_their_own() -> None:
+    said: dict[str, Any] = {"accuracy": None, "evaluation": {"error": 0.25, "<mae>": 3.0}}
+    text = page(RunFiles("x", Path(), [row(1, **said), row(2, accuracy=None, evaluation=None)]))
+    assert "<span>error</span><b>0.25</b>" in text
+    assert "<span>&lt;mae&gt;</span><b>3</b>" in text
+    assert "<th>error</th><th>&lt;mae&gt;</th>" in text
+    assert "<td>0.25</td><td>3</td>" in text
+    assert "<td></td><td></td>" in text  # round 2, which was skipped
+    assert "accuracy" not in text
+    assert "not measured" in page(RunFiles("x", Path(), [row(1, accuracy=None, evaluation=None)]))
+
+
+def test_a_line_breaks_where_rounds_were_not_measured() -> None:
+    skipped = {"accuracy": None, "evaluation": None}
+    rows = [row(1), row(2), row(3, **skipped), row(4), row(5, **skipped), row(6), row(7)]
+    chart = next(chart for chart in charts(rows) if chart.slug == "evaluation-accuracy")
+    drawn = draw(chart, CLASSES)
+    lines = re.findall(r'<polyline class="[^"]*" points="([^"]*)"', drawn)
+    assert [len(line.split()) for line in lines] == [2, 2]
+    assert drawn.count("<circle") == 5  # also of round 4, alone between two gaps
 
 
 def test_clients_of_nodes_are_those_of_their_leaves() -> None:

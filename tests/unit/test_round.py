@@ -64,7 +64,7 @@ def test_eager_folds_in_pairs_and_the_last_alone() -> None:
     accumulator = open_sum(0, 1, 0b011)
     own = (accumulator, FREE_PAIR[1])
     assert next_step(leaf, words(last, own=own)) == Fold(1, 2, accumulator, (last,))
-    assert isinstance(next_step(leaf, words(first, inputs_exhausted=True)), Fold)
+    assert isinstance(next_step(leaf, words(first, free_inputs=0)), Fold)
     assert isinstance(next_step(leaf, words(first, closed=True)), Fold)
 
 
@@ -74,7 +74,7 @@ def test_eager_folds_in_fours_while_others_are_being_written() -> None:
     assert next_step(leaf, words(*queued[:3], arriving=1)) == Wait()
     assert isinstance(next_step(leaf, words(*queued[:3], arriving=0)), Fold)
     assert next_step(leaf, words(*queued, arriving=1)) == Fold(0, 1, None, queued)
-    assert isinstance(next_step(leaf, words(*queued[:3], arriving=1, inputs_exhausted=True)), Fold)
+    assert isinstance(next_step(leaf, words(*queued[:3], arriving=1, free_inputs=0)), Fold)
 
 
 def test_a_fold_takes_all_that_is_queued_out_of_place() -> None:
@@ -180,7 +180,7 @@ def test_the_top_folds_early_where_slots_are_short_or_clients_are_missing() -> N
     queued = update(5, 0b001), update(6, 0b010)
     top = replace(TOP, expected=3)
     assert isinstance(next_step(top, words(*queued, own=TRIPLE)), Fold)  # a pair
-    assert isinstance(next_step(TOP, words(*queued, own=TRIPLE, inputs_exhausted=True)), Fold)
+    assert isinstance(next_step(TOP, words(*queued, own=TRIPLE, free_inputs=0)), Fold)
     late = words(*queued, own=TRIPLE, closed=True, accepted=0b111)
     assert isinstance(next_step(top, late), Fold)  # one more is on its way up
 
@@ -197,7 +197,14 @@ def test_lazy_waits_for_all_or_for_the_end_of_room() -> None:
     assert next_step(lazy, words(one)) == Wait()
     assert next_step(lazy, words(one, two)) == Fold(0, 1, None, (one, two))
     assert isinstance(next_step(lazy, words(one, closed=True)), Fold)
-    assert isinstance(next_step(lazy, words(one, inputs_exhausted=True)), Fold)
+    assert isinstance(next_step(lazy, words(one, free_inputs=0)), Fold)
+
+
+def test_lazy_waits_for_uploads_under_way_but_keeps_nobody_from_a_slot() -> None:
+    lazy = replace(LEAF, lazy=True, expected=3)
+    one = update(5, 0b001)
+    assert next_step(lazy, words(one, free_inputs=0, arriving=2)) == Wait()  # nobody is missing
+    assert isinstance(next_step(lazy, words(one, free_inputs=0, arriving=1)), Fold)
 
 
 @pytest.mark.parametrize("lazy", [False, True])

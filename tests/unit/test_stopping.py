@@ -32,7 +32,7 @@ LOW = Stop(metric="loss", at_most=0.5, patience=2)
         (HIGH, {1: 0.8, 2: 0.7, 3: 0.6, 9: 0.5}, None),  # without patience it goes on
         (LOW, {1: 2.0, 2: 1.0, 3: 1.0}, None),
         (LOW, {1: 2.0, 2: 1.0, 3: 1.0, 5: 1.5},
-         "loss has not been better than 1 of round 2 for 2 rounds; patience is 2"),
+         "loss has not been better than 1 of round 2 for 2 measured rounds; patience is 2"),
         (LOW, {1: 2.0, 2: 3.0, 3: 1.0, 4: 1.5}, None),
         (LOW, {1: 2.0, 2: 0.5}, "loss was 0.5 in round 2; the goal is at most 0.5"),
     ],

@@ -67,9 +67,8 @@ RIGHT: Final[dict[str, Edits]] = {
     "no least rate": {"spec.memory": {"minUploadRate": 0}},
     "no least rate, as text": {"spec.memory": {"minUploadRate": "0"}},
     "letters of other alphabets": {"spec.evaluator": {"entrypoint": "größe.моя:évalue_2"}},
-    "a sink": {"spec.eventSink": "https://sink.example:8443/events?who=lifl"},
-    "a sink by address": {"spec.eventSink": "http://[fd00::1]:80"},
-    "a LoadBalancer": {"spec.expose": {"type": "LoadBalancer", "annotations": {"a/b": "c"}}},
+    "Deployments": {"spec.functions": {"runtime": "deployment"}},
+    "nothing for those outside": {"spec.expose": {"type": "none"}},
     "all of a template": {
         _TEMPLATE: {
             "image": "a",
@@ -194,6 +193,20 @@ WRONG: Final[dict[str, tuple[Edits, str]]] = {
     ),
     "no goal": ({"spec.stop": {"metric": "loss"}}, 'must have one of "atLeast" and "atMost"'),
     "no deadline at all": ({"spec.deadlineS": 0}, ""),
+    "a sink": (
+        {"spec.eventSink": "https://sink.example:8443/events?who=lifl"},
+        "eventSink: a cluster posts no CloudEvents yet",
+    ),
+    "a sink by address": ({"spec.eventSink": "http://[fd00::1]:80"}, "posts no CloudEvents yet"),
+    "a NodePort": ({"spec.expose": {"type": "NodePort"}}, "expose.type is NodePort: a cluster"),
+    "a LoadBalancer": (
+        {"spec.expose": {"type": "LoadBalancer", "annotations": {"a/b": "c"}}},
+        "expose.type is LoadBalancer: a cluster makes no Service for clients from outside yet",
+    ),
+    "Knative": (
+        {"spec.functions": {"runtime": "knative"}},
+        "functions.runtime is knative: aggregators run as Deployments so far",
+    ),
     "no sink": ({"spec.eventSink": "sink.example"}, ""),
     "a sink of files": ({"spec.eventSink": "file:///etc/passwd"}, ""),
     "a sink with a space": ({"spec.eventSink": "http://a/ b"}, ""),
@@ -249,7 +262,7 @@ CHANGES: Final[dict[str, Change]] = {
     "minUpdates": ({"spec.clients": {"minUpdates": 2}}, True),
     "grace": ({"spec.clients": {"graceS": 60}}, True),
     "stop": ({"spec.stop": {"metric": "loss", "atMost": 0.1}}, True),
-    "sink": ({"spec.eventSink": "http://sink.example"}, True),
+    "sink": ({"spec.eventSink": "http://sink.example"}, False),
     "nothing": ({}, True),
     "what was the default": ({"spec.clients": {"fraction": 1, "lane": "fast"}}, True),
     "clients.min": ({"spec.clients": {"min": 8}}, False),

@@ -15,6 +15,7 @@ from lifl.cli.report.read import Row
 from lifl.metrics import PHASE_HELP, PHASES
 
 MOST_BARS: Final = 90  # beyond it neighbouring rounds share a bar, by their mean
+LABEL_ROOM: Final = 80  # characters below a chart, in SVG and PNG alike
 MOST_METRICS: Final = 6  # charts of what clients and evaluator reported
 
 Number = float | None
@@ -47,6 +48,8 @@ class Chart:
         slug: names its file.
         labels: the round of each value, or "3-5" where rounds share a bar.
         scale: what a value is multiplied by to be shown in `unit`.
+        is_named: a series has a name that must be said, even where it is the only one.
+        per_bar: rounds that share a bar.
     """
 
     slug: str
@@ -57,11 +60,24 @@ class Chart:
     unit: str = ""
     scale: float = 1.0
     note: str = ""
+    is_named: bool = False
+    per_bar: int = 1
+
+    @property
+    def has_legend(self) -> bool:
+        return self.is_named or len(self.series) > 1
+
+    @property
+    def written(self) -> range:
+        """Which labels are written below the chart: as many as do not touch one another."""
+        longest = max(map(len, self.labels))
+        most = max(2, min(10, LABEL_ROOM // (longest + 2)))
+        return range(0, len(self.labels), max(1, -(-len(self.labels) // most)))
 
 
-def charts(rows: Sequence[Row]) -> list[Chart]:
-    """In the order in which they are shown."""
-    found = [*_measured(rows), _phases(rows), _nodes(rows), _handoffs(rows), _starts(rows)]
+def charts(rows: Sequence[Row], *, nodes: int = 0) -> list[Chart]:
+    """In the order in which they are shown; `nodes` is how many the run had, if that is known."""
+    found = [*_measured(rows), _phases(rows), _nodes(rows, nodes), _handoffs(rows), _starts(rows)]
     return [chart for chart in found if any(_something(series) for series in chart.series)]
 
 
@@ -98,8 +114,8 @@ def _number(value: object) -> Number:
 # -- bars ------------------------------------------------------------------------------------
 def _bars(
     rows: Sequence[Row], parts: Mapping[str, Callable[[Row], float]]
-) -> tuple[list[str], dict[str, list[Number]]]:
-    """Means over as many neighbouring rounds as it takes for few enough bars."""
+) -> tuple[list[str], dict[str, list[Number]], int]:
+    """Means over as many neighbouring rounds as few enough bars take, and how many those are."""
     size = -(-len(rows) // MOST_BARS)
     groups = [rows[at : at + size] for at in range(0, len(rows), size)]
     labels = [
@@ -111,14 +127,14 @@ def _bars(
         name: [statistics.fmean(map(part, group)) for group in groups]
         for name, part in parts.items()
     }
-    return labels, values
+    return labels, values, size
 
 
 def _phases(rows: Sequence[Row]) -> Chart:
     def share(phase: str) -> Callable[[Row], float]:
         return lambda row: float((row.get("phases") or {}).get(phase, 0.0))
 
-    labels, values = _bars(rows, {phase: share(phase) for phase in PHASES})
+    labels, values, size = _bars(rows, {phase: share(phase) for phase in PHASES})
     longest = max(row["seconds"] for row in rows)
     unit, scale = ("ms", 1000.0) if longest < 2 else ("s", 1.0)
     series = [
@@ -127,7 +143,8 @@ def _phases(rows: Sequence[Row]) -> Chart:
         for phase in PHASES
     ]  # fmt: skip
     note = "Each moment of a round belongs to one phase, so a bar is the round's time."
-    return Chart("phases", "Round time by phase", "bars", labels, series, unit, scale, note)
+    return Chart("phases", "Round time by phase", "bars", labels, series, unit, scale, note,
+                 per_bar=size)  # fmt: skip
 
 
 def clients_of(row: Row) -> dict[str, float]:
@@ -139,18 +156,21 @@ def clients_of(row: Row) -> dict[str, float]:
     }
 
 
-def _nodes(rows: Sequence[Row]) -> Chart:
+def _nodes(rows: Sequence[Row], of: int) -> Chart:
     nodes = sorted({node for row in rows for node in row.get("tree", {})})
+    idle = of - len(nodes)
+    note = f"{idle} of {of} nodes never had a client: see spec.placement.policy."
 
     def clients(node: str) -> Callable[[Row], float]:
         return lambda row: clients_of(row).get(node, 0.0)
 
-    labels, values = _bars(rows, {node: clients(node) for node in nodes})
+    labels, values, size = _bars(rows, {node: clients(node) for node in nodes})
     series = [Series(node, values[node], COLOURS[i % 8]) for i, node in enumerate(nodes[:8])]
     if len(nodes) > 8:
         rest = [sum(values[node][i] or 0.0 for node in nodes[7:]) for i in range(len(labels))]
         series[7] = Series(f"{len(nodes) - 7} more", rest, GREY)
-    return Chart("nodes", "Clients by node", "bars", labels, series)
+    return Chart("nodes", "Clients by node", "bars", labels, series,
+                 note=note if idle > 0 else "", is_named=True, per_bar=size)  # fmt: skip
 
 
 def _handoffs(rows: Sequence[Row]) -> Chart:
@@ -159,16 +179,16 @@ def _handoffs(rows: Sequence[Row]) -> Chart:
     def handed(name: str) -> Callable[[Row], float]:
         return lambda row: float(row.get("handoffs", {}).get(name, 0))
 
-    labels, values = _bars(rows, {name: handed(name) for name in names})
+    labels, values, size = _bars(rows, {name: handed(name) for name in names})
     series = [Series(name, values[name], COLOURS[i]) for i, name in enumerate(names)]
     return Chart("handoffs", "Hand-offs by proxy", "bars", labels,
-                 [each for each in series if _something(each)])  # fmt: skip
+                 [each for each in series if _something(each)], per_bar=size)  # fmt: skip
 
 
 def _starts(rows: Sequence[Row]) -> Chart:
-    labels, values = _bars(rows, {
+    labels, values, size = _bars(rows, {
         "warm": lambda row: float(row.get("warm_starts", 0)),
         "cold": lambda row: float(row.get("cold_starts", 0)),
     })  # fmt: skip
     warm, cold = (Series(name, values[name], COLOURS[i]) for i, name in ((1, "warm"), (0, "cold")))
-    return Chart("starts", "Starts of roles", "bars", labels, [warm, cold])
+    return Chart("starts", "Starts of roles", "bars", labels, [warm, cold], per_bar=size)

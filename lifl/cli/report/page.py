@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 from html import escape
 from typing import Any, Final
 
-from lifl.cli.figures import amount, duration, percent, rate
+from lifl.cli.figures import amount, duration, figure, rate
 from lifl.cli.report import svg
-from lifl.cli.report.charts import COLOURS, GREY, Chart, charts
-from lifl.cli.report.read import Row, RunFiles
+from lifl.cli.report.charts import COLOURS, GREY, MOST_METRICS, Chart, charts
+from lifl.cli.report.read import Row, RunFiles, evaluated, evaluation_of
 
 MOST_ROWS: Final = 500
 _PAIRS: Final = (*COLOURS, GREY)
@@ -64,7 +63,7 @@ summary { cursor: pointer }
 
 def page(run: RunFiles) -> str:
     """The whole of report.html."""
-    found = charts(run.rows)
+    found = charts(run.rows, nodes=run.summary.get("nodes", 0))
     done = "" if run.summary else " · the run did not complete"
     tree: dict[str, Any] = next((row["tree"] for row in reversed(run.rows) if row.get("tree")), {})
     return "\n".join([
@@ -85,10 +84,12 @@ def page(run: RunFiles) -> str:
 
 def _tiles(run: RunFiles) -> str:
     said, rows = run.summary, run.rows
-    accuracies = [row["accuracy"] for row in rows if row.get("accuracy") is not None]
+    measured = {name: figure(name, value) for row in rows
+                for name, value in evaluation_of(row).items()}  # fmt: skip
+    shown = [(name, measured[name]) for name in evaluated(rows)[:MOST_METRICS]]
+    used = {node for row in rows for node in row.get("tree", {})}
     fold_s = sum(row.get("fold_seconds", 0.0) for row in rows)
     tiles = {
-        "accuracy": percent(accuracies[-1]) if accuracies else "not measured",
         "rounds": f"{len(rows)}",
         "round, median": duration(statistics.median(row["seconds"] for row in rows)),
         "wall time": duration(said["wall_s"]) if "wall_s" in said else "-",
@@ -98,41 +99,46 @@ def _tiles(run: RunFiles) -> str:
         "hand-offs": f"{sum(sum(row.get('handoffs', {}).values()) for row in rows):,}",
         "starts": f"{sum(row.get('cold_starts', 0) for row in rows):,} cold, "
         f"{sum(row.get('warm_starts', 0) for row in rows):,} warm",
-        "nodes": str(said.get("nodes", "-")),
+        "nodes, with clients": f"{said['nodes']}, {len(used)}" if "nodes" in said else "-",
         "proxy": str(said.get("proxy", "-")),
         "kernels": str(said.get("kernels", "-")),
     }
     cells = (f'<div class="tile"><span>{escape(name)}</span><b>{escape(value)}</b></div>'
-             for name, value in tiles.items())  # fmt: skip
+             for name, value in [*(shown or [("accuracy", "not measured")]), *tiles.items()]
+             )  # fmt: skip
     return f'<div class="tiles">{"".join(cells)}</div>'
 
 
 def _chart(chart: Chart) -> str:
     legend = ""
-    if len(chart.series) > 1:
+    if chart.has_legend:
         keys = (f'<span title="{escape(series.help)}"><i class="{CLASSES[series.colour[0]]}"></i>'
                 f"{escape(series.name)}</span>" for series in chart.series)  # fmt: skip
         legend = f'<div class="legend">{"".join(keys)}</div>'
-    note = f'<p class="note">{escape(chart.note)}</p>' if chart.note else ""
+    shared = f"A bar is the mean of {chart.per_bar} rounds." if chart.per_bar > 1 else ""
+    text = " ".join(part for part in (chart.note, shared) if part)
+    note = f'<p class="note">{escape(text)}</p>' if text else ""
     unit = f" ({chart.unit})" if chart.unit else ""
     return (f"<section><h2>{escape(chart.title)}{unit}</h2>{note}{legend}"
             f"{svg.draw(chart, CLASSES)}</section>")  # fmt: skip
 
 
-def _table(rows: Sequence[Row]) -> str:
-    head = ("round", "time", "clients", "bytes", "accuracy", "hand-offs", "cold", "warm", "fold")
+def _table(rows: list[Row]) -> str:
+    names = evaluated(rows)[:MOST_METRICS]
+    head = ("round", "time", "clients", "bytes", *names, "hand-offs", "cold", "warm", "fold")
     lines = []
     for row in rows[-MOST_ROWS:]:
-        accuracy = row.get("accuracy")
+        said = evaluation_of(row)
         cells = (
             row["round"], duration(row["seconds"]), row.get("clients", ""),
-            amount(row.get("bytes", 0)), percent(accuracy) if accuracy is not None else "",
+            amount(row.get("bytes", 0)),
+            *(figure(name, said[name]) if name in said else "" for name in names),
             sum(row.get("handoffs", {}).values()), row.get("cold_starts", ""),
             row.get("warm_starts", ""),
             rate(row.get("fold_bytes", 0), row.get("fold_seconds", 0.0)),
         )  # fmt: skip
         lines.append("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>")
     which = "All rounds" if len(rows) <= MOST_ROWS else f"The last {MOST_ROWS} rounds"
-    heads = "".join(f"<th>{name}</th>" for name in head)
+    heads = "".join(f"<th>{escape(name)}</th>" for name in head)
     return (f"<section><details><summary>{which}</summary><div class='scroll'><table><tr>{heads}"
             f"</tr>{''.join(lines)}</table></div></details></section>")  # fmt: skip

@@ -45,23 +45,23 @@ def _draw(chart: Chart, axes: Axes) -> None:
     for series in chart.series:
         values = [float("nan") if v is None else v * chart.scale for v in series.values]
         if chart.kind == "line":
-            marker = "o" if len(values) <= 60 else ""
-            axes.plot(places, values, color=series.colour[0], lw=2, marker=marker, ms=4)
+            size = 4 if len(values) <= 60 else 2  # a value between two gaps is no line
+            axes.plot(places, values, color=series.colour[0], lw=2, marker="o", ms=size)
         else:
             axes.bar(places, values, 0.8, bottom, color=series.colour[0], label=series.name)
             bottom = [a + b for a, b in zip(bottom, values, strict=True)]
-    every = max(1, -(-len(chart.labels) // 10))
-    axes.set_xticks(list(places)[::every], list(chart.labels)[::every])
+    axes.set_xticks(list(chart.written), [chart.labels[index] for index in chart.written])
     unit = f" ({chart.unit})" if chart.unit else ""
     axes.set_title(chart.title + unit, loc="left", fontsize=11)
-    axes.set_xlabel("round", color=INK)
+    shared = f"; a bar is the mean of {chart.per_bar} rounds" if chart.per_bar > 1 else ""
+    axes.set_xlabel("round" + shared, color=INK)
     axes.tick_params(colors=INK, length=0)
     axes.grid(axis="y", color=RULE)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(RULE)
-    if len(chart.series) > 1:
+    if chart.has_legend:
         axes.legend(frameon=False, ncols=5, fontsize=9, loc="lower right",
                     bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)  # fmt: skip
 

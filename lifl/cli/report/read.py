@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lifl.cli.figures import numbers
 from lifl.errors import InvalidJob
 
 Row = dict[str, Any]
@@ -25,6 +26,17 @@ class RunFiles:
     directory: Path
     rows: list[Row]
     summary: dict[str, Any] = field(default_factory=dict)
+
+
+def evaluation_of(row: Row) -> dict[str, float]:
+    """The evaluator's figures of a round; empty where it skipped it."""
+    return numbers(row.get("evaluation"))
+
+
+def evaluated(rows: list[Row]) -> list[str]:
+    """Names of the evaluator's figures, accuracy first, then as they came."""
+    names = dict.fromkeys(name for row in rows for name in evaluation_of(row))
+    return sorted(names, key=lambda name: name != "accuracy")
 
 
 def read(directory: Path) -> RunFiles:

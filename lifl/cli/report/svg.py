@@ -53,11 +53,10 @@ def draw(chart: Chart, classes: dict[str, str]) -> str:
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y(mark) + 4:.1f}" '
                      f'text-anchor="end">{label(mark)}{unit}</text>')  # fmt: skip
     step = plot_w / len(chart.labels)
-    every = max(1, -(-len(chart.labels) // 10))
     parts += [
         f'<text class="tick" x="{LEFT + step * (index + 0.5):.1f}" y="{HEIGHT - 12}" '
         f'text-anchor="middle">{chart.labels[index]}</text>'
-        for index in range(0, len(chart.labels), every)
+        for index in chart.written
     ]
     if chart.kind == "bars":
         parts += _bars(chart, shown, classes, step, y)
@@ -97,14 +96,18 @@ def _line(
     chart: Chart, series: Series, values: Sequence[float | None], classes: dict[str, str],
     step: float, y: Any,
 ) -> list[str]:  # fmt: skip
-    points = [
-        (LEFT + step * (index + 0.5), y(value), chart.labels[index], value)
-        for index, value in enumerate(values)
-        if value is not None and math.isfinite(value)
-    ]
-    path = " ".join(f"{x:.1f},{at:.1f}" for x, at, _, _ in points)
+    points: list[tuple[float, float, str, float]] = []
+    paths: list[list[str]] = [[]]  # a round without a value ends one
+    for index, value in enumerate(values):
+        if value is None or not math.isfinite(value):
+            paths.append([])
+            continue
+        x, at = LEFT + step * (index + 0.5), y(value)
+        points.append((x, at, chart.labels[index], value))
+        paths[-1].append(f"{x:.1f},{at:.1f}")
     colour = classes[series.colour[0]]
-    parts = [f'<polyline class="line s{colour}" points="{path}"/>']
+    parts = [f'<polyline class="line s{colour}" points="{" ".join(path)}"/>'
+             for path in paths if len(path) > 1]  # fmt: skip
     radius = 3 if len(points) <= 60 else 1.5
     for x, at, name, value in points:
         said = f"round {name}: {label(value)} {chart.unit}".rstrip()

@@ -1,0 +1,249 @@
+"""One FLJob that is kept: what fails, and what is left when it is deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lifl.errors import NoSpace, TransientError
+from lifl.placement.cluster import keeper as keeper_module
+from lifl.placement.cluster import runs
+from lifl.placement.cluster.desk import NodeHere, Posted
+from lifl.placement.cluster.keeper import Keeper
+from lifl.placement.cluster.objects import Install
+from lifl.placement.cluster.runs import Coordinator
+from tests.unit.clusterjobs import body
+
+INSTALL = Install(namespace="lifl-system", image="lifl:1")
+pytestmark = pytest.mark.timeout(30)
+
+
+class Objects:
+    """An API server's objects, by path."""
+
+    def __init__(self) -> None:
+        self.there: dict[str, Any] = {}
+        self.status: dict[str, Any] = {}
+        self.before_apply: Callable[[], object] = lambda: None
+
+    def find(self, path: str) -> Any:
+        return copy.deepcopy(self.there.get(path))
+
+    def apply(self, path: str, made: Any) -> Any:
+        self.before_apply()
+        self.there[path] = made
+        return made
+
+    def create(self, path: str, made: Any) -> Any:
+        if not path.endswith("/events"):
+            self.there[f"{path}/{made['metadata']['name']}"] = made
+        return made
+
+    def merge(self, path: str, patch: Any) -> Any:
+        self.status |= patch["status"]
+        return patch
+
+    def without_owner(self) -> list[str]:
+        """What would stay when the FLJob is gone."""
+        return [
+            path for path, made in self.there.items()
+            if not made["metadata"].get("ownerReferences")
+        ]  # fmt: skip
+
+    def delete(self, path: str, *, grace_s: int | None = None) -> None:
+        self.there.pop(path, None)
+
+
+class Lines:
+    """A desk without lines."""
+
+    def __init__(self, *nodes: NodeHere) -> None:
+        self.nodes = {node.name: node for node in nodes}
+        self.posted: dict[str, Posted] = {}
+
+    def post(self, job: Posted) -> None:
+        self.posted[job.name] = job
+
+    def withdraw(self, name: str) -> None:
+        self.posted.pop(name, None)
+
+    def expect(self, name: str, key: str, path: Path) -> None:
+        pass
+
+
+def kept(api: Objects, desk: Lines, directory: Path) -> Keeper:
+    return Keeper(
+        api, desk, INSTALL, body(), epoch=1, identity="operator-1",  # type: ignore[arg-type]
+        address="127.0.0.1", directory=directory,
+    )  # fmt: skip
+
+
+def node() -> NodeHere:
+    return NodeHere("n1", "key of n1", b"", gateway="tcp://10.0.0.1:7710")
+
+
+@pytest.mark.parametrize("applied", [1, 3], ids=["the record", "files of members"])
+def test_what_a_turn_makes_while_the_job_is_deleted_goes_too(tmp_path: Path, applied: int) -> None:
+    """The record is written, then again with nodes, then the members' files and their Jobs."""
+    api, desk = Objects(), Lines(node())
+    reached, goes_on, count = threading.Event(), threading.Event(), 0
+
+    def wait() -> None:
+        nonlocal count
+        count += 1
+        if count == applied:
+            reached.set()
+            assert goes_on.wait(20)
+
+    async def main() -> None:
+        api.before_apply = wait
+        keeper = kept(api, desk, tmp_path)
+        desk.posted[keeper.full_name] = Posted(keeper.full_name, 1, "tcp://127.0.0.1:1", "key")
+        task = keeper.start()
+        assert await asyncio.to_thread(reached.wait, 20)
+        ending = asyncio.create_task(keeper.end())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        still = dict(desk.posted)
+        goes_on.set()
+        await ending
+        assert task.done()
+        assert still, "agents dropped the job while a turn of it was under way"
+
+    asyncio.run(main())
+    assert count >= applied
+    assert api.without_owner() == []
+    assert not any("/jobs/" in path for path in api.there)
+    assert desk.posted == {}
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_disk_that_is_full_costs_no_other_job_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keeper says so in the status, goes on, and starts the coordinator when there is room."""
+    api, desk = Objects(), Lines(node())
+    keeper_of: list[Keeper] = []
+    tries = 0
+
+    class Started(Coordinator):
+        def __init__(self, name: str, *_: Any) -> None:
+            self.endpoint = "tcp://127.0.0.1:30000"
+
+        async def stop(self) -> None:
+            pass
+
+    def write_whole(path: Path, data: bytes, mode: int = 0o666) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise OSError(28, os.strerror(28))
+        keeper_of[0].closed = True
+
+    async def at_once(_: float) -> None:
+        nonlocal said
+        said = said or api.status.get("message", "")
+
+    said = ""
+    monkeypatch.setattr(keeper_module, "write_whole", write_whole)
+    monkeypatch.setattr(keeper_module, "Coordinator", Started)
+    monkeypatch.setattr(keeper_module, "LOOK_S", 0)
+    monkeypatch.setattr(keeper_module.asyncio, "sleep", at_once)
+
+    async def main() -> None:
+        keeper = kept(api, desk, tmp_path)
+        keeper_of.append(keeper)
+        keeper.run_dir.mkdir(parents=True)
+        (keeper.run_dir / "initial.safetensors").touch()
+        await keeper.start()
+        assert keeper.coordinator is not None
+
+    asyncio.run(main())
+    assert "No space left on device" in said
+    assert "operator.storage" in said
+    assert api.status["message"] == ""
+    assert "team-a/toy" in desk.posted
+
+
+def test_ports_that_run_out_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(runs, "PORTS", range(port, port + 1))
+        with pytest.raises(TransientError, match=f"from {port} to {port}.*in use"):
+            runs._listen("127.0.0.1")
+
+
+def test_a_coordinator_without_room_for_its_file_gives_its_port_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setattr(runs, "PORTS", range(port, port + 1))
+    with pytest.raises(NoSpace, match=r"operator\.storage") as error:
+        Coordinator("toy", tmp_path / "gone", {}, "127.0.0.1", lambda _: None)
+    with runs._listen("127.0.0.1") as again:
+        assert again.getsockname()[1] == port
+    assert error.value.retryable
+
+
+@pytest.mark.parametrize("outcome", ["killed", "nothing to be had"])
+def test_a_coordinator_that_is_killed_is_started_again_ten_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: str
+) -> None:
+    """And what is said is what is done: no `restart` after the last time."""
+    started: list[str] = []
+
+    class Killed:
+        returncode = -9
+
+        def __init__(self) -> None:
+            self.stdout = asyncio.StreamReader()
+            self.stdout.feed_eof()
+
+        async def wait(self) -> int:
+            return -9
+
+    async def start(_: Coordinator) -> Any:
+        started.append(outcome)
+        if outcome != "killed":
+            raise OSError(11, os.strerror(11))
+        return Killed()
+
+    monkeypatch.setattr(Coordinator, "_started", start)
+    monkeypatch.setattr(runs, "AGAIN_S", 0)
+    heard: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        await Coordinator("toy", tmp_path, {}, "127.0.0.1", heard.append).task
+
+    asyncio.run(main())
+    assert len(started) == runs.RESTARTS + 1
+    assert [each["event"] for each in heard] == ["restart"] * runs.RESTARTS + ["ended"]
+    assert f"{runs.RESTARTS + 1} times" in heard[-1]["how"]
+
+
+def test_a_coordinator_that_is_to_stop_while_it_is_started_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = tmp_path / "waits"
+    waits.write_text("#!/bin/sh\nexec sleep 60\n")
+    waits.chmod(0o700)
+    monkeypatch.setattr(runs.sys, "executable", str(waits))
+    heard: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        coordinator = Coordinator("toy", tmp_path, {}, "127.0.0.1", heard.append)
+        await asyncio.sleep(0)
+        await asyncio.wait_for(coordinator.stop(), 20)
+        assert coordinator.task.done()
+
+    asyncio.run(main())
+    assert heard == []

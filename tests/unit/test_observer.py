@@ -1,0 +1,108 @@
+"""Which models somebody who watches a job gets to see, from what gateways say to it."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lifl.connection import Address
+from lifl.functions.layout import Layout
+from lifl.functions.transfer import Outgoing
+from lifl.functions.wire import Keys, Message
+from lifl.observer import Observer
+
+LAYOUT = Layout.of({"w": np.zeros(1, np.float32)})
+
+
+class Gateway:
+    """The other end of a connection: the newest model alone can be had, as from a real one."""
+
+    def __init__(self, *_: object) -> None:
+        self.socket = os.eventfd(1)  # always readable
+        self.said: deque[tuple[Message, memoryview | None]] = deque()
+        self.heard: list[Message] = []
+        self.newest = -1
+        self.is_new = False
+        self.follows = deque[int]()  # published as soon as a model is asked for
+
+    def publish(self, number: int) -> None:
+        self.newest = number
+        self.said.append(({"t": "published", "round": number}, None))
+
+    def send(self, outgoing: list[Outgoing]) -> None:
+        for message, _ in outgoing:
+            self.heard.append(message)
+            if message["t"] == "hello":
+                self.said.append(({"t": "welcome", "layout": LAYOUT.to_wire()}, None))
+            if message["t"] == "metrics" and self.heard.count(message) == 2:
+                self.said.append(({"t": "done"}, None))
+            if message["t"] == "get":
+                if self.follows:
+                    self.publish(self.follows.popleft())
+                if message["round"] != self.newest:
+                    self.said.append(({"t": "gone", "round": message["round"]}, None))
+                    continue
+                model = memoryview(bytearray(np.float32(self.newest).tobytes()))
+                answer = {"t": "model", "round": self.newest, "at": 0}
+                self.said.append((answer, model.cast("B")))
+
+    def receive(self) -> tuple[Message, memoryview | None] | None:
+        return self.said.popleft() if self.said else None
+
+    def reconnected(self) -> bool:
+        was_new, self.is_new = self.is_new, False
+        return was_new
+
+    def close(self) -> None:
+        os.close(self.socket)
+
+
+@pytest.fixture
+def observer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Observer]:
+    monkeypatch.setattr("lifl.observer.Connection", Gateway)
+    found = Observer([Address("tcp://a", "key")], job="j", keys=Keys("public", "secret"))
+    yield found
+    found.close()
+
+
+def gateway_of(observer: Observer) -> Any:
+    return observer._connections[0]
+
+
+def test_the_newest_is_next_and_the_last_is_never_skipped(observer: Observer) -> None:
+    gateway, seen = gateway_of(observer), []
+    gateway.publish(0)
+    rounds = {0: (1,), 1: (2, 3, 4), 4: (5,), 5: ()}  # published while one is measured
+    for number, model in observer.models():
+        assert model["w"] == [number]
+        seen.append(number)
+        for newer in rounds[number]:
+            gateway.publish(newer)
+        if not rounds[number]:
+            gateway.said.append(({"t": "done"}, None))
+    assert seen == [0, 1, 4, 5]
+
+
+def test_a_model_that_is_replaced_on_its_way_leads_to_the_newer_one(observer: Observer) -> None:
+    gateway = gateway_of(observer)
+    gateway.follows.extend([2, 3])
+    gateway.publish(1)
+    assert next(observer.models())[0] == 3
+
+
+def test_a_gateway_that_comes_back_hears_the_last_figures_again(observer: Observer) -> None:
+    """It may have died before it passed them on, and the run waits for those of its last round."""
+    gateway = gateway_of(observer)
+    gateway.publish(7)
+    models = observer.models()
+    number, _ = next(models)
+    observer.report(number, {"accuracy": 0.5})
+    gateway.is_new = True
+    assert list(models) == []
+    figures = {"t": "metrics", "job": "j", "round": 7, "metrics": {"accuracy": 0.5}}
+    assert [message for message in gateway.heard if message["t"] == "metrics"] == [figures] * 2
