@@ -14,7 +14,7 @@ import shutil
 import socket
 import struct
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -223,6 +223,8 @@ class EbpfRouter:
             if self._home is not None:
                 shutil.rmtree(self._home, ignore_errors=True)
                 shutil.rmtree(_partial(self._home), ignore_errors=True)
+                with suppress(OSError):  # of this router alone: who looks there finds nothing
+                    self._home.parent.rmdir()
         for each in self._maps:
             each.close()
         self._program.close()
