@@ -32,6 +32,7 @@ def floor(clients: int, size: int, rounds: int, *, control: bytes | None = None)
         control: TCP's congestion control, the system's unless given.
     """
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    _set(listener, control)  # handed on to what it accepts
     here = min(clients, PROCESSES)
     shares = [clients // here + (index < clients % here) for index in range(here)]
     pids = []
@@ -48,7 +49,6 @@ def floor(clients: int, size: int, rounds: int, *, control: bytes | None = None)
     socks = [listener.accept()[0] for _ in range(clients)]
     for sock in socks:
         sock.setblocking(False)
-        _set(sock, control)
     scratch, source = memoryview(bytearray(CHUNK)), memoryview(bytearray(CHUNK))
     took: list[float] = []
     before = 0.0
@@ -98,9 +98,10 @@ def _set(sock: socket.socket, control: bytes | None) -> None:
 def _clients(
     address: tuple[str, int], count: int, size: int, rounds: int, control: bytes | None
 ) -> None:
-    socks = [socket.create_connection(address) for _ in range(count)]
+    socks = [socket.socket() for _ in range(count)]
     for sock in socks:
-        _set(sock, control)
+        _set(sock, control)  # before it connects: a socket that was paced once stays so
+        sock.connect(address)
     scratch, source = memoryview(bytearray(CHUNK)), memoryview(bytearray(CHUNK))
     for _ in range(rounds):
         for sock in socks:

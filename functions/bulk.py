@@ -132,9 +132,7 @@ class Bulk:
         self, host: str, gateway: str, *, wrote: Callable[[Connection, Uploading], None],
         lost: Callable[[Connection, Uploading, LiflError], None],
     ) -> None:  # fmt: skip
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.listener = socket.create_server((host, 0), family=family, backlog=4096)
-        self.listener.setblocking(False)
+        self.listener = tcp.listen(host, backlog=4096)
         self.port: int = self.listener.getsockname()[1]
         self._wrote, self._lost = wrote, lost
         self._epoll = select.epoll()
@@ -201,7 +199,7 @@ class Bulk:
                 return
             sock.setblocking(False)
             try:
-                tcp.prepare(sock)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_MS)
             except OSError:  # gone before it was looked at

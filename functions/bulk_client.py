@@ -72,7 +72,7 @@ class BulkConnection:
 
     def __init__(self, host: str, port: int, ticket: Ticket) -> None:
         try:
-            self._sock = socket.create_connection((host, port), timeout=CONNECT_S)
+            self._sock = tcp.connect(host, port, timeout_s=CONNECT_S)
         except OSError as error:
             raise Broken(f"the bulk port {host}:{port} cannot be reached ({error})") from error
         try:
@@ -80,7 +80,6 @@ class BulkConnection:
             self._sock.settimeout(None)
             for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
                 self._sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(STILL_S, 0))
-            tcp.prepare(self._sock)
             self._sock.sendall(ticket.greeting())
             answer = self._sock.recv(ANSWER, socket.MSG_WAITALL)
         except OSError as error:

@@ -1,4 +1,11 @@
-"""What both ends of the bulk port ask of TCP.  Called by bulk.py and bulk_client.py."""
+"""What both ends of the bulk port ask of TCP.  Called by bulk.py and bulk_client.py.
+
+A congestion control that paces (BBR) spreads segments by timers.  Over loopback there is no queue
+to spare, so that the timers only keep both ends waiting: a round of 8 × 46.8 MB takes half as long
+again.  Two processes of one machine therefore talk without a pace; connections that leave it keep
+what its administrator chose.  A socket that was paced once stays so, whatever it is told later:
+hence it is told before it connects, and listeners hand on what they were told.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +17,42 @@ from typing import Final
 LOCAL_CONTROL: Final = b"reno"  # built into every kernel, and no right is needed for it
 
 
-def prepare(sock: socket.socket) -> None:
-    """Send at once; and between two processes of one machine, send without a pace.
+def listen(host: str, *, backlog: int) -> socket.socket:
+    """A listener at a port of the system's choice; what it accepts does not block.
 
-    A congestion control that paces (BBR) spreads segments by timers.  Over loopback there is no
-    queue to spare, so that the timers only keep both ends waiting: a round of 8 × 46.8 MB takes
-    half as long again.  Connections that leave the machine keep what its administrator chose.
+    Raises:
+        OSError: this machine has no such address.
     """
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if is_loopback(sock.getpeername()[0]):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, 0), family=family, backlog=backlog)
+    _unpace(listener, listener.getsockname()[0])
+    listener.setblocking(False)
+    return listener
+
+
+def connect(host: str, port: int, *, timeout_s: float) -> socket.socket:
+    """A connection that sends at once.
+
+    Raises:
+        OSError: nobody listens there.
+    """
+    error: OSError = OSError(f"{host} has no address")
+    for family, kind, proto, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, proto)
+        try:
+            sock.settimeout(timeout_s)
+            _unpace(sock, str(address[0]))
+            sock.connect(address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+        except OSError as last:
+            sock.close()
+            error = last
+    raise error
+
+
+def _unpace(sock: socket.socket, host: str) -> None:
+    if is_loopback(host):
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOCAL_CONTROL)
 
