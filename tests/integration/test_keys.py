@@ -136,8 +136,8 @@ def test_a_key_directory_of_ones_own(runner: Runner, tmp_path: Path) -> None:
         client = Outsider(field.folder / "late.json", Keys.load(tmp_path / "late.key"))
         assert (client.index, client.fields["count"]) == (2, 3)
         assert json.loads((field.folder / "clinic.json").read_text())["count"] == 3
-        client.send("hello")
-        clinic.play(field.round())  # drawn before the other was there, or with it
+        admitted(client)  # the coordinator knows of it from then on
+        clinic.play(field.round())  # drawn before the other was there
         field.clients = [clinic, client]
         number = field.round()
         for one in field:
