@@ -128,6 +128,7 @@ class Client:
         self._exchange = Exchange(address, job=job, keys=keys, timeout_s=timeout_s)
         self._last = self._start = 0  # round that was given out last, in which start of the run
         self._kept: Upload | Message | None = None  # what it was answered with
+        self._counted = 0, 0  # start and number of the round whose answer counts
 
     @classmethod
     def connect(
@@ -237,6 +238,8 @@ class Client:
         metrics: Mapping[str, float], progress: Progress | None,
     ) -> bool:  # fmt: skip
         """What `Round.send` does."""
+        if self._has_counted(number):
+            return True
         self._kept = None
         layout = self._exchange.layout
         buffer = self._exchange.buffers.take(layout.update_bytes) if layout else None
@@ -247,11 +250,20 @@ class Client:
 
     def send_report(self, number: int, weight: float, metrics: Mapping[str, float]) -> bool:
         """What `Round.report` does."""
+        if self._has_counted(number):
+            return True
         self._kept = report(self.job, number, weight, metrics)
         return self._answer()
 
     def _answer(self) -> bool:
-        return answer(self._exchange, self._kept) if self._kept is not None else False
+        counts = answer(self._exchange, self._kept) if self._kept is not None else False
+        if counts:
+            self._counted = self._start, self._last
+        return counts
+
+    def _has_counted(self, number: int) -> bool:
+        """Whether this round has an answer already; who cancelled its sending may not know."""
+        return self._counted == (self._start, number)
 
     def interrupt(self) -> None:
         """From another thread: whatever waits here raises `lifl.exchange.Interrupted`."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 
-from lifl.client import report, update
+from lifl.buffers import Buffers
+from lifl.client import Client, report, update
+from lifl.connection import Address
 from lifl.errors import InvalidUpdate
 from lifl.exchange import RETRY_LAST_S, retry_s
 from lifl.functions.jobs import measured, weight_of
 from lifl.functions.layout import Layout
 from lifl.functions.tensors import load_into
 from lifl.functions.transfer import Upload
-from lifl.functions.wire import INLINE, UP_CHUNK, virtual_key, worker_and_number
+from lifl.functions.wire import INLINE, UP_CHUNK, Keys, virtual_key, worker_and_number
 
 MODEL = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "batches": np.array(7)}
 
@@ -117,3 +120,35 @@ def test_load_into_what_does_not_fit(target: dict[str, np.ndarray], sentence: st
     with pytest.raises(InvalidUpdate, match=sentence):
         load_into(target, {name: value + 1 for name, value in MODEL.items()})
     assert all((target[name] == before[name]).all() for name in target)
+
+
+class Line:
+    """An exchange that takes every update of round 1."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.layout = Layout.of({"w": np.zeros(3, np.float32)})
+        self.buffers, self.pending, self.start = Buffers(), None, 1
+        self.taken: list[bytes] = []
+
+    def wait_for(self, *_: str) -> tuple[dict[str, Any], None]:
+        return {"t": "round", "round": 1, "need": True, "settings": {}}, None
+
+    def fetch(self, _: int) -> dict[str, np.ndarray]:
+        return {"w": np.zeros(3, np.float32)}
+
+    def upload(self, upload: Upload) -> bool:
+        upload.complete()
+        self.taken.append(bytes(upload.data))
+        return True
+
+
+def test_what_counts_already_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who cancelled a `send` may not know that it came through; the round may be over by now."""
+    monkeypatch.setattr("lifl.client.Exchange", Line)
+    client = Client(Address("", ""), job="toy", keys=Keys("somebody", ""))
+    round_ = client.next_round()
+    assert round_ is not None
+    assert round_.send({"w": np.ones(3, np.float32)}, weight=1.0)
+    assert round_.send({"w": np.full(3, 2, np.float32)}, weight=1.0)
+    assert round_.report(weight=1.0)
+    assert client._exchange.taken == [np.ones(3, np.float32).tobytes()]
