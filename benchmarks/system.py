@@ -32,7 +32,7 @@ def machine() -> dict[str, Any]:
         "cpu": model[1] if model else platform.machine(),
         "cpus": len(os.sched_getaffinity(0)),
         "memory_gb": round(_memory_bytes("MemTotal") / 1e9, 1),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),
         "numpy": np.__version__,
         "load_at_start": round(os.getloadavg()[0], 2),
