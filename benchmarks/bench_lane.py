@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2, help="jobs and floors of each case")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     arguments = parser.parse_args()
-    print(f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release().partition("-")[0]}; "
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}; "
           f"load {os.getloadavg()[0]:.1f} when it began")  # fmt: skip
     cases: dict[str, tuple[int, int, dict[str, Any]]] = {
         "8 x 46.8MB whole job, sealed": (8, 46_800_000, {}),
