@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PROXY, Runner
-from outsider import Field
+from outsider import Field, Outsider
 
 from lifl.functions.wire import UP_CHUNK, Keys
 
@@ -67,11 +67,14 @@ def test_an_update_that_waits_for_a_pair_gives_its_slot_to_who_waits(
         field.idle("lifl.functions.aggregator")  # the leaf has looked, and waits for a second
         silent.put(number)
         silent.hear("go", number=number)
-        for client in others:
-            client.put(number)
+        before: list[Outsider] = []
         for client in others:  # one after the other through the only slot
+            client.put(number)
+            for other in before[-1:]:
+                assert other.upload(number, other.update(number))["t"] == "ack"
             client.hear("go", number=number)
-            assert client.upload(number, client.update(number))["t"] == "ack"
+            before.append(client)
+        assert client.upload(number, client.update(number))["t"] == "ack"
         assert silent.upload(number, silent.update(number))["t"] == "ack"
         field.check(number, field.clients)
     finally:
