@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +76,26 @@ def main(names: tuple[str, ...], out: Path | None, turns: int | None) -> None:
             f"warning: the load is {here['load_at_start']}: something else runs here, and "
             "figures are worse than the machine's", style="yellow",
         )  # fmt: skip
+    run({name: CASES[name] for name in names or CASES}, here, turns=turns,
+        out=out or Path("build") / ("-".join(("bench", *names)) + ".json"))  # fmt: skip
+
+
+def run(
+    cases: Mapping[str, Case], here: dict[str, Any], *, turns: int | None, out: Path
+) -> None:
+    """Measure cases one after the other, print their table and write their rows.
+
+    Ends the process with status 1 when one could not be measured.
+    """
+    console, notes = Console(width=_width()), Console(stderr=True)
     rows: list[dict[str, Any]] = []
     failed = []
-    for name in names or CASES:
+    for name, case in cases.items():
         began = time.monotonic()
-        found, fine = measure(CASES[name], {} if turns is None else {"turns": turns})
+        found, fine = measure(case, {} if turns is None else {"turns": turns})
         rows += found
         failed += [] if fine else [name]
         notes.print(f"{name}: {time.monotonic() - began:.0f} s", style="dim")
-    out = out or Path("build") / ("-".join(("bench", *names)) + ".json")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"machine": here, "rows": rows}, indent=2, ensure_ascii=False) + "\n")
     console.print(table(rows))

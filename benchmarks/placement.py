@@ -8,18 +8,14 @@ are measured where they are named.
 
 from __future__ import annotations
 
-import json
 import signal
-import sys
-import time
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from benchmarks import case_fanin, case_planner, case_policies
-from benchmarks.__main__ import measure
-from benchmarks.rows import Case, table
+from benchmarks.__main__ import run
+from benchmarks.rows import Case
 from benchmarks.system import machine
 
 DEFAULT: dict[str, Case] = {
@@ -34,23 +30,8 @@ CASES = DEFAULT | {case.name: case for case in case_fanin.CASES}
 @click.option("--turns", type=click.IntRange(1), help="How often each is measured.")
 def main(names: tuple[str, ...], out: Path | None, turns: int | None) -> None:
     """Measure the cases that are named, or all that need no real run."""
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    notes, here = Console(stderr=True), machine()
-    rows, failed = [], []
-    for name in names or DEFAULT:
-        began = time.monotonic()
-        found, fine = measure(CASES[name], {} if turns is None else {"turns": turns})
-        rows += found
-        failed += [] if fine else [name]
-        notes.print(f"{name}: {time.monotonic() - began:.0f} s", style="dim")
-    out = out or Path("build") / ("-".join(("bench-placement", *names)) + ".json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"machine": here, "rows": rows}, indent=2, ensure_ascii=False) + "\n")
-    console.print(table(rows))
-    console.print(f"written to {out}")
-    if failed:
-        notes.print(f"could not be measured: {', '.join(failed)}", style="red")
-        sys.exit(1)
+    run({name: CASES[name] for name in names or DEFAULT}, machine(), turns=turns,
+        out=out or Path("build") / ("-".join(("bench-placement", *names)) + ".json"))  # fmt: skip
 
 
 if __name__ == "__main__":

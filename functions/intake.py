@@ -149,25 +149,25 @@ class Intake:
             self._send(role, Descriptor(0, 0, round_, lane(role), Kind.FLUSH))
         fault("gateway_flushed", "gateway")
 
-    def _for_me(self) -> list[tuple[int, Header]]:
-        """Roots' slots that wait for this gateway; the model is held until the next one."""
-        arena, model = self.arena, self.arena.model()[1]
-        found = [(slot, arena.header(slot)) for slot in arena.sealed_for(GATEWAY)]
-        return [
-            (slot, header) for slot, header in found
-            if slot != model or header.payload is not Payload.MODEL
-        ]  # fmt: skip
-
     def release_old(self) -> None:
         """Let go, unread, of what is of older rounds."""
-        for slot, header in self._for_me():
-            if header.round < self.round:
-                self.release(slot, self.arena.state(slot), header)
+        self.sealed()
 
     def sealed(self) -> list[tuple[int, Header]]:
-        """What this round's roots have for this gateway; what is older goes unread."""
-        self.release_old()
-        return [(slot, header) for slot, header in self._for_me() if header.round >= self.round]
+        """What this round's roots have for this gateway; what is older is let go of, unread.
+
+        The current model stays as it is: it is held until the next one.
+        """
+        arena, found = self.arena, []
+        for slot in arena.sealed_for(GATEWAY):
+            header = arena.header(slot)
+            if slot == arena.model()[1] and header.payload is Payload.MODEL:
+                continue
+            if header.round < self.round:
+                self.release(slot, arena.state(slot), header)
+            else:
+                found.append((slot, header))
+        return found
 
     def publish(self, slot: int, header: Header) -> None:
         """Make the top's sealed slot the global model, and let go of the one before."""

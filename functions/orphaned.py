@@ -27,6 +27,22 @@ _OF_A_RUN: Final = "engine.json"  # what `lifl run` writes into its directory be
 _MNT_DETACH: Final = 2
 
 
+def is_held(run: Path) -> bool:
+    """Somebody holds the lock of a run's directory: the `lifl run` that lives.
+
+    Raises:
+        OSError: there is no such directory.
+    """
+    fd = os.open(run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 class Orphaned:
     """What a process of a node knows of the run that it belongs to.
 
@@ -65,16 +81,9 @@ class Orphaned:
         if not (self._run / _OF_A_RUN).exists():
             return False
         try:
-            fd = os.open(self._run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return not is_held(self._run)
         except OSError:
             return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        finally:
-            os.close(fd)
-        return True
 
     def _clear_up(self) -> None:
         """The first to see it removes the directory; the others of the node see that."""

@@ -25,6 +25,7 @@ from typing import Any
 
 from lifl.api.job import FLJob
 from lifl.errors import InvalidJob
+from lifl.functions.orphaned import is_held
 from lifl.functions.wire import Keys, virtual_key
 from lifl.placement import resume
 from lifl.placement.host import LOOPBACK, check_host, warning_of
@@ -182,16 +183,9 @@ def _lock(directory: Path) -> int:
 def is_under_way(run_dir: Path) -> bool:
     """A `lifl run` has this directory, whether or not its job has begun."""
     try:
-        fd = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return is_held(run_dir)
     except OSError:
         return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def short_lived() -> str | None:

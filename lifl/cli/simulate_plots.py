@@ -16,6 +16,8 @@ mpl.use("Agg")
 
 from matplotlib import pyplot
 
+from lifl.cli.report.plots import save
+
 INK, RULE = "#52514e", "#e1e0d9"
 COLOURS = ("#2a6f97", "#e07a5f", "#6a994e", "#7b5ea7", "#c9a227")
 PICTURES = (
@@ -50,13 +52,7 @@ def plot(rows: list[dict[str, Any]], folder: Path) -> list[Path]:
             axes.spines[side].set_visible(False)
         figure.legend(frameon=False, ncols=len(policies), fontsize=9, loc="outside lower center")
         path = folder / f"{slug}.png"
-        temporary = path.with_name(path.name + ".new")
-        try:
-            figure.savefig(temporary, format="png")
-            temporary.rename(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-            pyplot.close(figure)
+        save(figure, path)
         written.append(path)
     return written
 

@@ -14,6 +14,7 @@ mpl.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from lifl.cli.report.charts import Chart, charts
 from lifl.cli.report.read import read
@@ -28,15 +29,20 @@ def plot(directory: Path) -> list[Path]:
         figure, axes = pyplot.subplots(figsize=(8, 3.4), dpi=140, layout="constrained")
         _draw(chart, axes)
         path = directory / f"{chart.slug}.png"
-        temporary = path.with_name(path.name + ".new")
-        try:
-            figure.savefig(temporary, format="png")
-            temporary.rename(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-            pyplot.close(figure)
+        save(figure, path)
         written.append(path)
     return written
+
+
+def save(figure: Figure, path: Path) -> None:
+    """The picture as a whole or not at all; the figure is closed either way."""
+    temporary = path.with_name(path.name + ".new")
+    try:
+        figure.savefig(temporary, format="png")
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        pyplot.close(figure)
 
 
 def _draw(chart: Chart, axes: Axes) -> None:
