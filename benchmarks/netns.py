@@ -2,16 +2,18 @@
 
 Owns one measurement: `lifl run --network netns` with clients that train nothing, seconds of its
 warm rounds, and what the kernel counted meanwhile: bytes of interfaces, CPU time of processes.
-Called by case_netns.py and case_calibration.py.
+What was measured is kept in STORE, so that a series of jobs can be measured in pieces; without that
+file all is measured anew.  Called by case_netns.py and case_calibration.py.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from lifl.placement.processes import descendants
 
 COORDINATOR = "lifl.placement.coordinator"
 LIMIT_S = 600.0
+STORE = Path("build") / "netns.jsonl"
 
 
 @dataclass(frozen=True)
@@ -50,26 +53,29 @@ class Measured:
     Attributes:
         seconds: of each warm round.
         tree: of the last one, as rounds.jsonl has it.
-        capacity: what each agent has measured, by node.
         internode_bytes: that nodes sent and that no client and no coordinator got.
         cpu_s: of agent, gateway and aggregators, by node.
         machine_cpu_s: of all processes of the run, clients included.
     """
 
     seconds: list[float]
-    tree: Mapping[str, list[dict[str, Any]]]
+    tree: dict[str, list[dict[str, Any]]]
     internode_bytes: float
-    cpu_s: Mapping[str, float]
+    cpu_s: dict[str, float]
     machine_cpu_s: float
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """Clients of each node that has some."""
-        return {
-            node: sum(role["clients"] for role in roles if role["role"] == "leaf")
-            or next(role["clients"] for role in roles)
-            for node, roles in self.tree.items()
-        }
+
+def measured(asked: Asked, *, warm: int) -> Measured:
+    """As it is in STORE, or else of a job that runs now."""
+    for line in STORE.read_text().splitlines() if STORE.exists() else ():
+        row = json.loads(line)
+        if Asked(**row["asked"]) == asked:
+            return Measured(**row["measured"])
+    found = measure(asked, warm=warm)
+    STORE.parent.mkdir(parents=True, exist_ok=True)
+    with STORE.open("a") as file:
+        file.write(json.dumps({"asked": asdict(asked), "measured": asdict(found)}) + "\n")
+    return found
 
 
 def measure(asked: Asked, *, warm: int) -> Measured:
