@@ -48,7 +48,8 @@ VALIDATION = {
 """Jobs, and how many warm rounds of each count."""
 NEAR = 0.2
 STEPS = (2.0, 1.4, 1.15, 1.05, 1.02)  # of the fit, by which a constant is made larger and smaller
-CERTAIN = ("linkShare",)  # that cannot be above 1
+LIMITS = {"linkShare": (0.5, 1.0), "fetchWeight": (1.0, 100.0)}
+FITTED = ("linkShare", "sumBytesS", "fetchWeight", "updateCpuS", "roundS", "ingestBytesS")
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ def fit(seconds: Mapping[Asked, float], machine: Machine) -> dict[str, Any]:
     One constant after the other is made larger and smaller, in steps that shrink.
     """
     costs: dict[str, Any] = {
-        "linkShare": 0.93, "sumBytesS": 200 * MB, "updateCpuS": 2e-3, "roundS": 0.02,
-        "ingestBytesS": 1000 * MB, "coldStartS": 0.0, "coldStartCpuS": 0.0,
+        "linkShare": 0.93, "sumBytesS": 200 * MB, "fetchWeight": 2.0, "updateCpuS": 2e-3,
+        "roundS": 0.02, "ingestBytesS": 1000 * MB, "coldStartS": 0.0, "coldStartCpuS": 0.0,
     }  # fmt: skip
 
     def error(tried: Mapping[str, Any]) -> float:
@@ -108,10 +109,11 @@ def fit(seconds: Mapping[Asked, float], machine: Machine) -> dict[str, Any]:
     for step in STEPS:
         while True:
             before = best
-            for name in ("linkShare", "sumBytesS", "updateCpuS", "roundS", "ingestBytesS"):
+            for name in FITTED:
                 for factor in (step, 1 / step):
                     value = costs[name] * factor
-                    if name in CERTAIN and value > 1:
+                    least, most = LIMITS.get(name, (0.0, math.inf))
+                    if not least <= value <= most:
                         continue
                     tried = costs | {name: round(value) if name.endswith("BytesS") else value}
                     if (found := error(tried)) < best:

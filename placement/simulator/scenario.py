@@ -95,6 +95,10 @@ class Costs(_Part):
         description="That gateways exchange among themselves, sums and models, where a link is not "
         "slower.  No bound unless given.",
     )
+    fetch_weight: float = Field(
+        default=1.0, ge=1,
+        description="Of a gateway that fetches a model over a busy link, in shares of a client.",
+    )
     update_cpu_s: float = Field(
         default=0.0, ge=0,
         description="CPU that an update takes beside its bytes, and a model on its way to a "

@@ -6,9 +6,10 @@ Owns the model's constants and values.  Times are seconds after the round's star
             other in the order in which they are ready; it begins when a slot is free, which it
             holds until it was folded.  (Lazy: updates wait elsewhere, slots do not bind.)
     model   with `models` it is on its way before: over the link of the top's node to its Q clients
-            and the N − 1 other nodes at once, there after (Q + N − 1)·B / (linkShare·rate); then
-            over each of theirs to its Q', after Q'·B / (linkShare·rate) more.  Clients have their
-            updates that much later.
+            and the N − 1 other nodes at once, which share it 1 : fetchWeight.  The nodes have it
+            after (N − 1 + Q / fetchWeight)·B / (linkShare·rate), the clients after
+            (N − 1 + Q)·B / (linkShare·rate), and those of another node after Q'·B / (linkShare·
+            rate) from when that has it.  Clients have their updates that much later.
     cores   with sharedCores C a crossing takes at least n·(updateCpu + 2·B / ingest) / C, n being
             the nodes in use: both ends work, for all nodes at once.  For models that
             leave the top's node n is 1, for those that leave the others it is their number.
@@ -209,7 +210,10 @@ def models_there(scenario: Scenario, site: Site, *, counts: Ints, top: int) -> F
     others = len(used) - 1
     each_s = max(size / payload_bytes_s(scenario, site, top), _cpu_s(scenario, 1))
     there[top] = (int(counts[top]) + others) * each_s
-    first_s = max(there[top], others * size / (scenario.costs.sum_bytes_s or np.inf))
+    first_s = max(
+        (others + int(counts[top]) / scenario.costs.fetch_weight) * each_s,
+        others * size / (scenario.costs.sum_bytes_s or np.inf),
+    )
     for at in used.tolist():
         if at != top:
             each_s = max(size / payload_bytes_s(scenario, site, at), _cpu_s(scenario, others))

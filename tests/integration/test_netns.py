@@ -218,3 +218,9 @@ def test_lost_packets_cost_no_update(runner: Runner, tmp_path: Path) -> None:
         run.open()
         ended = runner.finish(run.process)
     check(ended, rounds=2, clients=6)
+
+
+def test_clients_from_outside_are_refused(runner: Runner) -> None:
+    run = runner("--network", "netns", clients={"min": 4, "max": 5})
+    assert run.status == 2
+    assert "clients from outside cannot reach its nodes: give the job a trainer" in run.stderr
