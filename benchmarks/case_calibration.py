@@ -37,7 +37,7 @@ CALIBRATION = {
     Asked(40, 20 * MB, 4, policy="worstfit", fan_in=4): 4,
 }
 VALIDATION = {
-    Asked(64, 46_800_000, 4): 3,
+    Asked(64, 46_800_000, 4): 2,
     Asked(32, 46_800_000, 2, "2Gbit", policy="worstfit"): 3,
     Asked(8, 1 * MB, 2, "200Mbit"): 15,
     Asked(64, 1 * MB, 4, policy="least-connections"): 15,
