@@ -69,19 +69,21 @@ class Clients:
     Args:
         rights: public key -> client, worker, observer, node or coordinator.
         jobs: the gateway's jobs by name.
-        host, keys: where the bulk port listens, and what its tickets are bound to.
+        host, bulk_port, keys: where the bulk port listens, and what its tickets are bound to.
         report: tells the coordinator something.
         serve: looks at a job's words, when a slot may have become free.
     """
 
     def __init__(
         self, router: zmq.Socket[bytes], node: str, rights: dict[str, str], jobs: dict[str, Job],
-        *, host: str, keys: Keys, report: Callable[[Message], None],
+        *, host: str, bulk_port: int, keys: Keys, report: Callable[[Message], None],
         serve: Callable[[Job], None],
     ) -> None:  # fmt: skip
         self.router, self.node = router, node
         self.secure = keys.is_secure
-        self.uploads = Uploads(jobs, host, keys.public, send=self.send, serve=serve)
+        self.uploads = Uploads(
+            jobs, host, bulk_port, keys.public, send=self.send, serve=serve
+        )
         self.bulk = self.uploads.bulk
         if self.secure:
             preload()
@@ -92,6 +94,7 @@ class Clients:
         self.expected: set[str] = set()  # jobs that the coordinator has, here already or not
         self.over: set[str] = set()  # jobs that have ended
         self.revoked: set[str] = set()
+        self.ports: dict[str, int] = {}  # key -> where it finds the bulk port; else at its own
         self.unknown: dict[str, dict[str, bytes]] = {}  # hello before the job is here
         self.monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._look_at = math.inf  # when to see who has left (monotonic seconds)
@@ -443,8 +446,9 @@ class Clients:
             raise Refused(f"a {right} gets no ticket")
         ticket = self.bulk.tickets.issue(key, job.name, self._mode())
         self.send(peer, {
-            "t": "ticket", "job": job.name, "n": message["n"], "port": self.bulk.port,
-            "id": ticket.id, "secret": ticket.secret, "mode": ticket.mode.name.lower(),
+            "t": "ticket", "job": job.name, "n": message["n"],
+            "port": self.ports.get(key, self.bulk.port), "id": ticket.id,
+            "secret": ticket.secret, "mode": ticket.mode.name.lower(),
         })  # fmt: skip
 
     def _mode(self) -> Mode:

@@ -55,7 +55,7 @@ from lifl.placement.checkpoint import Checkpoints, due_every, read
 from lifl.placement.course import LAST_METRICS_S, RECONNECT_S, Course
 from lifl.placement.enrolment import Enrolment
 from lifl.placement.limits import unwritten
-from lifl.placement.membership import Known, Membership
+from lifl.placement.membership import Known, Membership, Outside
 from lifl.placement.models import move
 from lifl.placement.planning import JOB, Planning
 from lifl.placement.processes import end_with_parent
@@ -86,7 +86,8 @@ class Coordinator:
         self.router.bind(config["listen"])
         self.enrolment = Enrolment(Path(config["keyring"]), config["clients"])
         self.members = Membership(
-            config["nodes"], self.enrolment.names, config["observers"], config["workers"]
+            config["nodes"], self.enrolment.names, config["observers"], config["workers"],
+            outside=Outside.of(config.get("outside")),
         )
         self.door.keys = set(config["nodes"].values())
         self.early: deque[tuple[bytes, str, Message]] = deque()  # came while a model was moved
@@ -278,8 +279,10 @@ class Coordinator:
 
     def _tell_rights(self, node: Known) -> None:
         """Who may speak to a gateway; whom this does not name has no rights there."""
-        rights = {"t": "enrol", "keys": self.members.rights, "jobs": [self.name]}
-        self._send(node.gateway, rights)
+        self._send(node.gateway, {
+            "t": "enrol", "keys": self.members.rights, "jobs": [self.name],
+            "ports": self.members.outside.ports(node.name),
+        })  # fmt: skip
 
     def _keys_changed(self) -> None:
         """Somebody was enrolled or revoked: gateways hear it before whoever did it does."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from lifl.functions.wire import worker_and_number
 
@@ -29,6 +30,40 @@ class Known:
     in_model: int = 0  # with the updates of these clients
 
 
+@dataclass(frozen=True)
+class Outside:
+    """How clients from outside of a cluster reach gateways: not as nodes reach one another.
+
+    Attributes:
+        clients: their keys.
+        doors: endpoint and port for models and updates, as they see them, by node.
+    """
+
+    clients: frozenset[str] = frozenset()
+    doors: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any] | None) -> Outside:
+        """From a coordinator's configuration; None: everybody is inside."""
+        if config is None:
+            return cls()
+        doors = {node: (endpoint, port) for node, (endpoint, port) in config["doors"].items()}
+        return cls(frozenset(config["clients"]), doors)
+
+    def wire(self) -> dict[str, Any]:
+        return {"clients": sorted(self.clients), "doors": dict(self.doors)}
+
+    def endpoint(self, client: str, node: Known) -> str:
+        """Where this client finds that node's gateway."""
+        if client in self.clients and node.name in self.doors:
+            return self.doors[node.name][0]
+        return node.endpoint
+
+    def ports(self, node: str) -> dict[str, int]:
+        """Where each of them finds the bulk port of that node."""
+        return dict.fromkeys(self.clients, self.doors[node][1]) if node in self.doors else {}
+
+
 class Membership:
     """Nodes and clients of one job.
 
@@ -37,6 +72,7 @@ class Membership:
         names: name of each enrolled client, by key.
         observers: keys of those who may see models and report on them.
         workers: keys of those who speak for virtual clients.
+        outside: who does not call at the addresses that nodes have among themselves.
 
     Attributes:
         connected: client key → node whose gateway it talks to; "" for a virtual one, whose worker
@@ -48,11 +84,11 @@ class Membership:
 
     def __init__(
         self, nodes: Mapping[str, str], names: Mapping[str, str], observers: Iterable[str],
-        workers: Iterable[str] = (),
+        workers: Iterable[str] = (), *, outside: Outside | None = None,
     ) -> None:  # fmt: skip
         self.nodes = {name: Known(name, key) for name, key in nodes.items()}
         self.names = dict(names)
-        self.observers = list(observers)
+        self.observers, self.outside = list(observers), outside or Outside()
         self.is_observed = False
         self.connected: dict[str, str] = {}
         self.homes: dict[str, str] = {}
@@ -141,7 +177,7 @@ class Membership:
         """
         homes, nodes = self.homes, self.nodes
         return [
-            [key, nodes[homes[key]].endpoint, nodes[homes[key]].key]
+            [key, self.outside.endpoint(key, nodes[homes[key]]), nodes[homes[key]].key]
             for key, where in self.connected.items()
             if where == name and homes.get(key, where) != where and nodes[homes[key]].endpoint
         ]

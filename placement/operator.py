@@ -43,6 +43,10 @@ from lifl.placement.cluster.tokens import review_of
 
 log = logging.getLogger("lifl.operator")
 
+LEVELS: Final = {
+    "debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING,
+    "error": logging.ERROR,
+}  # fmt: skip
 LEADS: Final = "Whether this operator holds the Lease."
 
 
@@ -310,6 +314,13 @@ def _plain(body: kopf.Body) -> Object:
     return json.loads(json.dumps(dict(body), default=dict))  # type: ignore[no-any-return]
 
 
+def say_from(level: str) -> None:
+    """Log from a level on; what libraries say of every event and lease is one level lower."""
+    logging.basicConfig(format="%(name)s: %(message)s", level=LEVELS[level])
+    for library in ("kopf", "leaderelection", "aiohttp", "urllib3"):
+        logging.getLogger(library).setLevel(max(LEVELS[level] + 10, logging.INFO))
+
+
 @click.command()
 @click.option("--namespace", required=True, help="LIFL's own")
 @click.option("--identity", required=True, help="name of this pod")
@@ -325,6 +336,8 @@ def _plain(body: kopf.Body) -> Object:
 @click.option("--functions-idle-s", default=30.0, help="for how long an idle function stays")
 @click.option("--agent-service-account", required=True)
 @click.option("--run-directory", default="/run/lifl")
+@click.option("--gateway-bulk-port", default=7711, help="of every node")
+@click.option("--log-level", default="info", type=click.Choice([*LEVELS]))
 @click.option("--port", default=7700)
 @click.option("--metrics-port", default=8080)
 @click.option("--directory", type=click.Path(path_type=Path), default=Path("/var/lib/lifl"))
@@ -332,11 +345,11 @@ def main(
     namespace: str, identity: str, address: str, lease: str, service: str | None, image: str,
     image_pull_policy: str, functions_namespace: str, functions_service_account: str,
     functions_resources: str, functions_priority_class: str, functions_idle_s: float,
-    agent_service_account: str, run_directory: str, port: int, metrics_port: int, directory: Path,
+    agent_service_account: str, run_directory: str, gateway_bulk_port: int, log_level: str,
+    port: int, metrics_port: int, directory: Path,
 ) -> None:  # fmt: skip
     """Run the operator; it waits until it holds the Lease."""
-    logging.basicConfig(format="%(name)s: %(message)s", level=logging.INFO)
-    logging.getLogger("leaderelection").setLevel(logging.WARNING)
+    say_from(log_level)
     probe = Probe(metrics_port)
     api = Api.of_pod()
     epoch = wait_until_elected(
@@ -353,6 +366,7 @@ def main(
         functions_namespace=functions_namespace, functions_account=functions_service_account,
         functions_resources=json.loads(functions_resources),
         functions_priority_class=functions_priority_class, run_directory=run_directory,
+        gateway_bulk_port=gateway_bulk_port,
         operator=f"tcp://{service or lease}.{namespace}.svc:{port}", operator_key=keys.public,
     )  # fmt: skip
     settings = Settings(

@@ -12,7 +12,7 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +52,7 @@ class Installation:
             "fullnameOverride": self.name, "image.repository": repository, "image.tag": tag,
             "crds.install": str(self.brings_crd).lower(), "crds.keep": "false",
             "nodes.runDirectory": f"/run/{self.name}", "gateway.port": "17711",
+            "gateway.bulkPort": "17712",
             "agent.arenaMemory": "256Mi", "functions.namespace.name": self.functions.namespace,
             "functions.idleS": "3", "webhook.enabled": "false", "agent.proxy": "ebpf",
         }  # fmt: skip
@@ -144,6 +145,9 @@ class Job:
     def events(self) -> set[str]:
         chosen = f"--field-selector=involvedObject.name={self.name}"
         return {event["reason"] for event in self.kubectl.get("events", chosen)["items"]}
+
+
+Run = Callable[..., Job]
 
 
 def digits(rounds: int, **spec: Any) -> dict[str, Any]:

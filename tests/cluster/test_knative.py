@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from kubectl import IMAGE
+
+from tests.cluster.kubectl import IMAGE
 
 if TYPE_CHECKING:
-    from kubectl import Kubectl, Pods
+    from tests.cluster.kubectl import Kubectl, Pods
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
 
