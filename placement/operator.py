@@ -37,6 +37,7 @@ from lifl.placement.cluster.desk import AUDIENCE, Desk, NodeHere, agent_rule
 from lifl.placement.cluster.gather import fetched, together
 from lifl.placement.cluster.keeper import Keeper
 from lifl.placement.cluster.lease import wait_until_elected
+from lifl.placement.cluster.nodes import Notes
 from lifl.placement.cluster.objects import Install
 from lifl.placement.cluster.scaling import Scaler
 from lifl.placement.cluster.tokens import review_of
@@ -81,16 +82,19 @@ class Operator:
         there = await asyncio.to_thread(self.api.items, names.fljob("", ""))
         self.desk = desk = Desk(
             keys, f"tcp://0.0.0.0:{self.settings.port}", who=self._see_agent,
-            on_nodes=self._wake_all, on_demand=self._on_demand, on_evict=self._evict,
+            on_nodes=self._nodes_changed, on_demand=self._on_demand, on_evict=self._evict,
             on_initial=self._wake,
         )  # fmt: skip
         self.scaler = Scaler(
             Deployments(self.api, self.install), self.settings.functions_idle_s
         )
+        self.notes = Notes(self.api, desk.nodes)
         for body in there:
             if body.get("status", {}).get("phase") in ("Placed", "Running"):
                 desk.unclaimed.add(_full_name(body))
-        self.tasks += [asyncio.create_task(work) for work in (desk.run(), self.scaler.run())]
+        self.tasks += [
+            asyncio.create_task(work) for work in (desk.run(), self.scaler.run(), self.notes.run())
+        ]
         for task in self.tasks:
             task.add_done_callback(_must_not_end)
 
@@ -144,7 +148,8 @@ class Operator:
             review, pod, namespace=namespace, account=self.settings.agent_account, node=node
         )
 
-    def _wake_all(self) -> None:
+    def _nodes_changed(self) -> None:
+        self.notes.wake()
         for keeper in self.keepers.values():
             keeper.wake()
 

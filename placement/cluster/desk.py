@@ -53,6 +53,7 @@ class NodeHere:
     peer: bytes
     gateway: str = ""
     budget_bytes: int = 0
+    capacity: Mapping[str, float] = field(default_factory=dict)
     demand: Mapping[str, int] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
 
@@ -187,7 +188,7 @@ class Desk:
                 await self._admit(key, message["token"], name)
                 here = self.nodes[name] = NodeHere(name, key, peer)
             here.peer, here.gateway = peer, message["gateway"]
-            here.budget_bytes = message["budget_bytes"]
+            here.budget_bytes, here.capacity = message["budget_bytes"], message["capacity"]
             if not self.unclaimed:
                 self._tell(here)
             self._on_nodes()

@@ -16,6 +16,7 @@ from typing import Final, Literal
 import click
 
 from lifl.errors import Busy, LiflError
+from lifl.placement.cluster import nodes
 from lifl.placement.cluster.api import Api, Missing, Object, path_of
 from lifl.placement.cluster.names import COMPONENT, GROUP
 
@@ -32,7 +33,7 @@ def clear(
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """End all jobs, then what their functions were; the number of jobs there were.
+    """End all jobs, then what their functions were and what Nodes say; the number of jobs.
 
     Raises:
         Busy: there are jobs and they are not to be ended, or they have not ended in time.
@@ -59,6 +60,10 @@ def clear(
         api.delete(
             path_of("apps/v1", "deployments", functions_namespace, function["metadata"]["name"])
         )
+    for node in api.items(path_of("", "nodes")):
+        name, about = node["metadata"]["name"], node["metadata"].get("annotations", {})
+        if not set(nodes.ALL).isdisjoint(about):
+            api.merge(nodes.path(name), nodes.patch(dict.fromkeys(nodes.ALL)))
     return len(there)
 
 

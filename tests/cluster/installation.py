@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DIGITS = "/opt/lifl/examples/01-digits"  # in the image
 CRD = "customresourcedefinition/fljobs.fl.lifl.dev"
 PATIENCE_S = 180
+PORT = 17711
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Installation:
         values = {
             "fullnameOverride": self.name, "image.repository": repository, "image.tag": tag,
             "crds.install": str(self.brings_crd).lower(), "crds.keep": "false",
-            "nodes.runDirectory": f"/run/{self.name}", "gateway.port": "17711",
+            "nodes.runDirectory": f"/run/{self.name}", "gateway.port": str(PORT),
             "gateway.bulkPort": "17712",
             "agent.arenaMemory": "256Mi", "functions.namespace.name": self.functions.namespace,
             "functions.idleS": "3", "webhook.enabled": "false", "agent.proxy": "ebpf",
@@ -60,6 +61,13 @@ class Installation:
             "install", self.name, str(ROOT / "charts" / "lifl"), "--create-namespace", "--wait",
             f"--timeout={PATIENCE_S}s", *(f"--set={key}={value}" for key, value in values.items()),
         )  # fmt: skip
+        self.wait_for_nodes()
+
+    def wait_for_nodes(self) -> None:
+        """Until the operator has heard of every node's agent and gateway, and has said so."""
+        for pod in self.pods("gateway"):
+            there = f"{{.metadata.annotations.lifl\\.dev/gateway}}=tcp://{pod['status']['hostIP']}:{PORT}"
+            self.system.wait(f"node/{pod['spec']['nodeName']}", f"jsonpath={there}")
 
     def leader(self) -> str:
         pods = self.system.get("pods", "--selector=lifl.dev/leader=true")["items"]

@@ -41,10 +41,10 @@ with lifl.Client.connect() as client:
 """
 
 
-def spec(rounds: int, clients: int, **more: Any) -> dict[str, Any]:
+def spec(rounds: int, least: int, **more: Any) -> dict[str, Any]:
     return {
         "rounds": rounds, "model": {"initial": "ones:initial"},
-        "clients": {"min": clients, "max": clients},
+        "clients": {"min": least, "max": least},
         "template": {"image": IMAGE, "workingDir": "/job", "volumes": [
             {"name": "code", "mountPath": "/job", "configMap": {"name": "ones"}},
         ]},
