@@ -307,9 +307,9 @@ class Clients:
         self.revoked = (self.revoked | gone) - rights.keys()
         for job in self.jobs.values():
             self._put_out(job, gone)
-        for waiting in self.unknown.values():
-            for key in gone:
-                waiting.pop(key, None)
+        for name, waiting in self.unknown.items():
+            for key in gone & waiting.keys():
+                self.send(waiting.pop(key), rejection(name, {}, self._stranger(key)))
 
     def _put_out(self, job: Job, gone: Set[str]) -> None:
         """Who waits goes first: a slot that becomes free here must not be one of theirs."""

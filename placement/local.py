@@ -235,6 +235,7 @@ def _configure(
         "client_count": count,
         "workers": workers,
         "observer": pair("observer"),
+        "event_sink": spec.event_sink,
         "outside": keys_dir is not None or count > (trainer.clients if trainer else 0),
         "trainers": trainer.clients - virtual if trainer else 0,
         "proxy": spec.aggregation.proxy,

@@ -29,6 +29,7 @@ import kopf
 
 from lifl.errors import LiflError
 from lifl.functions.wire import Keys
+from lifl.metrics import Figures
 from lifl.placement.cluster import names
 from lifl.placement.cluster.api import Api, Missing, Object, path_of
 from lifl.placement.cluster.decide import ENDED
@@ -41,6 +42,7 @@ from lifl.placement.cluster.nodes import Notes
 from lifl.placement.cluster.objects import Install
 from lifl.placement.cluster.scaling import Scaler
 from lifl.placement.cluster.tokens import review_of
+from lifl.placement.sink import OUTCOMES, Counts
 
 log = logging.getLogger("lifl.operator")
 
@@ -48,7 +50,6 @@ LEVELS: Final = {
     "debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING,
     "error": logging.ERROR,
 }  # fmt: skip
-LEADS: Final = "Whether this operator holds the Lease."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,7 @@ class Operator:
     desk: Desk | None = None  # until it has started
     keepers: dict[str, Keeper] = field(default_factory=dict)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    events: Counts = field(default_factory=Counts)  # of all jobs' sinks
 
     async def start(self, keys: Keys) -> None:
         """In kopf's loop, before it watches anything."""
@@ -115,6 +117,7 @@ class Operator:
         keeper = self.keepers[uid] = Keeper(
             self.api, self.desk, self.install, body, epoch=self.epoch,
             identity=settings.identity, address=settings.address, directory=settings.directory,
+            events=self.events,
         )  # fmt: skip
         keeper.start().add_done_callback(_must_not_fail)
 
@@ -167,21 +170,29 @@ class Operator:
         log.warning("pod %s does not answer: deleted", pod)
         asyncio.get_running_loop().run_in_executor(None, lambda: self.api.delete(path, grace_s=0))
 
-    def figures(self) -> tuple[dict[str, str], dict[str, tuple[str, float]]]:
+    def figures(self) -> tuple[dict[str, str], Figures]:
         """Where coordinators' figures are, and the operator's own; called from another thread."""
         keepers = list(self.keepers.values())
         urls = {each.full_name: each.metrics_at for each in keepers if each.metrics_at}
         phases = [each.status.phase for each in keepers]
-        nodes = len(self.desk.nodes) if self.desk is not None else 0
-        return urls, {
-            "lifl_operator_leads": (LEADS, 1),
-            "lifl_operator_nodes": ("Nodes whose agent has a line here.", nodes),
-            "lifl_operator_fljobs": ("FLJobs that have not ended.",
-                                     sum(phase not in ENDED for phase in phases)),
-        }  # fmt: skip
+        figures = own_figures(leads=True)
+        figures.set("lifl_operator_nodes", len(self.desk.nodes) if self.desk is not None else 0)
+        figures.set("lifl_operator_fljobs", sum(phase not in ENDED for phase in phases))
+        for outcome in OUTCOMES:
+            figures.add("lifl_sink_events", self.events[outcome], outcome=outcome)
+        figures.add("lifl_sink_retries", self.events["retries"])
+        sinks = [each.sink for each in keepers if each.sink is not None]
+        figures.set("lifl_sink_waiting", sum(map(len, sinks)))
+        return urls, figures
 
     async def stop(self) -> None:
         await asyncio.gather(*(keeper.leave() for keeper in self.keepers.values()))
+
+
+def own_figures(*, leads: bool) -> Figures:
+    figures = Figures("operator")
+    figures.set("lifl_operator_leads", leads)
+    return figures
 
 
 def _full_name(body: Object) -> str:
@@ -246,8 +257,8 @@ class Probe:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self.ask: Callable[[], tuple[dict[str, str], dict[str, tuple[str, float]]]] = (
-            lambda: ({}, {"lifl_operator_leads": (LEADS, 0)})
+        self.ask: Callable[[], tuple[dict[str, str], Figures]] = (
+            lambda: ({}, own_figures(leads=False))
         )
         threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True).start()
 

@@ -24,6 +24,8 @@ from lifl.api.job import FLJob
 from lifl.api.part import TEXT_MAX
 from lifl.api.status import Status
 from lifl.errors import LiflError, Unreachable
+from lifl.placement import cloudevents
+from lifl.placement.cloudevents import About
 from lifl.placement.cluster import names
 from lifl.placement.cluster.api import Api, Conflict, Missing, Object, path_of
 from lifl.placement.cluster.decide import ENDED, Decision, Ready, Seen, decide
@@ -46,6 +48,7 @@ from lifl.placement.keyring import Keyring
 from lifl.placement.limits import full_disk_says
 from lifl.placement.membership import Outside
 from lifl.placement.record import write_whole
+from lifl.placement.sink import LINGER_S, Counts, Sink
 from lifl.placement.store import Saved
 
 log = logging.getLogger("lifl.operator")
@@ -65,7 +68,7 @@ class Keeper:
 
     def __init__(
         self, api: Api, desk: Desk, install: Install, body: Object, *, epoch: int,
-        identity: str, address: str, directory: Path,
+        identity: str, address: str, directory: Path, events: Counts | None = None,
     ) -> None:  # fmt: skip
         self.api, self.desk, self.install = api, desk, install
         self.body, self.epoch, self.identity, self.address = body, epoch, identity, address
@@ -87,6 +90,8 @@ class Keeper:
         self.failures: dict[str, str] = {}
         self.closed = False
         self.is_paused = self.is_rewound = False
+        self.sink: Sink | None = None
+        self._events = events
         self.secrets, self.way = Secrets(api), Way(api, self.namespace, self.name)
         self.doors: Doors = {}  # where clients from outside find gateways
         self.started_for: tuple[int, Doors] = 0, {}  # generation and doors that it knows
@@ -137,6 +142,7 @@ class Keeper:
         if decision.failed is not None:
             reason, why = decision.failed
             self._set(failed(self.status, why, reason, now=now(), generation=self.generation))
+            self._tell(job, {"event": "failed", "error": why, "code": reason})
             await self._say(News("Failed", why, "Warning"))
             decision = decide(job, self._seen(job))
         await self._carry_out(job, decision)
@@ -369,10 +375,22 @@ class Keeper:
         if event["event"] == "done":
             place = str(self.run_dir / "model.safetensors")
             self._set(with_model(self.status, place, now=now()))
+            event = {**event, "place": place}
+        if before not in ENDED:
+            self._tell(job, event)
         said = news(event)
         if said is not None and before not in ENDED:
             asyncio.get_running_loop().create_task(self._say(said))
         self.wake()
+
+    def _tell(self, job: FLJob, event: Mapping[str, Any]) -> None:
+        """The job's sink, if it names one."""
+        url, start = job.spec.event_sink, self.record.start if self.record else 1
+        about = About(self.full_name, self.path, f"{self.uid}/{start}")
+        if url is None or (made := cloudevents.of(event, about)) is None:
+            return
+        self.sink = self.sink or Sink(url, self._events)
+        self.sink.put(made)
 
     def member_says(self, batch: Object) -> None:
         """A batch Job of this FLJob has changed."""
@@ -481,6 +499,8 @@ class Keeper:
         if self.task is not None:
             await asyncio.wait({self.task})
         await self._stop()
+        if self.sink is not None:
+            self.sink.close(LINGER_S)
 
 
 def job_of(body: Object) -> FLJob:

@@ -43,6 +43,8 @@ class Objects:
         return made
 
     def create(self, path: str, made: Any) -> Any:
+        if path.endswith("/secrets"):
+            self.before_apply()
         if not path.endswith("/events"):
             self.there[f"{path}/{made['metadata']['name']}"] = made
         return made

@@ -27,7 +27,7 @@ from lifl.placement.pool import Pool, Process
 
 pytestmark = pytest.mark.timeout(30)
 NODE = {
-    "t": "node", "node": "n1", "token": "of nobody", "gateway": "", "budget_bytes": 0,
+    "t": "node", "node": "n1", "token": "of nobody", "gateway": "", "budget_bytes": 0, "capacity": {},
     "proxy": "unix",
 }  # fmt: skip
 DEMAND = {"t": "demand", "node": "n1", "runtimes": {}, "idle": []}
