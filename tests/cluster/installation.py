@@ -101,6 +101,14 @@ class Installation:
                 found[labels] = found.get(labels, 0.0) + float(value)
         return found
 
+    def operator_figure(self, name: str) -> float:
+        """A metric of the active operator, over all its labels."""
+        ask = ("import urllib.request as u; "
+               "print(u.urlopen('http://127.0.0.1:8080/metrics').read().decode())")  # fmt: skip
+        said = self.system("exec", self.leader(), "--", "python", "-c", ask)
+        found = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", said, re.MULTILINE)
+        return sum(map(float, found))
+
     @contextmanager
     def armed(self, workload: str, *faults: str) -> Iterator[None]:
         """Processes of this workload kill themselves at named points, once in each pod."""

@@ -28,6 +28,7 @@ from tests.cluster.kubectl import Kubectl, Pods
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 ROUNDS = 5
+BACKSLASH = "\\."  # a dot of a name, in kubectl's paths
 FAR = 1e-4
 
 
@@ -140,12 +141,63 @@ def test_what_cannot_be_is_refused_with_its_fix(kubectl: Kubectl, lifl: Installa
     assert "clients.min" in said
 
 
-def test_what_fits_nowhere_says_the_numbers(run: Run) -> None:
+def test_what_fits_nowhere_says_the_numbers(
+    run: Run, cluster: Kubectl, nodes: list[str]
+) -> None:
+    """Those that stand on the nodes, too."""
+    for node in nodes:
+        notes = cluster.get(f"node/{node}")["metadata"]["annotations"]
+        assert notes["lifl.dev/arena-memory"] == str(256 << 20)
+        assert int(notes["lifl.dev/cores"]) > 0
+        assert int(notes["lifl.dev/fold-bytes-per-second"]) > 1 << 20
+        assert int(notes["lifl.dev/ingress-bytes-per-second"]) > 1 << 20
     job = run(digits(1, memory={"arenaBytes": "1Gi"}))
     job.wait("condition=Placed=false")
     said = next(c["message"] for c in job.status["conditions"] if c["type"] == "Placed")
     assert str(1 << 30) in said
     assert str(256 << 20) in said
+
+
+def test_a_namespace_has_as_many_jobs_as_its_quota_says(
+    lifl: Installation, kubectl: Kubectl, run: Run
+) -> None:
+    hard = "count/fljobs.fl.lifl.dev"
+    kubectl("create", "quota", "jobs", f"--hard={hard}=1")
+    kubectl.wait("quota/jobs", f"jsonpath={{.status.hard.{hard.replace('.', BACKSLASH)}}}=1")
+    run(digits(1, suspend=True), "first")
+    second = json.dumps(fljob("second", digits(1)))
+    said = kubectl("apply", "--filename=-", stdin=second, fails=True)
+    assert f"exceeded quota: jobs, requested: {hard}=1, used: {hard}=1, limited: {hard}=1" in said
+    kubectl("delete", "fljob/first", "--wait=true", f"--timeout={PATIENCE_S}s")
+    kubectl.wait("quota/jobs", f"jsonpath={{.status.used.{hard.replace('.', BACKSLASH)}}}=0")
+    kubectl("apply", "--filename=-", stdin=second)
+    kubectl("delete", "fljob/second", "--wait=true", f"--timeout={PATIENCE_S}s")
+
+
+@pytest.mark.parametrize(
+    ("verb", "what", "may"),
+    [
+        ("create", "secrets", True), ("delete", "secrets", True), ("get", "secrets", False),
+        ("list", "secrets", False), ("watch", "secrets", False), ("patch", "secrets", False),
+        ("get", "configmaps", False), ("patch", "nodes", False), ("create", "pods", False),
+        ("create", "services", True), ("create", "jobs.batch", True),
+    ],
+)  # fmt: skip
+def test_what_the_operator_may_do_in_the_namespaces_of_jobs(
+    lifl: Installation, kubectl: Kubectl, verb: str, what: str, may: bool
+) -> None:
+    who = f"--as=system:serviceaccount:{lifl.name}:{lifl.name}-operator"
+    said = kubectl("auth", "can-i", verb, what, who, fails=not may)
+    assert may == (said.strip() == "yes")
+
+
+def test_the_operator_logs_what_becomes_of_jobs_and_not_each_event(
+    lifl: Installation, run: Run
+) -> None:
+    run(digits(1)).complete()
+    said = lifl.system("logs", lifl.leader())
+    assert "lifl.operator: functions of" in said
+    assert "kopf" not in said
 
 
 # -- kills --------------------------------------------------------------------------------------
@@ -266,6 +318,9 @@ def test_uninstalling_leaves_nothing_on_the_nodes(
                      {"name": "bpf", "hostPath": {"path": "/sys/fs/bpf"}}],
         )  # fmt: skip
         assert (ended.status, ended.log) == (0, ""), ended
+    for node in nodes:
+        notes = cluster.get(f"node/{node}")["metadata"]["annotations"]
+        assert not [name for name in notes if name.startswith("lifl.dev/")]
     everywhere = cluster("get", "clusterroles,clusterrolebindings", "--output=name")
     assert lifl.name not in everywhere
     kinds = "deployments,daemonsets,jobs,pods,services,secrets,leases,configmaps"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from lifl.metrics import Figures
-from lifl.placement.operator import own_figures
 from lifl.placement.cluster.gather import fetched, together
 from lifl.placement.exposition import text as rendered
+from lifl.placement.operator import own_figures
 
 
 def text(rounds: int) -> str:

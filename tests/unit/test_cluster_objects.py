@@ -11,8 +11,8 @@ from lifl.placement.cluster.names import functions
 from lifl.placement.cluster.objects import (
     Gateway,
     Install,
-    functions_deployment,
     client_files,
+    functions_deployment,
     member_files,
     member_job,
     member_secret,
