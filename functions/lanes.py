@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lifl.errors import Refused, Unreachable
+from lifl.functions.ending import start_again
 from lifl.functions.intake import Intake
 from lifl.functions.jobs import Job
 from lifl.functions.orphaned import Orphaned
@@ -137,6 +138,8 @@ class Lanes:
                 self.coordinators({
                     job["name"]: (job["endpoint"], job["key"]) for job in message["jobs"]
                 })  # fmt: skip
+            case "other-keys":  # the last agent had no job, and left nothing to this one
+                start_again()
             case "refused":
                 raise SystemExit(f"the agent refused this gateway: {message['error']}")
             case "close-job":

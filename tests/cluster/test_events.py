@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 from typing import Any
 
 import pytest
@@ -47,9 +48,15 @@ def heard(kubectl: Kubectl) -> list[dict[str, Any]]:
 
 def until_it_has_all(kubectl: Kubectl) -> list[dict[str, Any]]:
     """Follows the sink's log to the job's last event."""
-    last = "dev.lifl.job.completed"
-    follow = f"kubectl --namespace={kubectl.namespace} logs --follow sink | grep -m1 {last}"
-    subprocess.run(["sh", "-c", follow], check=True, timeout=PATIENCE_S, capture_output=True)
+    follow = ["kubectl", f"--namespace={kubectl.namespace}", "logs", "--follow", "sink"]
+    with subprocess.Popen(follow, stdout=subprocess.PIPE, text=True) as log:
+        giving_up = threading.Timer(PATIENCE_S, log.kill)
+        giving_up.start()
+        assert log.stdout is not None
+        has_all = any("dev.lifl.job.completed" in line for line in log.stdout)
+        giving_up.cancel()
+        log.kill()
+    assert has_all
     return heard(kubectl)
 
 

@@ -262,6 +262,25 @@ def _restarted(kubectl: Kubectl, job: Job) -> set[str]:
     return {event["message"].partition(" on ")[0] for event in events}
 
 
+def test_agents_without_a_job_are_replaced_and_gateways_stay(
+    lifl: Installation, run: Run
+) -> None:
+    """The next agents have other keys, since nothing was left to them; no container ends for it."""
+
+    def restarts() -> dict[str, int]:
+        return {
+            pod["metadata"]["name"]: pod["status"]["containerStatuses"][0]["restartCount"]
+            for pod in lifl.pods("gateway")
+        }
+
+    before = restarts()
+    for _ in range(2):
+        lifl.system("rollout", "restart", f"daemonset/{lifl.name}-agent")
+        lifl.system("rollout", "status", f"daemonset/{lifl.name}-agent", f"--timeout={PATIENCE_S}s")
+    run(digits(1)).complete()
+    assert restarts() == before
+
+
 # -- who may not ----------------------------------------------------------------------------------
 JOIN = """
 import json, socket, sys
