@@ -213,6 +213,7 @@ class Gateway:
         if message["t"] == "enrol":
             self.enrolled[line] = (message["keys"], message["jobs"])
             self._enrol()
+            self.lines.send({"t": "enrolled", "look": message["look"]}, line)
             return
         job = self.jobs.get(message["job"])
         if message["t"] == "redirect":
@@ -367,7 +368,6 @@ class Gateway:
             "excused": _bits(job.excused),
             "cut": job.cut or job.intake.arena.is_closed(job.round),
         })  # fmt: skip
-
 
     def _is_news(self, job: Job) -> bool:
         """Worth a message now: the node's last client, or the first for a while."""

@@ -156,7 +156,10 @@ class Coordinator:
         for fd in (*own, *self.endpoint.fds):
             poller.register(fd, zmq.POLLIN)
         while not course.is_over:
-            due = (course.deadline_at, course.done_at or math.inf, self.members.next_gone_at)
+            due = (
+                course.deadline_at, course.done_at or math.inf, self.members.next_gone_at,
+                self.enrolment.answer_by,
+            )  # fmt: skip
             wait_s = min(due) - time.monotonic()
             timeout_ms = None if wait_s == math.inf else max(0, int(wait_s * 1000) + 1)
             ready = dict(poller.poll(timeout_ms))
@@ -175,6 +178,7 @@ class Coordinator:
                 self._pause()
                 return
             self._let_go()
+            self._answer_enrolment()
             if ready.keys() & set(self.endpoint.fds):
                 self.endpoint.answer()
             if time.monotonic() >= course.deadline_at:
@@ -231,6 +235,8 @@ class Coordinator:
                 node.in_model = int.from_bytes(message["in_model"], "little")
                 self._send(node.gateway, self.course.planning.job_to_gateway())
                 self.course.catch_up(node)
+            case "enrolled":
+                node.enrolled = message["look"]
             case "client":
                 self._client(node, message)
             case "gone":
@@ -278,11 +284,13 @@ class Coordinator:
 
     def _tell_rights(self, node: Known) -> None:
         """Who may speak to a gateway; whom this does not name has no rights there."""
-        rights = {"t": "enrol", "keys": self.members.rights, "jobs": [self.name]}
-        self._send(node.gateway, rights)
+        self._send(node.gateway, {
+            "t": "enrol", "keys": self.members.rights, "jobs": [self.name],
+            "look": self.enrolment.looks,
+        })  # fmt: skip
 
     def _keys_changed(self) -> None:
-        """Somebody was enrolled or revoked: gateways hear it before whoever did it does."""
+        """Somebody was enrolled or revoked: gateways go by it before whoever did it is answered."""
         change = self.enrolment.look()
         self.members.names = self.enrolment.names
         for node in self.members:
@@ -294,6 +302,13 @@ class Coordinator:
         self.course.try_to_plan()
         if change.enrolled or change.revoked:
             emit("keys", enrolled=[*change.enrolled.values()], revoked=[*change.revoked.values()])
+
+    def _answer_enrolment(self) -> None:
+        """Once every gateway goes by the new keys: a client that is refused does not try again."""
+        due, looks = self.enrolment.answer_by, self.enrolment.looks
+        missing = any(node.gateway is not None and node.enrolled < looks for node in self.members)
+        if due == math.inf or (missing and time.monotonic() < due):
+            return
         self.enrolment.answer(
             job=self.name, run_dir=self.config["run_dir"], gateways=self.members.gateways or {},
             own=len(self.config["clients"]),
