@@ -88,12 +88,14 @@ class Agent:
     def run(self) -> None:
         if self.pool.gateway is None:
             self.pool.start_gateway(self.members.gateway_address())
+        self.pool.start_zygote()
         self._hello()
         if self.restarted:
             fault("agent_restarted", "agent")
         members = self.members
         while True:
             ready = self._poll()
+            members.learn_who_was_forked()
             if members.listener.fileno() in ready:
                 members.accept()
             for fd in [fd for fd in members.connections if fd in ready]:
@@ -120,12 +122,15 @@ class Agent:
         members = self.members
         fds = [members.listener.fileno(), self.router.fileno(), *self.endpoint.fds]
         fds += [members.doorman.fileno()] if members.doorman is not None else []
+        zygote = self.pool.zygote
+        fds += zygote.fds if zygote is not None else []
         fds += [p.pidfd for p in self.pool.processes.values() if p.pidfd >= 0]
         sockets = self.lines.sockets + (self.steward.sockets if self.steward is not None else [])
         for each in [*fds, *members.connections, *sockets]:
             poller.register(each, zmq.POLLIN)
         waits_s = [self.accounts.overdue() or (members.ping_s if self.node.jobs else None)]
         waits_s += [self.steward.silent_for_s() or None] if self.steward is not None else []
+        waits_s += [zygote.late_in_s()] if zygote is not None else []
         wait_s = min((each for each in waits_s if each is not None), default=None)
         return {what for what, _ in poller.poll(None if wait_s is None else int(wait_s * 1000) + 1)}
 

@@ -183,8 +183,10 @@ class Recorder:
             return
         for backend, count in message["handoffs"].items():
             row["handoffs"][backend] = row["handoffs"].get(backend, 0) + count
-        row["cold_starts"] += message["cold"]
-        row["warm_starts"] += message["warm"]
+        for start in ("cold", "zygote", "warm"):
+            row[f"{start}_starts"] += message[start]
+        for start, seconds in message["start_s"].items():
+            row["start_seconds"][start] += seconds
         row["fold_seconds"] += message["work"].get("fold_seconds", 0.0)
         row["fold_bytes"] += int(message["work"].get("fold_bytes", 0))
         timeline = self.timelines.setdefault(message["round"], Timeline())
@@ -361,8 +363,9 @@ def save_model(layout: Layout, model: memoryview, path: Path) -> None:
 def _no_work() -> dict[str, Any]:
     """What nodes report of a round, before they have."""
     return {
-        "handoffs": {"ebpf": 0, "unix": 0}, "cold_starts": 0, "warm_starts": 0,
-        "fold_seconds": 0.0, "fold_bytes": 0,
+        "handoffs": {"ebpf": 0, "unix": 0},
+        "cold_starts": 0, "zygote_starts": 0, "warm_starts": 0,
+        "start_seconds": {"cold": 0.0, "zygote": 0.0}, "fold_seconds": 0.0, "fold_bytes": 0,
     }  # fmt: skip
 
 
