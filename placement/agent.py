@@ -108,8 +108,8 @@ class Agent:
                 self._returned()
             for name in self.lines.came_back(ready):
                 self._hello(name)
-            for _, message in self.lines.received(ready):
-                self._obey(message)
+            for name, message in self.lines.received(ready):
+                self._obey(name, message)
             if self.steward is not None:
                 for name in self.steward.turn(ready, self._about_this_node()):
                     self._hello(name)
@@ -147,8 +147,12 @@ class Agent:
     def _hello(self, only: str | None = None) -> None:
         self.lines.send(self._about_this_node(), only)
 
-    def _obey(self, message: Message) -> None:
+    def _obey(self, line: str, message: Message) -> None:
         match message["t"]:
+            case "ask":
+                self.lines.send({"t": "here"}, line)
+            case "who":
+                self._hello(line)
             case "plan":
                 self.node.carry_out(message)
             case "report":
@@ -157,7 +161,7 @@ class Agent:
                     self.router.reset_credit(message["job"])
                     self.accounts.report(self.node.jobs[message["job"]], message)
             case "drop":
-                self.node.drop(message["job"])
+                self.node.drop(message["job"], message["name"])
 
     def _returned(self) -> None:
         """Descriptors that were not routed: only who must look is remembered."""

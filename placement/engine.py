@@ -44,7 +44,13 @@ from lifl.placement.keyring import Keyring
 from lifl.placement.limits import full_disk_says, oom_kills
 from lifl.placement.monitoring import end_of_metrics
 from lifl.placement.output import Outputs, Speaker
-from lifl.placement.processes import adopt_orphans, end_descendants, private_bpffs, unmount
+from lifl.placement.processes import (
+    adopt_orphans,
+    end_descendants,
+    end_those_with,
+    private_bpffs,
+    unmount,
+)
 
 LAST_WORDS_S: Final = 3.0  # for trainers that are busy when the job is done
 RESTARTS: Final = 10  # of one process in a run; more is not a crash but a defect
@@ -84,6 +90,7 @@ class Engine:
         self.gateways: dict[str, list[str]] = {}
         self.pins = ""
         self.has_begun = self.done = False
+        self.given_up: set[str] = set()  # nodes whose agent cannot be kept up
         self.oom_kills = oom_kills()
         self.over_at = math.inf  # when those who have not ended by themselves are ended
         self.unread: dict[int, bytes] = {}  # what each child has begun to say
@@ -259,7 +266,8 @@ class Engine:
         is_crash = code <= 0 and self.restarts[child.what] <= RESTARTS
         if child.what in self.config["nodes"]:
             if not is_crash:
-                raise Over(_ending(f"the agent of {child.what}", code, child.speaker.last))
+                self._give_up(child.what, _ending("the agent", code, child.speaker.last))
+                return
             emit("restart", what=f"agent of {child.what}")
             self._start_agent(child.what)
         elif child.what == "coordinator" and is_crash and code < 0:
@@ -270,6 +278,25 @@ class Engine:
         elif code:
             why = _ending("the process of the trainers", code, child.speaker.last)
             raise Over(why, code="trainer-failed")
+
+    def _give_up(self, node: str, why: str) -> None:
+        """The agent of a node cannot be kept up; the others go on, if there are any."""
+        self.given_up.add(node)
+        if self.given_up >= set(self.config["nodes"]):
+            raise Over(f"{node}: {why}")
+        emit("warning", text=f"{node} is given up: {why}")
+        end_those_with(self.directory / node)
+
+    def _begin_anew(self, node: str) -> None:
+        """A node is lost: what is left of it goes, and an agent begins with nothing."""
+        agent = next((child for child in self.children.values() if child.what == node), None)
+        end_those_with(self.directory / node)
+        for path in (self.directory / node).glob("*"):
+            if path.name == "processes.json" or path.name.startswith("job-"):
+                path.unlink(missing_ok=True)
+        if agent is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(agent.pid, signal.SIGKILL)  # and another is started
 
     def _see_memory(self, what: str) -> None:
         """A memory limit that has killed one process would kill the next: the run ends."""
@@ -320,6 +347,8 @@ class Engine:
                 self.has_begun = True
             case "restart":
                 self._see_memory(event["what"])
+            case "node_lost":
+                self._begin_anew(event["node"])
             case "done":
                 self.done = True
                 self.over_at = time.monotonic() + LAST_WORDS_S

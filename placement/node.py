@@ -96,10 +96,16 @@ class Node:
         for slots in job.sum_slots.values():
             job.files.reserve_sums(slots)
 
-    def drop(self, number: int) -> None:
-        """The job is over: its roles leave, then its memory goes."""
+    def drop(self, number: int, name: str = "") -> None:
+        """The job is over, or begins anew here: its roles leave, then its memory goes.
+
+        Args:
+            name: of the job, whose coordinator hears also that there was nothing.
+        """
         job = self.jobs.get(number)
         if job is None:
+            if name:
+                self.report({"t": "dropped", "job": name})
             return
         job.over = True
         for endpoint in {*job.roles, *job.assigned}:
