@@ -75,8 +75,8 @@ METRICS: Final = (
            "by why; in a cluster.", ("code",)),
     Metric("lifl_rejections", "counter", "agent",
            "Requests that the gateway refused, by the code that the sender was told; handshakes of "
-           "keys that nobody enrolled as `unknown-key`, connections to the bulk port as `bulk: ` "
-           "and why.", ("code",)),
+           "keys that nobody enrolled as `unknown-key`, those that fail otherwise as "
+           "`bad-handshake`, and what the bulk port refused as `bulk: ` and why.", ("code",)),
     # -- slots and queue -----------------------------------------------------------------------
     Metric("lifl_slots", "gauge", "agent", "Input slots that updates may use.", _JOB),
     Metric("lifl_slots_used", "gauge", "agent",

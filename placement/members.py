@@ -132,9 +132,9 @@ class Members:
                 assert self.keys is not None
                 answer = {"t": "keys", "public": self.keys.public, "secret": self.keys.secret}
             else:
-                error = who if isinstance(who, LiflError) else f"a {who.kind} is no such process"
+                why = who if isinstance(who, LiflError) else f"a {who.kind} is no such process"
                 code = who.code if isinstance(who, LiflError) else "not-allowed"
-                self._turn_away(control, fds, code, str(error))
+                self._turn_away(control, fds, code, str(why))
                 continue
             close_all(fds)
             with contextlib.suppress(Unreachable):
@@ -353,10 +353,10 @@ class Members:
                 self._replace(process)
 
     def _mend(self) -> None:
-        """See that the kernel still has what descriptors need: others with the right may take it."""
+        """See that the kernel has what descriptors need: others with the right can take it."""
         for what, count in self.node.mend().items():
             self.accounts.figures.add("lifl_proxy_repairs", count, what=what)
-            log.warning("somebody took this agent's %s out of the kernel (%d): put back", what, count)
+            log.warning("somebody took %d × %s out of the kernel: put back", count, what)
 
     def _replace(self, process: Process) -> None:
         """Fence: the successor asks for the role's lock, which is free when this one is dead."""

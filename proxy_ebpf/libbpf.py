@@ -137,7 +137,7 @@ class Program:
         info, size = ctypes.create_string_buffer(_INFO_BYTES), c_uint32(_INFO_BYTES)
         call = library().bpf_obj_get_info_by_fd(self._fd, info, ctypes.byref(size))
         _checked(call, "look at the program")
-        return int.from_bytes(info[_ID_AT : _ID_AT + 4], sys.byteorder)
+        return int.from_bytes(info.raw[_ID_AT : _ID_AT + 4], sys.byteorder)
 
     def pin(self, path: Path) -> None:
         _checked(library().bpf_obj_pin(self._fd, bytes(path)), f"pin {path}")
