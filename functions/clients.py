@@ -94,7 +94,9 @@ class Clients:
         self.revoked: set[str] = set()
         self.elsewhere: dict[str, list[list[str]]] = {}  # job -> other nodes' gateways
         self.unknown: dict[str, dict[str, bytes]] = {}  # hello before the job is here
-        self.monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self.monitor = router.get_monitor_socket(
+            zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+        )
         self._look_at = math.inf  # when to see who has left (monotonic seconds)
 
     def adopt(self, job: Job) -> None:
@@ -237,7 +239,9 @@ class Clients:
     def disconnected(self) -> None:
         """Some connection ended; libzmq does not say whose, so see a little later."""
         while self.monitor.poll(0):
-            zmq.utils.monitor.recv_monitor_message(self.monitor)
+            event = zmq.utils.monitor.recv_monitor_message(self.monitor)["event"]
+            if event != zmq.EVENT_DISCONNECTED:  # a key without its secret, or no ZeroMQ at all
+                self.rejected["bad-handshake"] = self.rejected.get("bad-handshake", 0) + 1
         self._look_at = min(self._look_at, time.monotonic() + LOOK_S)
 
     def wait_s(self) -> float:

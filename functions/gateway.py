@@ -84,7 +84,7 @@ class Gateway:
             socket_path, self.endpoint, keys.public, self.jobs, self._ready,
             self.clients.bulk.close_job,
         )  # fmt: skip
-        self.agent.figures = self.clients.figures
+        self.agent.figures = self._figures
         self.agent.coordinators = self._coordinators
         self._poller, self._polled = zmq.Poller(), list[Any]()
         self.peers: dict[tuple[str, str], Peer] = {}
@@ -157,6 +157,13 @@ class Gateway:
         for early in self.early.pop(job.name, []):
             self._obey(job.name, early)
         self._serve(job)
+
+    def _figures(self) -> Message:
+        """For the node's metrics; keys that the door refused never reach `clients`."""
+        figures = self.clients.figures()
+        if self.door.refused:
+            figures["rejected"]["unknown-key"], self.door.refused = self.door.refused, 0
+        return figures
 
     # -- coordinator -------------------------------------------------------------------------
     def _hello(self, only: str | None = None) -> None:
