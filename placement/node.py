@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lifl.errors import LiflError, Unreachable
@@ -138,6 +138,12 @@ class Node:
         waiting = sum(self.pool.holder(job.number, endpoint) is None for endpoint in vacant)
         for _ in range(waiting - self.pool.starting()):
             self.pool.start_runtime()
+
+    def drain(self, pods: Iterable[str]) -> None:
+        """These pods get no role from now on, others do (again)."""
+        self.pool.draining = frozenset(pods)
+        for job in self.jobs.values():
+            self.staff(job)
 
     def assign(self, job: NodeJob, endpoint: int, process: Process) -> None:
         assert job.files is not None

@@ -60,6 +60,7 @@ class Pool:
         self.socket_path = directory / "agent.sock"
         self.gateway_arguments = gateway_arguments
         self.processes: dict[int, Process] = {}
+        self.draining: frozenset[str] = frozenset()  # pods that are to take no role
         self.cold_starts = 0
 
     # -- starting ----------------------------------------------------------------------------
@@ -104,7 +105,7 @@ class Pool:
                 p
                 for p in self.processes.values()
                 if p.kind == "runtime" and p.control is not None and p.role is None and p is not but
-                and p.tenant in (None, tenant)
+                and p.tenant in (None, tenant) and p.pod not in self.draining
             ),
             None,
         )
