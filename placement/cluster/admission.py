@@ -120,7 +120,7 @@ class Webhook:
         app.add_routes([aiohttp.web.post(PATH, self._post)])
         self._runner = aiohttp.web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        site = aiohttp.web.TCPSite(self._runner, None, self.port, ssl_context=self._context)
+        site = aiohttp.web.TCPSite(self._runner, "0.0.0.0", self.port, ssl_context=self._context)
         await site.start()
         self.port = self._runner.addresses[0][1]
 

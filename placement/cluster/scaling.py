@@ -101,9 +101,11 @@ class Scaler:
     def __init__(self, runtime: Runtime, idle_s: float, drains: Drains) -> None:
         self.runtime, self.numbers, self.drains = runtime, Numbers(idle_s), drains
         self.woken = asyncio.Event()
+        self._said: dict[str, Mapping[str, int]] = {}
 
     def want(self, node: str, by_tenant: Mapping[str, int]) -> None:
         """A node's agent wants so many of this runtime's functions, by tenant."""
+        self._said[node] = by_tenant
         self.numbers.want(node, by_tenant, _now_s())
         self.woken.set()
 
@@ -135,10 +137,8 @@ class Scaler:
                 await asyncio.sleep(AGAIN_S)
         for place, number in there.items():
             self.numbers.scaled.setdefault(place, number)
-        for node in {node for _, node in self.numbers.wanted}:
-            wanted = {tenant: number for (tenant, at), number in self.numbers.wanted.items()
-                      if at == node}  # fmt: skip
-            self.numbers.want(node, wanted, _now_s())
+        for node, by_tenant in self._said.items():
+            self.numbers.want(node, by_tenant, _now_s())
 
     async def _scale(self, place: Place, number: int) -> float | None:
         """As far as it can be now; seconds until another try, None: when there is news."""

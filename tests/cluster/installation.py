@@ -12,7 +12,7 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,6 +146,9 @@ class Job:
     def events(self) -> set[str]:
         chosen = f"--field-selector=involvedObject.name={self.name}"
         return {event["reason"] for event in self.kubectl.get("events", chosen)["items"]}
+
+
+Run = Callable[..., Job]
 
 
 def digits(rounds: int, **spec: Any) -> dict[str, Any]:

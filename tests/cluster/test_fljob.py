@@ -8,8 +8,6 @@ file: five rounds of training carry a difference of one unit in the last place t
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,13 +15,12 @@ import pytest
 from safetensors.numpy import load, load_file
 
 from tests.cluster.installation import (
-    CRD,
     PATIENCE_S,
     Installation,
     Job,
+    Run,
     digits,
     fljob,
-    new_name,
     run_here,
 )
 from tests.cluster.kubectl import Kubectl, Pods
@@ -32,41 +29,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 ROUNDS = 5
 FAR = 1e-4
-Run = Callable[..., Job]
-
-
-@pytest.fixture(scope="module")
-def lifl(cluster: Kubectl) -> Iterator[Installation]:
-    if shutil.which("helm") is None:
-        pytest.fail("helm is not in PATH")
-    there = cluster("get", CRD, "--ignore-not-found", "--output=name")
-    lifl = Installation(new_name(), brings_crd=not there)
-    try:
-        lifl.install()
-        yield lifl
-    finally:
-        patience = f"--timeout={PATIENCE_S}s"
-        lifl.helm("uninstall", lifl.name, "--ignore-not-found", "--wait", patience)
-        for namespace in (lifl.name, lifl.functions.namespace):
-            cluster("delete", "namespace", namespace, "--ignore-not-found", "--wait=true")
-
-
-@pytest.fixture
-def run(lifl: Installation, kubectl: Kubectl) -> Iterator[Run]:
-    """Apply an FLJob; it is deleted after the test, which shows that its finalizer lets go."""
-    names: list[str] = []
-
-    def apply(spec: dict[str, Any], name: str = "digits") -> Job:
-        kubectl.apply(fljob(name, spec))
-        names.append(name)
-        return Job(kubectl, name, lifl)
-
-    yield apply
-    if not kubectl("get", CRD, "--ignore-not-found", "--output=name"):
-        return  # it went with the chart, and with it every FLJob
-    for name in names:
-        kubectl("delete", f"fljob/{name}", "--wait=true", f"--timeout={PATIENCE_S}s",
-                "--ignore-not-found")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +138,13 @@ def test_what_cannot_be_is_refused_with_its_fix(kubectl: Kubectl, lifl: Installa
     wrong = fljob("digits", digits(1, clients={"min": 17}))
     said = kubectl("apply", "--filename=-", stdin=json.dumps(wrong), fails=True)
     assert "clients.min" in said
+
+
+def test_knative_without_its_webhook_is_refused(run: Run) -> None:
+    job = run(digits(1, functions={"runtime": "knative"}))
+    job.wait("condition=Accepted=false")
+    said = next(c["message"] for c in job.status["conditions"] if c["type"] == "Accepted")
+    assert "webhook.enabled: true" in said
 
 
 def test_what_fits_nowhere_says_the_numbers(run: Run) -> None:
