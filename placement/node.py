@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lifl.errors import LiflError, Unreachable
@@ -165,6 +165,12 @@ class Node:
         waiting = sum(self.pool.holder(job.number, endpoint) is None for endpoint in vacant)
         for _ in range(waiting - self.pool.starting()):
             self.pool.start_runtime()
+
+    def drain(self, pods: Iterable[str]) -> None:
+        """These pods get no role from now on, others do (again)."""
+        self.pool.draining = frozenset(pods)
+        for job in self.jobs.values():
+            self.staff(job)
 
     def assign(self, job: NodeJob, endpoint: int, process: Process) -> None:
         assert job.files is not None
