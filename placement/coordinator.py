@@ -57,12 +57,13 @@ from lifl.placement.enrolment import Enrolment
 from lifl.placement.limits import unwritten
 from lifl.placement.membership import Known, Membership
 from lifl.placement.models import move
+from lifl.placement.netns import enter
 from lifl.placement.planning import JOB, Planning
 from lifl.placement.presence import Presence
 from lifl.placement.processes import end_with_parent
 from lifl.placement.record import Recorder, initial_model
 from lifl.placement.resume import STORE, as_text, checkpoint_folder, rewound
-from lifl.placement.scrape import Endpoint
+from lifl.placement.scrape import Endpoint, listen
 from lifl.placement.store import Change, Checkpoint, JobStore, Saved
 from lifl.placement.store_sqlite import SqliteStore
 
@@ -76,6 +77,9 @@ class Coordinator:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
+        metrics = listen(config["metrics_port"])
+        if config.get("netns"):  # what listens already can be reached from where it was made
+            enter(config["netns"])
         self.job: FLJob = load_job(Path(config["job"]))
         self.name = self.job.metadata.full_name
         spec, run_dir = self.job.spec, Path(config["run_dir"])
@@ -96,9 +100,7 @@ class Coordinator:
         self.early: deque[tuple[bytes, str, Message]] = deque()  # came while a model was moved
         self.grace_s = spec.clients.grace_s
         self.record = Recorder(self.job, run_dir, spec.evaluator is not None)
-        self.endpoint = Endpoint(
-            self.record.monitoring.figures, self._refresh, config["metrics_port"]
-        )
+        self.endpoint = Endpoint(self.record.monitoring.figures, self._refresh, metrics)
         self.record.monitoring.url = self.endpoint.url
         self.store = _open_store(config, run_dir)
         saved = self.store.load()

@@ -39,6 +39,7 @@ from lifl.events import emit, keep_stdout, say
 from lifl.fates import FIRST_WAITS
 from lifl.functions.wire import Keys
 from lifl.placement import clientfiles, resume
+from lifl.placement.fabric import CLIENTS, CONTROL, Fabric
 from lifl.placement.host import LOOPBACK
 from lifl.placement.keyring import Keyring
 from lifl.placement.limits import full_disk_says, oom_kills
@@ -84,8 +85,9 @@ class Engine:
         self.children: dict[int, Child] = {}
         self.restarts: Counter[str] = Counter()
         self.selector = selectors.DefaultSelector()
-        self.listener = socket.create_server((LOOPBACK, 0), backlog=1024)
-        self.coordinator_at = "tcp://{}:{}".format(*self.listener.getsockname())
+        self.fabric: Fabric | None = None
+        self.listener: socket.socket
+        self.coordinator_at = ""
         self.outputs = Outputs(self.selector)
         self.gateways: dict[str, list[str]] = {}
         self.pins = ""
@@ -108,6 +110,7 @@ class Engine:
         signal.signal(signal.SIGTERM, self._terminated)
         self.selector.register(0, selectors.EVENT_READ, "lifeline")
         self.selector.register(wake, selectors.EVENT_READ, "wake")
+        self._make_network()
         self._start_coordinator()
         while True:
             left_s = self.over_at - time.monotonic()
@@ -124,6 +127,15 @@ class Engine:
                     self.outputs.read(key.fd)
                 elif key.fd in self.unread:  # not closed since, with its process
                     self._read_events(key.fd)
+
+    def _make_network(self) -> None:
+        """Namespaces, where the run has some, and where the coordinator listens."""
+        if network := self.config["network"]:
+            self.fabric = Fabric([*self.config["nodes"]], network["link_bit_s"])
+            self.listener = self.fabric.listen(CONTROL, backlog=1024)
+        else:
+            self.listener = socket.create_server((LOOPBACK, 0), backlog=1024)
+        self.coordinator_at = "tcp://{}:{}".format(*self.listener.getsockname())
 
     def _terminated(self, *_: object) -> None:
         raise Over("the engine was told to end")
@@ -170,7 +182,7 @@ class Engine:
             "clients": self.config["clients"], "keyring": self.config["keyring"],
             "observers": [self.config["observer"][0]],
             "workers": [keys[0] for keys in self.config["workers"]],
-            "metrics_port": self.config["metrics_port"],
+            "metrics_port": self.config["metrics_port"], "netns": self._netns(CONTROL),
         })  # fmt: skip
         self._spawn(
             "coordinator", "lifl.placement.coordinator", "--config", str(path), events=True,
@@ -190,8 +202,11 @@ class Engine:
             "--arena-budget-bytes", str(self.config["arena_bytes"]),
             "--liveness-s", str(self.config["liveness_s"]),
             "--metrics-port", str(self._metrics_port(name)),
-            "--listen", self._listened_at(name) or f"tcp://{self.config['host']}:*",
+            "--listen", self._listened_at(name) or f"tcp://{self._host(name)}:*",
         ]  # fmt: skip
+        if self.fabric:
+            rate = self.config["network"]["link_bit_s"] // 8
+            arguments += ["--netns", self.fabric.path(name), "--link-bytes-s", str(rate)]
         if self.pins:
             arguments += ["--pins", f"{self.pins}/{name}"]
         self._spawn(name, "lifl.placement.agent", *arguments)
@@ -204,9 +219,20 @@ class Engine:
         endpoint = self.config["gateways"].get(name, [""])[0]
         host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
         if host:
-            with contextlib.suppress(OSError), socket.create_server((host, int(port))):
+            with contextlib.suppress(OSError), (
+                self.fabric.listen(name, port=int(port)) if self.fabric
+                else socket.create_server((host, int(port)))
+            ):  # fmt: skip
                 return str(endpoint)
         return None
+
+    def _host(self, node: str) -> str:
+        """Where the gateway of a node listens."""
+        return self.fabric.address(node) if self.fabric else str(self.config["host"])
+
+    def _netns(self, name: str) -> str | None:
+        """The network namespace that a process moves into; None: it stays where it is."""
+        return self.fabric.path(name) if self.fabric else None
 
     def _metrics_port(self, name: str) -> int:
         """The coordinator has the first one, nodes those after it in their order."""
@@ -228,6 +254,7 @@ class Engine:
             "client_files": [file for key, file in files if key not in revoked],
             "workers": self.config["workers"], "client_count": self.config["client_count"],
             "others": self.config["outside"], "is_new": self.config["start"] == 1,
+            "netns": self._netns(CLIENTS), "observer_netns": self._netns(CONTROL),
         })  # fmt: skip
         self._spawn("trainers", "lifl.trainer", "--config", str(path), events=True)
 
@@ -399,6 +426,8 @@ class Engine:
             self.outputs.close_all()
         if self.pins:
             unmount(self.directory / "bpf")
+        if self.fabric:
+            self.fabric.close()
         end_of_metrics(Path(self.config["run_dir"]))
         shutil.rmtree(self.directory, ignore_errors=True)
 
