@@ -16,10 +16,6 @@ NOBODY_OUTSIDE: Final = (
     "trainer.clients, or leave expose out"
 )
 NOT_A_CLIENT: Final = "clients.revoked names a client that the job does not have"
-NO_KNATIVE: Final = (
-    "functions.runtime is knative: aggregators run as Deployments so far; leave it out, or write "
-    "deployment"
-)
 NAME_MAX: Final = 52  # of a job in a cluster: what belongs to it has its name and more, in 63
 
 
@@ -45,8 +41,6 @@ def refused_in_cluster(job: FLJob) -> list[str]:
     count = spec.client_count
     if any(number_of(one) >= count for one in spec.clients.revoked):
         found.append(f"{NOT_A_CLIENT}: they are client-0 to client-{count - 1}")
-    if spec.functions.runtime == "knative":
-        found.append(NO_KNATIVE)
     return found
 
 

@@ -128,10 +128,6 @@ _SPEC: Final = [
         message=cluster.NOT_A_CLIENT,
         found=f"{cluster.NOT_A_CLIENT}: they are client-0 to client-%d", values=(f"{_COUNT} - 1",),
     ),
-    Rule(
-        expression="!has(self.functions.runtime) || self.functions.runtime != 'knative'",
-        message=cluster.NO_KNATIVE,
-    ),
 ]
 
 _TRAINER: Final = [

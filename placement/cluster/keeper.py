@@ -32,6 +32,7 @@ from lifl.placement.cluster.decide import ENDED, Decision, Ready, Seen, decide
 from lifl.placement.cluster.desk import Desk, Posted
 from lifl.placement.cluster.keys import Record
 from lifl.placement.cluster.objects import (
+    FunctionsRuntime,
     Gateway,
     Install,
     client_secret,
@@ -42,6 +43,7 @@ from lifl.placement.cluster.objects import (
 from lifl.placement.cluster.outside import Doors, Way
 from lifl.placement.cluster.runs import MAKE_ROOM, Coordinator
 from lifl.placement.cluster.secrets import Secrets
+from lifl.placement.cluster.services import why_not
 from lifl.placement.cluster.store_cluster import unpacked
 from lifl.placement.cluster.story import News, failed, news, told, with_endpoint, with_model
 from lifl.placement.keyring import Keyring
@@ -95,6 +97,7 @@ class Keeper:
         self.secrets, self.way = Secrets(api), Way(api, self.namespace, self.name)
         self.doors: Doors = {}  # where clients from outside find gateways
         self.started_for: tuple[int, Doors] = 0, {}  # generation and doors that it knows
+        self.no_runtime = ""
         self.metrics_at = ""  # of its coordinator, in this pod
 
     # -- the loop ----------------------------------------------------------------------------
@@ -138,6 +141,8 @@ class Keeper:
         if self.record is None:
             self.record = await asyncio.to_thread(self._load_record, job)
         await self._give_up_lost_nodes()
+        if self.runtime == "knative" and self.coordinator is None:
+            self.no_runtime = await asyncio.to_thread(why_not, self.api, self.install)
         decision = decide(job, self._seen(job))
         if decision.failed is not None:
             reason, why = decision.failed
@@ -171,6 +176,12 @@ class Keeper:
         await self._say(News("PlacedAnew", text, "Warning"))
 
     @property
+    def runtime(self) -> FunctionsRuntime:
+        """What the job's functions run as."""
+        asked = self.body["spec"].get("functions", {}).get("runtime")
+        return asked or self.install.functions_runtime
+
+    @property
     def generation(self) -> int:
         return int(self.body["metadata"].get("generation", 0))
 
@@ -186,6 +197,7 @@ class Keeper:
             status=self.status, nodes=nodes, placed=self.record.nodes,
             has_initial=self._initial.exists() or _is_past_initial(self.saved, self.record.start),
             failures=self.failures, is_running=self.coordinator is not None,
+            no_runtime=self.no_runtime,
         )  # fmt: skip
 
     @property

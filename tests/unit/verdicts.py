@@ -211,10 +211,6 @@ WRONG: Final[dict[str, tuple[Edits, str]]] = {
         "client-15",
     ),
     "revoked by another name": ({"spec.clients": {"revoked": ["hospital-a"]}}, ""),
-    "Knative": (
-        {"spec.functions": {"runtime": "knative"}},
-        "functions.runtime is knative: aggregators run as Deployments so far",
-    ),
     "no sink": ({"spec.eventSink": "sink.example"}, ""),
     "a sink of files": ({"spec.eventSink": "file:///etc/passwd"}, ""),
     "a sink with a space": ({"spec.eventSink": "http://a/ b"}, ""),
