@@ -119,6 +119,11 @@ METRICS: Final = (
     Metric("lifl_runtime_start_seconds", "counter", "agent",
            "From asking for a runtime until it has joined, added over those of "
            "lifl_runtimes_started; pods, which the operator starts, are not in it.", ("start",)),
+    Metric("lifl_scaled_to_zero", "counter", "agent",
+           "Times that a job's runtimes on this node were stopped, since none were worth keeping.",
+           _JOB),
+    Metric("lifl_scaled_from_zero", "counter", "agent",
+           "Times that they were started again: for an update, or since one was expected.", _JOB),
     # -- the job -------------------------------------------------------------------------------
     Metric("lifl_job", "info", "coordinator", "The job and the run's directory.",
            ("fljob", "run", "algorithm", "mode")),

@@ -18,7 +18,7 @@ from lifl.functions.wire import Message
 from lifl.metrics import Figures
 from lifl.placement.hosted import NodeJob
 from lifl.placement.node import Node
-from lifl.placement.pool import STARTS, StartKind
+from lifl.placement.pool import STARTS, Process, StartKind
 from lifl.proxy_ebpf.contract import Counters
 
 EWMA_S: Final = 10.0
@@ -61,6 +61,14 @@ class Accounts:
         self.figures.add("lifl_runtimes_started", 1, start=start)
         if took_s is not None:
             self.figures.add("lifl_runtime_start_seconds", took_s, start=start)
+
+    def counts(self, name: str, job: NodeJob) -> None:
+        self.figures.add(name, 1, fljob=job.name)
+
+    def assigned(self, job: NodeJob, process: Process) -> None:
+        """A role was given to a runtime: one that was there for another starts it warm."""
+        self._of(job).warm += process.has_served
+        process.has_served = True
 
     # -- what processes say ------------------------------------------------------------------
     def worked(self, job: NodeJob, message: Message) -> None:
@@ -184,10 +192,16 @@ class Accounts:
         account.reports.pop(number - REPORTS_KEPT, None)
         self.node.report(report)
         account.work, account.handed = Counter(), 0
-        account.warm = len(job.roles)  # every role that goes on in the next round starts warm
+        holders = [self.node.pool.holder(job.number, endpoint) for endpoint in job.roles]
+        account.warm = sum(p is not None for p in holders)  # who goes on starts the next warm
         for of_round in (account.folds, account.models):
             for old in [old for old in of_round if old <= number]:
                 del of_round[old]
+
+    def left(self, job: NodeJob) -> None:
+        """A role was given up between rounds."""
+        account = self._of(job)
+        account.warm = max(0, account.warm - 1)
 
     def close(self, job: NodeJob) -> None:
         """A job is about to be forgotten."""

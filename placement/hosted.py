@@ -15,6 +15,7 @@ from typing import Any
 
 from lifl.errors import Busy
 from lifl.functions.wire import Message, decode, encode
+from lifl.placement.idling import Idling
 from lifl.proxy_ebpf.descriptor import lane
 from lifl.shm.arena import ArenaFiles
 
@@ -34,6 +35,7 @@ class NodeJob:
     announced: bool = False
     over: bool = False
     handed: bool = False  # some process has had the memory, so that something may be in it
+    idling: Idling = field(default_factory=Idling)
 
     @property
     def roles(self) -> dict[int, dict[str, Any]]:

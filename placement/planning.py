@@ -158,6 +158,7 @@ class Planning:
     def to_agent(self, plan: Plan, name: str, *, epoch: int, number: int) -> Message:
         """A node's part of the plan."""
         spec, geometry = self.job.spec.aggregation, self.geometry
+        scaling = self.job.spec.scaling
         roles = [
             {
                 "endpoint": role.endpoint, "kind": role.kind, "parent": role.parent,
@@ -176,6 +177,7 @@ class Planning:
                 [int(s.code), s.count, s.update_offset, s.sum_offset]
                 for s in self.layout.sections
             ],
+            "scaling": {"keep_alive_s": scaling.keep_alive_s},
             "lane": self.job.spec.clients.lane,
             "update_bytes": self.layout.update_bytes, "sum_bytes": self.layout.sum_bytes,
             "velocity_at": self.layout.velocity_at,

@@ -127,11 +127,15 @@ class Steward:
 
 
 def demand(node: Node) -> Message:
-    """How many runtimes each tenant's jobs want here: one a role, also while it leaves."""
+    """How many runtimes each tenant's jobs want here: one a role, also while it leaves.
+
+    A job of which no update is expected for long wants none (idling.py).
+    """
     wanted: Counter[str] = Counter()
     for job in node.jobs.values():
         if not job.over:
-            wanted[job.tenant] += len({*job.roles, *job.assigned})
+            roles = () if job.idling.asleep else job.roles
+            wanted[job.tenant] += len({*roles, *job.assigned})
     idle = [
         process.pod for process in node.pool.processes.values()
         if process.kind == "runtime" and process.role is None
