@@ -132,6 +132,10 @@ class Job:
     looked_at: float = 0.0  # at who waits (monotonic seconds)
     forwarding: set[tuple[int, int]] = field(default_factory=set)
 
+    def in_service(self) -> int:
+        """Updates that wait for a slot, come in, or wait to be folded."""
+        return self.intake.in_use() + len(self.waiting)
+
     def start_round(self, message: Message) -> None:
         """Take over what the coordinator says of a round; the same message twice is harmless."""
         if message["round"] != self.round:

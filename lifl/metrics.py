@@ -87,6 +87,12 @@ METRICS: Final = (
     Metric("lifl_queue_length_ewma", "gauge", "agent",
            "Exponentially weighted moving average of the queue length over time, with a time "
            "constant of 10 s.", _JOB),
+    Metric("lifl_queue_seconds", "counter", "agent",
+           "Updates that wait or are in service, integrated over time: rate() is the mean queue.  "
+           "Of jobs with scaling.leaves: queue.", _JOB),
+    Metric("lifl_queue_estimate", "gauge", "agent",
+           "What such a job's leaves on this node follow: the mean queue of each period, smoothed; "
+           "0 before the first has ended.", _JOB),
     Metric("lifl_arena_bytes", "gauge", "agent",
            "Pages of shared memory that exist for a job on this node.", _JOB),
     # -- descriptors ---------------------------------------------------------------------------

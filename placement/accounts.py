@@ -16,6 +16,7 @@ from typing import Any, Final
 from lifl.functions.tally import MOST_SPANS, Span, merged
 from lifl.functions.wire import Message
 from lifl.metrics import Figures
+from lifl.placement import autoscaler
 from lifl.placement.hosted import NodeJob
 from lifl.placement.node import Node
 from lifl.placement.pool import STARTS, Process, StartKind
@@ -37,9 +38,14 @@ class Account:
     handed: int = 0  # hand-offs since the last report
     warm: int = 0
     queue_at: float = -math.inf
+    queue: autoscaler.Queue = field(default_factory=lambda: _empty(time.monotonic()))
     due: Message | None = None  # a report that was asked for
     due_at: float = 0.0
     reports: dict[int, Message] = field(default_factory=dict)  # the last few, by round
+
+
+def _empty(now_s: float) -> autoscaler.Queue:
+    return autoscaler.Queue(since_s=now_s, looked_s=now_s)
 
 
 class Accounts:
@@ -98,6 +104,15 @@ class Accounts:
             for job in [job for job in self.node.jobs.values() if job.name == name]:
                 figures.set("lifl_slots_used", said["slots_used"], fljob=name)
                 self._queue(job, said["queue"])
+                if (chosen := job.queue_settings) is not None:
+                    account = self._of(job)
+                    account.queue = autoscaler.measured(
+                        account.queue, time.monotonic(), length=said["in_service"],
+                        update_s=said["counts"].get("queue_seconds", 0.0), settings=chosen,
+                    )  # fmt: skip
+                    self.figures.set(
+                        "lifl_queue_estimate", account.queue.estimate or 0.0, fljob=name
+                    )
 
     def _queue(self, job: NodeJob, length: float) -> None:
         """e ← e + (1 - exp(-Δt/τ))·(q - e): samples need not come at equal distances."""
@@ -187,7 +202,7 @@ class Accounts:
             **{kind: starts[kind] for kind in STARTS},
             "start_s": {kind: start_s[kind] for kind in STARTS},
             "folds": merged(account.folds.get(number, [])),
-            "model_at": account.models.get(number),
+            "queue": account.queue.estimate, "model_at": account.models.get(number),
         }  # fmt: skip
         account.reports.pop(number - REPORTS_KEPT, None)
         self.node.report(report)

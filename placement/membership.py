@@ -27,6 +27,7 @@ class Known:
     ready: bool = False  # its gateway holds the job's arena
     model: int = -1  # ... and in it the model of this round
     in_model: int = 0  # with the updates of these clients
+    queue: float | None = None  # Q̂ of its queue, where that is measured and a period has ended
 
 
 class Membership:

@@ -53,8 +53,9 @@ class Node:
         """Carry out a plan: memory, routes, roles, and a poke for everybody."""
         job = self.jobs.setdefault(message["job"], NodeJob(message["job"], message["name"]))
         job.plan, job.announced = message, False
-        scaling = message["scaling"]
-        job.idling.least_s = scaling["keep_alive_s"]
+        job.idling.least_s = message["scaling"]["keep_alive_s"]
+        if job.queue_settings is not None:
+            job.idling.limit_s = job.queue_settings.idle_s
         job.idling.work(time.monotonic())  # whoever sent the plan waits for every role
         try:
             self._carry_out(job)
@@ -233,6 +234,7 @@ class Node:
             {
                 "t": "arena", "job": job.number, "name": job.name, "roles": list(job.roles),
                 "geometry": job.plan["geometry"], "proxy": self.router.name,
+                "watch_queue": job.queue_settings is not None,
             },
             [files.inputs, files.sums, files.locks],
         )  # fmt: skip
