@@ -17,7 +17,9 @@ of its own, and all processes are in pods of their own:
 from __future__ import annotations
 
 import logging
+import math
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -40,10 +42,11 @@ from lifl.placement.guests import Guests
 from lifl.placement.hosted import saved_jobs
 from lifl.placement.measure import measure
 from lifl.placement.members import Members
+from lifl.placement.netns import enter
 from lifl.placement.node import Node
 from lifl.placement.pool import Pool
 from lifl.placement.processes import end_with_parent
-from lifl.placement.scrape import HOST, Endpoint
+from lifl.placement.scrape import Endpoint, listen
 from lifl.proxy_ebpf.descriptor import Kind
 from lifl.proxy_ebpf.open import open_router
 
@@ -54,8 +57,8 @@ class Agent:
     def __init__(
         self, *, node: str, pool: Pool, keys: Keys, coordinator: tuple[str, str] | None,
         proxy: str, kernels: str, pins: Path | None, listen_at: str, liveness_s: float,
-        arena_budget_bytes: int, metrics_at: tuple[str, int], doorman: Doorman | None = None,
-        operator: tuple[str, str] | None = None,
+        arena_budget_bytes: int, metrics: socket.socket, link_bytes_s: int = 0,
+        doorman: Doorman | None = None, operator: tuple[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.kernels = choose(kernels)  # type: ignore[arg-type]
         self.router = open_router(proxy, pins)  # type: ignore[arg-type]
@@ -65,6 +68,7 @@ class Agent:
         self.lines = Lines(self.context, self.keys, node)
         if coordinator is not None:
             self.lines.lead_to({EVERYTHING: coordinator})
+        self.link_bytes_s = link_bytes_s or math.inf
         self.capacity: dict[str, float] = {}
         self.idle_in_s: float | None = None
         directory = pool.directory
@@ -73,8 +77,7 @@ class Agent:
             kernels=self.kernels.name, budget_bytes=arena_budget_bytes, report=self.lines.send,
         )  # fmt: skip
         self.accounts = Accounts(self.node, self.kernels.isa)
-        host, port = metrics_at
-        self.endpoint = Endpoint(self.accounts.figures, self.accounts.refresh, port, host=host)
+        self.endpoint = Endpoint(self.accounts.figures, self.accounts.refresh, metrics)
         self.node.on_forget = self.accounts.close
         self.node.on_count, self.node.on_assign = self.accounts.counts, self.accounts.assigned
         self.members = Members(
@@ -112,8 +115,8 @@ class Agent:
                 self._returned()
             for name in self.lines.came_back(ready):
                 self._hello(name)
-            for _, message in self.lines.received(ready):
-                self._obey(message)
+            for name, message in self.lines.received(ready):
+                self._obey(name, message)
             if self.steward is not None:
                 for name in self.steward.turn(ready, self._about_this_node()):
                     self._hello(name)
@@ -142,7 +145,7 @@ class Agent:
 
     # -- coordinator -------------------------------------------------------------------------
     def _about_this_node(self) -> Message:
-        self.capacity = self.capacity or measure(self.kernels)
+        self.capacity = self.capacity or measure(self.kernels, link_bytes_s=self.link_bytes_s)
         return {
             "t": "node", "key": self.keys.public, "proxy": self.router.name,
             "reason": self.router.reason, "kernels": self.kernels.name, "isa": self.kernels.isa,
@@ -153,8 +156,12 @@ class Agent:
     def _hello(self, only: str | None = None) -> None:
         self.lines.send(self._about_this_node(), only)
 
-    def _obey(self, message: Message) -> None:
+    def _obey(self, line: str, message: Message) -> None:
         match message["t"]:
+            case "ask":
+                self.lines.send({"t": "here"}, line)
+            case "who":
+                self._hello(line)
             case "plan":
                 self.node.carry_out(message)
             case "report":
@@ -164,7 +171,7 @@ class Agent:
                     self.node.jobs[message["job"]].idling.round_over(time.monotonic())
                     self.accounts.report(self.node.jobs[message["job"]], message)
             case "drop":
-                self.node.drop(message["job"])
+                self.node.drop(message["job"], message["name"])
 
     def _returned(self) -> None:
         """Descriptors that were not routed: only who must look is remembered."""
@@ -212,6 +219,8 @@ class Agent:
 @click.option("--liveness-s", default=10.0, help="a role that does not answer is replaced")
 @click.option("--arena-budget-bytes", default=0, help="shared memory of all jobs; 0: no limit")
 @click.option("--metrics-port", default=0, help="of the metrics endpoint; 0: any")
+@click.option("--netns", help="network namespace that this node is in; its metrics stay outside")
+@click.option("--link-bytes-s", default=0, help="of the node's link, each way; 0: as measured")
 @click.option("--operator", help="in a cluster: ZeroMQ endpoint, instead of a coordinator's")
 @click.option("--operator-key", type=click.Path(path_type=Path), help="file with its public key")
 @click.option("--guests", multiple=True, help="gateway=NAMESPACE:ACCOUNT: whose pods may join")
@@ -219,7 +228,8 @@ class Agent:
 def main(
     node: str, directory: Path, coordinator: str | None, coordinator_key: str | None,
     keys_path: Path | None, operator: str | None, operator_key: Path | None,
-    guests: tuple[str, ...], socket_path: Path | None, metrics_port: int, **options: Any,
+    guests: tuple[str, ...], socket_path: Path | None, metrics_port: int, netns: str | None,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Run the agent of one node until SIGTERM."""
     logging.basicConfig(format="%(name)s: %(message)s")
@@ -234,13 +244,16 @@ def main(
             if coordinator is None or coordinator_key is None or keys_path is None:
                 raise click.UsageError("name --operator, or a coordinator, its key, and --keys")
             end_with_parent()
+            metrics = listen(metrics_port)
+            if netns is not None:
+                enter(netns)
             pool = Pool(node, directory, [
                 "--keys", str(keys_path),
                 "--coordinator", coordinator, "--coordinator-key", coordinator_key,
             ])  # fmt: skip
             agent = Agent(
                 node=node, pool=pool, keys=Keys.load(keys_path),
-                coordinator=(coordinator, coordinator_key), metrics_at=(HOST, metrics_port),
+                coordinator=(coordinator, coordinator_key), metrics=metrics,
                 **options,
             )  # fmt: skip
         else:
@@ -248,7 +261,7 @@ def main(
                 raise click.UsageError("--operator needs --operator-key and --socket")
             agent = Agent(
                 node=node, pool=Guests(node, directory, socket_path), keys=_own_keys(directory),
-                coordinator=None, metrics_at=("0.0.0.0", metrics_port),
+                coordinator=None, metrics=listen(metrics_port, host="0.0.0.0"),
                 doorman=Doorman(Api.of_pod(), tuple(map(Rule.of, guests)), node),
                 operator=(operator, operator_key.read_text().strip()), **options,
             )  # fmt: skip

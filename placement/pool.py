@@ -88,6 +88,7 @@ class Pool:
         self.starts: Counter[StartKind] = Counter()  # runtimes that joined, since the last report
         self.start_s = dict.fromkeys(STARTS, 0.0)  # and how long that took, in all
         self.zygote: Forking | None = None
+        self.draining: frozenset[str] = frozenset()  # pods that are to take no role
 
     # -- starting ----------------------------------------------------------------------------
     def start_zygote(self) -> None:
@@ -180,6 +181,7 @@ class Pool:
                 p
                 for p in self.processes.values()
                 if p.is_free and p is not but and p.tenant in (None, tenant)
+                and p.pod not in self.draining
             ),
             None,
         )

@@ -2,87 +2,30 @@
 
 Each kill is at a named point (lifl/faults.py), or while the coordinator stands still at one, and
 what was killed is shown to have been.  The model is compared with that of `lifl run` for the same
-file: five rounds of training carry a difference of one unit in the last place to 1e-6 or so.
+file.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load, load_file
 
 from tests.cluster.installation import (
-    CRD,
     PATIENCE_S,
+    ROUNDS,
     Installation,
     Job,
+    Run,
+    check,
     digits,
     fljob,
-    new_name,
-    run_here,
 )
 from tests.cluster.kubectl import Kubectl, Pods
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
-
-ROUNDS = 5
-FAR = 1e-4
-Run = Callable[..., Job]
-
-
-@pytest.fixture(scope="module")
-def lifl(cluster: Kubectl) -> Iterator[Installation]:
-    if shutil.which("helm") is None:
-        pytest.fail("helm is not in PATH")
-    there = cluster("get", CRD, "--ignore-not-found", "--output=name")
-    lifl = Installation(new_name(), brings_crd=not there)
-    try:
-        lifl.install()
-        yield lifl
-    finally:
-        patience = f"--timeout={PATIENCE_S}s"
-        lifl.helm("uninstall", lifl.name, "--ignore-not-found", "--wait", patience)
-        for namespace in (lifl.name, lifl.functions.namespace):
-            cluster("delete", "namespace", namespace, "--ignore-not-found", "--wait=true")
-
-
-@pytest.fixture
-def run(lifl: Installation, kubectl: Kubectl) -> Iterator[Run]:
-    """Apply an FLJob; it is deleted after the test, which shows that its finalizer lets go."""
-    names: list[str] = []
-
-    def apply(spec: dict[str, Any], name: str = "digits") -> Job:
-        kubectl.apply(fljob(name, spec))
-        names.append(name)
-        return Job(kubectl, name, lifl)
-
-    yield apply
-    if not kubectl("get", CRD, "--ignore-not-found", "--output=name"):
-        return  # it went with the chart, and with it every FLJob
-    for name in names:
-        kubectl("delete", f"fljob/{name}", "--wait=true", f"--timeout={PATIENCE_S}s",
-                "--ignore-not-found")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    """The model that `lifl run` gives for the same spec."""
-    spec = {name: value for name, value in digits(ROUNDS).items() if name != "template"}
-    return load_file(run_here(spec, tmp_path_factory.mktemp("here") / "job"))
-
-
-def check(job: Job, expected: dict[str, np.ndarray]) -> None:
-    status = job.complete()
-    assert status["progress"] == f"{ROUNDS}/{ROUNDS}"
-    model = load(job.file("model.safetensors"))
-    assert model.keys() == expected.keys()
-    for name, value in expected.items():
-        assert np.abs(model[name] - value).max() < FAR, name
 
 
 # -- a job --------------------------------------------------------------------------------------
@@ -178,6 +121,13 @@ def test_what_cannot_be_is_refused_with_its_fix(kubectl: Kubectl, lifl: Installa
     assert "clients.min" in said
 
 
+def test_knative_without_its_webhook_is_refused(run: Run) -> None:
+    job = run(digits(1, functions={"runtime": "knative"}))
+    job.wait("condition=Accepted=false")
+    said = next(c["message"] for c in job.status["conditions"] if c["type"] == "Accepted")
+    assert "webhook.enabled: true" in said
+
+
 def test_what_fits_nowhere_says_the_numbers(run: Run) -> None:
     job = run(digits(1, memory={"arenaBytes": "1Gi"}))
     job.wait("condition=Placed=false")
@@ -246,42 +196,6 @@ def _restarted(kubectl: Kubectl, job: Job) -> set[str]:
     chosen = f"--field-selector=involvedObject.name={job.name},reason=Restarted"
     events = kubectl.get("events", chosen)["items"]
     return {event["message"].partition(" on ")[0] for event in events}
-
-
-# -- who may not ----------------------------------------------------------------------------------
-JOIN = """
-import json, socket, sys
-sys.path.insert(0, "/opt/lifl/lib/python3.11/site-packages")
-from lifl.errors import Unreachable
-from lifl.proxy_ebpf.control import Control
-from pathlib import Path
-control = Control.connect(Path("/run/lifl/agent.sock"))
-control.send({"t": sys.argv[1], "endpoint": "x", "token": open("/token/token").read()})
-print(json.dumps(control.receive()[0]))
-"""
-
-
-@pytest.mark.parametrize("what", ["runtime", "gateway", "keys"])
-def test_a_pod_of_a_tenant_does_not_join(
-    lifl: Installation, pods: Pods, nodes: list[str], what: str
-) -> None:
-    """It has the socket, which takes a host path, and its own token for the agent's audience."""
-    before = sum(lifl.figures("lifl_joins_refused_total").values())
-    token = {"audience": "lifl-agent", "path": "token"}
-    ended = pods.run(
-        "intruder", ["python", "-c", JOIN, what], node=nodes[0],
-        security={"runAsNonRoot": True, "runAsUser": 10001},
-        mounts=[{"name": "socket", "mountPath": "/run/lifl", "readOnly": True},
-                {"name": "token", "mountPath": "/token"}],
-        volumes=[
-            {"name": "socket", "hostPath": {"path": f"/run/{lifl.name}/{nodes[0]}/socket"}},
-            {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
-        ],
-    )  # fmt: skip
-    assert ended.status == 0, ended
-    said = json.loads(ended.log)
-    assert (said["t"], said["code"]) == ("refused", "not-allowed")
-    assert sum(lifl.figures("lifl_joins_refused_total").values()) == before + 1
 
 
 # -- the end ------------------------------------------------------------------------------------
