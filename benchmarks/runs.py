@@ -77,8 +77,9 @@ class Job:
 def started(
     *, clients: int, size_bytes: int, rounds: int, busy_rounds: int | None = None,
     trainers: bool = True, train: str = "train", spec: dict[str, Any] | None = None,
+    limit_s: float = LIMIT_S,
 ) -> Iterator[Job]:  # fmt: skip
-    """A job of `clients` × `size_bytes`, ended when the block is left, or after LIMIT_S.
+    """A job of `clients` × `size_bytes`, ended when the block is left, or after `limit_s`.
 
     Args:
         busy_rounds: after so many the clients train for ever.
@@ -109,7 +110,7 @@ def started(
              "--out", str(folder / "runs")],
             stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment,
         )  # fmt: skip
-    limit = threading.Timer(LIMIT_S, process.terminate)
+    limit = threading.Timer(limit_s, process.terminate)
     limit.start()
     try:
         yield Job(process, folder)

@@ -130,9 +130,13 @@ class Clients:
         rejected, self.rejected = self.rejected, {}
         rejected |= {f"bulk: {why}": count for why, count in self.bulk.refused.items()}
         self.bulk.refused.clear()
+        for job in self.jobs.values():
+            if job.intake.tally.queue is not None:
+                job.intake.tally.queue_is(job.in_service())
         return {"rejected": rejected, "jobs": {
             job.name: {"counts": job.intake.tally.take(), "slots_used": job.intake.in_use(),
-                       "queue": job.intake.queued() + len(job.waiting)}
+                       "queue": job.intake.queued() + len(job.waiting),
+                       "in_service": job.in_service()}
             for job in self.jobs.values()
         }}  # fmt: skip
 

@@ -162,6 +162,8 @@ class Lanes:
             job = Job(name, message["job"], Intake(arena, {}), (inputs, sums, locks))
             self.jobs[name] = job
             job.intake.rebuild()
+        if message["watch_queue"]:
+            self.jobs[name].intake.tally.watch_queue()
         self.proxy = message["proxy"]
         self._open_lanes(name, message["roles"], self.proxy)
 

@@ -278,6 +278,7 @@ class Coordinator:
                 self.record.metrics(message["round"], message["metrics"])
                 self.course.look_whether_to_stop()
             case "work":
+                node.queue = message["queue"]
                 self.record.work(node.name, message)
             case "restart":
                 self.record.restarted(node.name, message["what"])
