@@ -65,6 +65,13 @@ class Installation:
             "install", self.name, str(ROOT / "charts" / "lifl"), "--create-namespace", "--wait",
             f"--timeout={PATIENCE_S}s", *(f"--set={key}={value}" for key, value in values.items()),
         )  # fmt: skip
+        until(self._serves, "agents serve their metrics")  # after they were seen to run
+
+    def _serves(self) -> bool:
+        try:
+            return bool(self.figures("lifl_node_info"))
+        except AssertionError:
+            return False
 
     def leader(self) -> str:
         pods = self.system.get("pods", "--selector=lifl.dev/leader=true")["items"]
