@@ -9,8 +9,8 @@ the platform is made here, so that all of them have CURVE, no silent drops and h
                                 redirect, done
     gateway ─► worker           the same, and work; a worker says in `as` for which of its virtual
                                 clients it speaks, and is answered with the same `as`
-    gateway ─► coordinator      gateway, ready, client, gone, accepted, closed, published, metrics,
-                                ended
+    gateway ─► coordinator      gateway, enrolled, ready, client, gone, accepted, closed, published,
+                                metrics, ended
     coordinator ─► gateway      enrol, job, round, redirect, cut, close, end
     agent ─► coordinator        node, planned, failed, restart, work, dropped
     coordinator ─► agent        plan, report, drop

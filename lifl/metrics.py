@@ -117,8 +117,14 @@ METRICS: Final = (
            "Speed of one folding aggregator in the last round: bytes of inputs by time.", _JOB),
     # -- starts --------------------------------------------------------------------------------
     Metric("lifl_starts", "counter", "agent",
-           "Roles that began a round: `cold` in a process that was started for it, `warm` in one "
-           "that was there.", ("start",)),
+           "Roles that began a round: `cold` in a process that was started for it, `zygote` in one "
+           "that the node's zygote forked for it, `warm` in one that was there.", ("start",)),
+    Metric("lifl_runtimes_started", "counter", "agent",
+           "Aggregator runtimes that were started and have joined: `zygote`, forked by the node's "
+           "zygote; `cold`, as a new interpreter.", ("start",)),
+    Metric("lifl_runtime_start_seconds", "counter", "agent",
+           "From asking for a runtime until it has joined, added over those of "
+           "lifl_runtimes_started; pods, which the operator starts, are not in it.", ("start",)),
     # -- the job -------------------------------------------------------------------------------
     Metric("lifl_job", "info", "coordinator", "The job and the run's directory.",
            ("fljob", "run", "algorithm", "mode")),

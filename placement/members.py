@@ -79,6 +79,11 @@ class Members:
         if len(silent) > STRANGERS:  # the oldest first
             self._turn_away(silent[0], [], "silent", "it has not said who it is", say=False)
 
+    def learn_who_was_forked(self) -> None:
+        """Before anybody joins: who comes from the zygote is known then."""
+        for _ in range(self.node.pool.take_forked()):
+            self.node.report({"t": "restart", "what": "zygote"})
+
     def receive(self, fd: int) -> None:
         control, process = self.connections[fd]
         received = control.receive()
@@ -179,10 +184,12 @@ class Members:
             process = self.node.pool.processes[name] = Process(message["t"], name, pidfd)
             if who is not None:
                 process.tenant, process.pod = who.tenant, who.pod
-                self.node.pool.cold_starts += who.kind == "runtime"
+                self._is_new(process)
             self.node.pool.save()
         else:
             self.node.pool.came(process, pidfd)
+        if process.began_at is not None:
+            self._is_new(process)
         process.control, process.asked_at = control, None
         self.connections[control.fileno()] = (control, process)
         if process.kind == "gateway":
@@ -200,6 +207,10 @@ class Members:
         for job in self.node.jobs.values():
             make_if_nobody_holds(self.node, job)
             self.node.staff(job)
+
+    def _is_new(self, process: Process) -> None:
+        if process.kind == "runtime":
+            self.accounts.started(process.start, self.node.pool.started(process))
 
     def tell_coordinators(self, gateway: Process) -> None:
         if self.coordinators is not None:

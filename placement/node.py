@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lifl.errors import LiflError, Unreachable
@@ -117,10 +117,16 @@ class Node:
         for slots in job.sum_slots.values():
             job.files.reserve_sums(slots)
 
-    def drop(self, number: int) -> None:
-        """The job is over: its roles leave, then its memory goes."""
+    def drop(self, number: int, name: str = "") -> None:
+        """The job is over, or begins anew here: its roles leave, then its memory goes.
+
+        Args:
+            name: of the job, whose coordinator hears also that there was nothing.
+        """
         job = self.jobs.get(number)
         if job is None:
+            if name:
+                self.report({"t": "dropped", "job": name})
             return
         job.over = True
         for endpoint in {*job.roles, *job.assigned}:
@@ -159,6 +165,12 @@ class Node:
         waiting = sum(self.pool.holder(job.number, endpoint) is None for endpoint in vacant)
         for _ in range(waiting - self.pool.starting()):
             self.pool.start_runtime()
+
+    def drain(self, pods: Iterable[str]) -> None:
+        """These pods get no role from now on, others do (again)."""
+        self.pool.draining = frozenset(pods)
+        for job in self.jobs.values():
+            self.staff(job)
 
     def assign(self, job: NodeJob, endpoint: int, process: Process) -> None:
         assert job.files is not None

@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,16 +30,18 @@ import kopf
 
 from lifl.errors import LiflError
 from lifl.functions.wire import Keys
-from lifl.placement.cluster import names
+from lifl.placement.cluster import names, services
+from lifl.placement.cluster.admission import Webhook
 from lifl.placement.cluster.api import Api, Missing, Object, path_of
 from lifl.placement.cluster.decide import ENDED
 from lifl.placement.cluster.deployments import Deployments
 from lifl.placement.cluster.desk import AUDIENCE, Desk, NodeHere, agent_rule
+from lifl.placement.cluster.draining import Drains
 from lifl.placement.cluster.gather import fetched, together
 from lifl.placement.cluster.keeper import Keeper
 from lifl.placement.cluster.lease import wait_until_elected
-from lifl.placement.cluster.objects import Install
-from lifl.placement.cluster.scaling import Scaler
+from lifl.placement.cluster.objects import FunctionsRuntime, Install
+from lifl.placement.cluster.scaling import Runtime, Scaler
 from lifl.placement.cluster.tokens import review_of
 
 log = logging.getLogger("lifl.operator")
@@ -48,7 +51,11 @@ LEADS: Final = "Whether this operator holds the Lease."
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The process's own."""
+    """The process's own.
+
+    Attributes:
+        tls: folder with the webhook's certificate; None: this operator has no webhook.
+    """
 
     identity: str
     address: str
@@ -58,6 +65,8 @@ class Settings:
     directory: Path
     agent_account: str
     functions_idle_s: float
+    webhook_port: int = 9443
+    tls: Path | None = None
 
 
 @dataclass
@@ -70,6 +79,8 @@ class Operator:
     epoch: int
     desk: Desk | None = None  # until it has started
     keepers: dict[str, Keeper] = field(default_factory=dict)
+    scalers: dict[FunctionsRuntime, Scaler] = field(default_factory=dict)
+    services: services.Services | None = None  # with a webhook alone
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self, keys: Keys) -> None:
@@ -77,18 +88,29 @@ class Operator:
         there = await asyncio.to_thread(self.api.items, names.fljob("", ""))
         self.desk = desk = Desk(
             keys, f"tcp://0.0.0.0:{self.settings.port}", who=self._see_agent,
-            on_nodes=self._wake_all, on_demand=self._on_demand, on_evict=self._evict,
+            on_nodes=self._on_nodes, on_demand=self._on_demand, on_evict=self._evict,
             on_initial=self._wake,
         )  # fmt: skip
-        self.scaler = Scaler(
-            Deployments(self.api, self.install), self.settings.functions_idle_s
-        )
+        self._scale_by("deployment", Deployments(self.api, self.install))
+        works = [desk.run()]
+        if self.settings.tls is not None:
+            webhook = Webhook(self.install, self.settings.webhook_port, self.settings.tls)
+            await webhook.start()
+            self.services = services.Services(self.api, self.install, desk.gateway_of)
+            self._scale_by("knative", self.services)
+            works += [webhook.run(), self.services.run()]
         for body in there:
             if body.get("status", {}).get("phase") in ("Placed", "Running"):
                 desk.unclaimed.add(_full_name(body))
-        self.tasks += [asyncio.create_task(work) for work in (desk.run(), self.scaler.run())]
+        works += [scaler.run() for scaler in self.scalers.values()]
+        self.tasks += [asyncio.create_task(work) for work in works]
         for task in self.tasks:
             task.add_done_callback(_must_not_end)
+
+    def _scale_by(self, name: FunctionsRuntime, runtime: Runtime) -> None:
+        self.scalers[name] = Scaler(
+            runtime, self.settings.functions_idle_s, Drains(self._tell_drained)
+        )
 
     # -- what kopf says ----------------------------------------------------------------------
     def fljob(self, body: Object) -> None:
@@ -109,6 +131,8 @@ class Operator:
             identity=settings.identity, address=settings.address, directory=settings.directory,
         )  # fmt: skip
         keeper.start().add_done_callback(_must_not_fail)
+        for node in self.desk.nodes.values():  # it may have been said before this job was known
+            self._on_demand(node)
 
     async def deleted(self, body: Object) -> None:
         """An FLJob is to go; its finalizer waits for this."""
@@ -120,8 +144,10 @@ class Operator:
         await keeper.end()
         self.keepers.pop(metadata["uid"], None)
         tenant = metadata["namespace"]
-        if not any(other.namespace == tenant for other in self.keepers.values()):
-            await self.scaler.forget(tenant)
+        left = {each.runtime for each in self.keepers.values() if each.namespace == tenant}
+        for name, scaler in self.scalers.items():
+            if name not in left:
+                await scaler.forget(tenant)
 
     def member(self, body: Object) -> None:
         """A batch Job of a member has changed."""
@@ -140,7 +166,9 @@ class Operator:
             review, pod, namespace=namespace, account=self.settings.agent_account, node=node
         )
 
-    def _wake_all(self) -> None:
+    def _on_nodes(self) -> None:
+        if self.services is not None:
+            self.services.gateways_changed()
         for keeper in self.keepers.values():
             keeper.wake()
 
@@ -150,7 +178,23 @@ class Operator:
                 keeper.wake()
 
     def _on_demand(self, node: NodeHere) -> None:
-        self.scaler.want(node.name, node.demand, node.idle)
+        """A node's roles are its jobs', and each job says what its functions run as."""
+        wanted: dict[FunctionsRuntime, Counter[str]] = {name: Counter() for name in self.scalers}
+        for keeper in self.keepers.values():
+            if keeper.runtime in wanted and (number := node.demand.get(keeper.full_name, 0)):
+                wanted[keeper.runtime][keeper.namespace] += number
+        asked = set()
+        for name, scaler in self.scalers.items():
+            scaler.drains.hear(node.name, node.busy, node.draining)
+            scaler.want(node.name, wanted[name])
+            asked |= scaler.drains.asked_of(node.name)
+        if asked - {*node.busy, *node.draining}:  # an agent that began anew knows of none
+            self._tell_drained(node.name)
+
+    def _tell_drained(self, node: str) -> None:
+        pods = {pod for each in self.scalers.values() for pod in each.drains.asked_of(node)}
+        if self.desk is not None:
+            self.desk.drain(node, sorted(pods))
 
     def _evict(self, pod: str) -> None:
         """Its process holds a role and does not answer; who waits for the role cannot kill it."""
@@ -322,17 +366,23 @@ def _plain(body: kopf.Body) -> Object:
 @click.option("--functions-service-account", required=True)
 @click.option("--functions-resources", default="{}", help="JSON")
 @click.option("--functions-priority-class", default="")
+@click.option("--functions-runtime", type=click.Choice(["deployment", "knative"]),
+              default="deployment", help="of jobs that do not say")  # fmt: skip
 @click.option("--functions-idle-s", default=30.0, help="for how long an idle function stays")
 @click.option("--agent-service-account", required=True)
 @click.option("--run-directory", default="/run/lifl")
 @click.option("--port", default=7700)
 @click.option("--metrics-port", default=8080)
+@click.option("--webhook-port", default=9443)
+@click.option("--tls", type=click.Path(path_type=Path), help="folder of the webhook's certificate")
 @click.option("--directory", type=click.Path(path_type=Path), default=Path("/var/lib/lifl"))
 def main(
     namespace: str, identity: str, address: str, lease: str, service: str | None, image: str,
     image_pull_policy: str, functions_namespace: str, functions_service_account: str,
-    functions_resources: str, functions_priority_class: str, functions_idle_s: float,
-    agent_service_account: str, run_directory: str, port: int, metrics_port: int, directory: Path,
+    functions_resources: str, functions_priority_class: str,
+    functions_runtime: FunctionsRuntime, functions_idle_s: float, agent_service_account: str,
+    run_directory: str, port: int, metrics_port: int, webhook_port: int, tls: Path | None,
+    directory: Path,
 ) -> None:  # fmt: skip
     """Run the operator; it waits until it holds the Lease."""
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.INFO)
@@ -353,12 +403,13 @@ def main(
         functions_namespace=functions_namespace, functions_account=functions_service_account,
         functions_resources=json.loads(functions_resources),
         functions_priority_class=functions_priority_class, run_directory=run_directory,
+        functions_runtime=functions_runtime, has_webhook=tls is not None,
         operator=f"tcp://{service or lease}.{namespace}.svc:{port}", operator_key=keys.public,
     )  # fmt: skip
     settings = Settings(
         identity=identity, address=address, lease=lease, port=port, metrics_port=metrics_port,
         directory=directory, agent_account=agent_service_account,
-        functions_idle_s=functions_idle_s,
+        functions_idle_s=functions_idle_s, webhook_port=webhook_port, tls=tls,
     )  # fmt: skip
     operator = Operator(api, install, settings, epoch)
     probe.ask = operator.figures

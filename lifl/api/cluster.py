@@ -13,10 +13,6 @@ from lifl.api.job import FLJob
 
 NO_SERVICE: Final = "a cluster makes no Service for clients from outside yet; leave it out"
 NO_EVENTS: Final = "eventSink: a cluster posts no CloudEvents yet; leave it out"
-NO_KNATIVE: Final = (
-    "functions.runtime is knative: aggregators run as Deployments so far; leave it out, or write "
-    "deployment"
-)
 NAME_MAX: Final = 52  # of a job in a cluster: what belongs to it has its name and more, in 63
 
 
@@ -41,8 +37,6 @@ def refused_in_cluster(job: FLJob) -> list[str]:
         found.append(f"expose.type is {spec.expose.type}: {NO_SERVICE}")
     if spec.event_sink is not None:
         found.append(NO_EVENTS)
-    if spec.functions.runtime == "knative":
-        found.append(NO_KNATIVE)
     return found
 
 

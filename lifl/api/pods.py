@@ -241,8 +241,9 @@ class Functions(Part):
 
     runtime: Literal["knative", "deployment"] | None = Field(
         default=None,
-        description="deployment: plain Deployments, scaled by LIFL to zero and from zero.  "
-        "knative: Knative Services; not there yet, and refused.  Unless given deployment.",
+        description="deployment: plain Deployments.  knative: Knative Services without "
+        "queue-proxy, for which the cluster needs Knative and the chart webhook.enabled.  Both are "
+        "scaled by LIFL to zero and from zero.  Unless given what the chart says.",
     )
 
 

@@ -117,10 +117,6 @@ _SPEC: Final = [
         found=f"expose.type is %s: {cluster.NO_SERVICE}", values=("self.expose.type",),
     ),
     Rule(expression="!has(self.eventSink)", message=cluster.NO_EVENTS),
-    Rule(
-        expression="!has(self.functions.runtime) || self.functions.runtime != 'knative'",
-        message=cluster.NO_KNATIVE,
-    ),
 ]
 
 _TRAINER: Final = [

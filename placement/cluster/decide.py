@@ -41,6 +41,7 @@ class Seen:
         has_initial: the initial model is here, or none is needed any more.
         failures: why a member's pods have failed for good, by member.
         is_running: its coordinator runs.
+        no_runtime: why its functions cannot run here as it wants them to.
     """
 
     status: Status
@@ -49,6 +50,7 @@ class Seen:
     has_initial: bool = False
     failures: Mapping[str, str] = field(default_factory=dict)
     is_running: bool = False
+    no_runtime: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def decide(job: FLJob, seen: Seen) -> Decision:
     """What is to be there now."""
     if seen.status.phase in ENDED:
         return Decision(phase=seen.status.phase, clear=seen.status.phase == "Failed")
-    complaints = refused_in_cluster(job)
+    complaints = [*refused_in_cluster(job), *([seen.no_runtime] if seen.no_runtime else [])]
     if complaints:
         why = "; ".join(complaints)
         return Decision(

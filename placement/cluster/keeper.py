@@ -29,8 +29,16 @@ from lifl.placement.cluster.api import Api, Conflict, Missing, Object, path_of
 from lifl.placement.cluster.decide import ENDED, Decision, Ready, Seen, decide
 from lifl.placement.cluster.desk import Desk, Posted
 from lifl.placement.cluster.keys import Record
-from lifl.placement.cluster.objects import Gateway, Install, job_file, member_job, member_secret
+from lifl.placement.cluster.objects import (
+    FunctionsRuntime,
+    Gateway,
+    Install,
+    job_file,
+    member_job,
+    member_secret,
+)
 from lifl.placement.cluster.runs import MAKE_ROOM, Coordinator
+from lifl.placement.cluster.services import why_not
 from lifl.placement.cluster.store_cluster import unpacked
 from lifl.placement.cluster.story import News, failed, news, told, with_model
 from lifl.placement.keyring import Keyring
@@ -78,6 +86,7 @@ class Keeper:
         self.closed = False
         self.is_paused = self.is_rewound = False
         self.started_for = 0  # generation of the spec that the coordinator knows
+        self.no_runtime = ""
         self.metrics_at = ""  # of its coordinator, in this pod
 
     # -- the loop ----------------------------------------------------------------------------
@@ -121,6 +130,8 @@ class Keeper:
         if self.record is None:
             self.record = await asyncio.to_thread(self._load_record, job)
         await self._give_up_lost_nodes()
+        if self.runtime == "knative" and self.coordinator is None:
+            self.no_runtime = await asyncio.to_thread(why_not, self.api, self.install)
         decision = decide(job, self._seen(job))
         if decision.failed is not None:
             reason, why = decision.failed
@@ -153,6 +164,12 @@ class Keeper:
         await self._say(News("PlacedAnew", text, "Warning"))
 
     @property
+    def runtime(self) -> FunctionsRuntime:
+        """What the job's functions run as."""
+        asked = self.body["spec"].get("functions", {}).get("runtime")
+        return asked or self.install.functions_runtime
+
+    @property
     def generation(self) -> int:
         return int(self.body["metadata"].get("generation", 0))
 
@@ -168,6 +185,7 @@ class Keeper:
             status=self.status, nodes=nodes, placed=self.record.nodes,
             has_initial=self._initial.exists() or _is_past_initial(self.saved, self.record.start),
             failures=self.failures, is_running=self.coordinator is not None,
+            no_runtime=self.no_runtime,
         )  # fmt: skip
 
     @property

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from lifl.api.job import FLJob
 from lifl.api.pods import Template, Volume
@@ -26,6 +26,7 @@ INDEX: Final = "LIFL_INDEX"
 _BASIC: Final = {  # as `lifl run` has it for trainers, and what a read-only container needs
     "HOME": "/tmp", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
 }  # fmt: skip
+FunctionsRuntime = Literal["deployment", "knative"]
 _AGAIN: Final = 6  # times that a member's pod is started again
 
 
@@ -36,6 +37,8 @@ class Install:
     Attributes:
         operator, operator_key: where members bring the initial model, and who answers there.
         run_directory: of the nodes, below which each node's socket lies.
+        functions_runtime: of jobs that do not say what theirs run as.
+        has_webhook: this operator makes functions of Knative Services' pods.
     """
 
     namespace: str
@@ -45,6 +48,8 @@ class Install:
     functions_account: str = "lifl-function"
     functions_resources: Mapping[str, Any] = field(default_factory=dict)
     functions_priority_class: str = ""
+    functions_runtime: FunctionsRuntime = "deployment"
+    has_webhook: bool = False
     run_directory: str = "/run/lifl"
     operator: str = ""
     operator_key: str = ""
@@ -219,11 +224,18 @@ def _metadata(job: FLJob, uid: str, name: str, component: str) -> Object:
 
 
 # -- functions -------------------------------------------------------------------------------
-def function_pod(tenant: str, node: str, install: Install) -> Object:
-    """Pod template of a tenant's functions on one node: no right of any kind."""
-    labels = names.OURS | {
+def function_labels(tenant: str, node: str, runtime: FunctionsRuntime) -> dict[str, str]:
+    return names.OURS | {
         names.COMPONENT: "function", names.TENANT: tenant, names.NODE: node,
+        names.RUNTIME: runtime,
     }  # fmt: skip
+
+
+def function_pod(
+    tenant: str, node: str, install: Install, runtime: FunctionsRuntime = "deployment"
+) -> Object:
+    """Pod template of a tenant's functions on one node: no right of any kind."""
+    labels = function_labels(tenant, node, runtime)
     token = {"audience": AUDIENCE, "expirationSeconds": 3600, "path": "token"}
     spec: Object = {
         "serviceAccountName": install.functions_account, "automountServiceAccountToken": False,

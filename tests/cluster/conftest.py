@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kubectl import PATIENCE_S, Kubectl, Pods
 from safetensors.numpy import load_file
 
 from tests.cluster import installation
 from tests.cluster.installation import CRD, ROUNDS, Installation, Job, Run, digits, fljob
+from tests.cluster.kubectl import PATIENCE_S, Kubectl, Pods
 
 
 @pytest.fixture(scope="session")
@@ -48,13 +48,14 @@ def pods(kubectl: Kubectl) -> Pods:
     return Pods(kubectl)
 
 
-# -- LIFL --------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def lifl(cluster: Kubectl) -> Iterator[Installation]:
+def lifl(cluster: Kubectl, request: pytest.FixtureRequest) -> Iterator[Installation]:
+    """LIFL by its chart, for the tests of one module, which may have a RUNTIME of functions."""
     if shutil.which("helm") is None:
         pytest.fail("helm is not in PATH")
     there = cluster("get", CRD, "--ignore-not-found", "--output=name")
-    lifl = Installation(installation.new_name(), brings_crd=not there)
+    runtime = getattr(request.module, "RUNTIME", "deployment")
+    lifl = Installation(installation.new_name(), brings_crd=not there, runtime=runtime)
     try:
         lifl.install()
         yield lifl

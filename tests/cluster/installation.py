@@ -38,6 +38,7 @@ class Installation:
 
     name: str
     brings_crd: bool
+    runtime: str = "deployment"  # of functions, where a job does not say
     system: Kubectl = field(init=False)
     functions: Kubectl = field(init=False)
 
@@ -59,7 +60,8 @@ class Installation:
             "crds.install": str(self.brings_crd).lower(), "crds.keep": "false",
             "nodes.runDirectory": f"/run/{self.name}", "gateway.port": "17711",
             "agent.arenaMemory": "256Mi", "functions.namespace.name": self.functions.namespace,
-            "functions.idleS": "3", "webhook.enabled": "false", "agent.proxy": "ebpf",
+            "functions.idleS": "3", "agent.proxy": "ebpf", "functions.runtime": self.runtime,
+            "webhook.enabled": str(self.runtime == "knative").lower(),
         }  # fmt: skip
         self.helm(
             "install", self.name, str(ROOT / "charts" / "lifl"), "--create-namespace", "--wait",

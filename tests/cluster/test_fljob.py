@@ -121,6 +121,13 @@ def test_what_cannot_be_is_refused_with_its_fix(kubectl: Kubectl, lifl: Installa
     assert "clients.min" in said
 
 
+def test_knative_without_its_webhook_is_refused(run: Run) -> None:
+    job = run(digits(1, functions={"runtime": "knative"}))
+    job.wait("condition=Accepted=false")
+    said = next(c["message"] for c in job.status["conditions"] if c["type"] == "Accepted")
+    assert "webhook.enabled: true" in said
+
+
 def test_what_fits_nowhere_says_the_numbers(run: Run) -> None:
     job = run(digits(1, memory={"arenaBytes": "1Gi"}))
     job.wait("condition=Placed=false")

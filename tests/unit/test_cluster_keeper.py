@@ -247,3 +247,19 @@ def test_a_coordinator_that_is_to_stop_while_it_is_started_does(
 
     asyncio.run(main())
     assert heard == []
+
+
+def test_what_functions_run_as_is_the_jobs_to_say_then_the_installations(tmp_path: Path) -> None:
+    """Without the webhook Knative Services are none, and the job says so."""
+    asked = body(functions={"runtime": "knative"})
+    keeper = Keeper(
+        Objects(), Lines(node()), INSTALL, asked, epoch=1,  # type: ignore[arg-type]
+        identity="operator-1", address="127.0.0.1", directory=tmp_path,
+    )  # fmt: skip
+    assert keeper.runtime == "knative"
+    asyncio.run(keeper._turn())
+    said = {each.type: each for each in keeper.status.conditions}["Accepted"]
+    assert said.status == "False"
+    assert "webhook.enabled: true" in said.message
+    keeper.body = body()
+    assert keeper.runtime == "deployment"

@@ -203,10 +203,6 @@ WRONG: Final[dict[str, tuple[Edits, str]]] = {
         {"spec.expose": {"type": "LoadBalancer", "annotations": {"a/b": "c"}}},
         "expose.type is LoadBalancer: a cluster makes no Service for clients from outside yet",
     ),
-    "Knative": (
-        {"spec.functions": {"runtime": "knative"}},
-        "functions.runtime is knative: aggregators run as Deployments so far",
-    ),
     "no sink": ({"spec.eventSink": "sink.example"}, ""),
     "a sink of files": ({"spec.eventSink": "file:///etc/passwd"}, ""),
     "a sink with a space": ({"spec.eventSink": "http://a/ b"}, ""),

@@ -31,8 +31,8 @@
 {{- fail (printf "agent.processMemory is %v: an agent needs at least 64Mi beside the arenas" $v.agent.processMemory) -}}
 {{- end -}}
 {{- if include "lifl.isLive" . -}}
-{{- if or $v.webhook.enabled (eq $v.functions.runtime "knative") -}}
-{{- fail "webhook.enabled is true or functions.runtime is knative, and this version's operator has neither yet: set webhook.enabled: false and functions.runtime: deployment" -}}
+{{- if and $v.webhook.enabled (not (.Capabilities.APIVersions.Has "serving.knative.dev/v1")) -}}
+{{- fail "webhook.enabled is true, but this cluster has no Knative Serving (serving.knative.dev/v1): install it, or set webhook.enabled: false and functions.runtime: deployment" -}}
 {{- end -}}
 {{- if and $v.webhook.certManager.enabled (not (.Capabilities.APIVersions.Has "cert-manager.io/v1")) -}}
 {{- fail "webhook.certManager.enabled is true, but this cluster has no cert-manager: install it, or set it to false" -}}
