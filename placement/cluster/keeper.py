@@ -257,7 +257,12 @@ class Keeper:
         if "initial" in decision.members:
             self.desk.expect(self.full_name, self.record.initial[0], self._initial)
         for member in decision.members:
-            if await asyncio.to_thread(self.api.find, self._member(member)) is None:
+            there = await asyncio.to_thread(self.api.find, self._member(member))
+            if member == "initial" and there and there.get("status", {}).get("succeeded"):
+                # what it brought is not here: it went with the pod of the operator before
+                await asyncio.to_thread(self.api.delete, self._member(member))
+                there = None
+            if there is None:
                 made = member_job(job, self.uid, member)
                 await asyncio.to_thread(
                     self.api.create, path_of(BATCH, "jobs", self.namespace), made
