@@ -62,6 +62,7 @@ class Losses:
         course.holding.discard(name)
         number = course.round.number if course.round else 0
         emit("node_lost", node=name, epoch=course.epoch, round=number, why=why)
+        emit("warning", text=f"{name} is lost ({why}): the job goes on without it")
         course.record.lost(name)
         for node in members.here:
             course.tell_elsewhere(node)

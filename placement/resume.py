@@ -23,6 +23,7 @@ from lifl.placement.store import Saved
 from lifl.placement.store_sqlite import SqliteStore
 
 STORE: Final = "job.sqlite"
+REWIND: Final = 3  # exit status of a coordinator: the run is to go on from its last checkpoint
 RUN: Final = "run.json"  # what the engine was started with: nodes, keys, back ends; mode 0600
 
 
