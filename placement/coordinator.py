@@ -237,6 +237,9 @@ class Coordinator:
         match message["t"]:
             case "here":
                 pass
+            case "dropped":  # a node that drains
+                node.ready, node.begun, node.model = False, 0, -1
+                self.course.holding.discard(node.name)
             case "fenced":
                 self.course.losses.fenced(node, message)
             case "lost":
@@ -498,7 +501,8 @@ class Coordinator:
         course = self.course
         assert course.round is not None
         number = course.round.number
-        if course.plan is None:  # its last round was a checkpoint when everything was killed
+        if course.plan is None or self.members[course.round.top_node].is_lost:
+            # its last round was a checkpoint when everything was killed, or its node is lost
             model = self._first_model(number)
         else:
             top = self.members[course.round.top_node]
@@ -588,6 +592,7 @@ def main(config: Path) -> None:
         signal.signal(signal.SIGUSR1, lambda *_: coordinator.pause())
         coordinator.run()
     except ModelLost as error:
+        emit("warning", text=str(error))
         emit("rewind", why=str(error))
         sys.exit(REWIND)
     except (LiflError, OSError) as error:

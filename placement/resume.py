@@ -35,13 +35,7 @@ def find(run: Path) -> tuple[FLJob, dict[str, Any]]:
         Busy: the run has not ended.
     """
     run = run.resolve()
-    try:
-        config: dict[str, Any] = json.loads((run / RUN).read_text())
-    except (OSError, ValueError) as error:
-        raise InvalidJob(
-            f"{run} is not the directory of a run: it has no readable {RUN}; name one such as "
-            "runs/latest"
-        ) from error
+    config = _config(run)
     job = load_job(config["job"])
     store = SqliteStore(run / STORE)
     try:
@@ -64,6 +58,26 @@ def find(run: Path) -> tuple[FLJob, dict[str, Any]]:
     return job, config | ({"keyring": str(run / "keys")} if own_keys else {}) | {
         "run_dir": str(run), "client_files": clients, "start": config["start"] + 1,
     }  # fmt: skip
+
+
+def _config(run: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((run / RUN).read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidJob(
+            f"{run} is not the directory of a run: it has no readable {RUN}; name one such as "
+            "runs/latest"
+        ) from error
+    return config
+
+
+def names_of_nodes(run: Path) -> list[str]:
+    """Of a run.
+
+    Raises:
+        InvalidJob: no run's directory.
+    """
+    return [*_config(run)["nodes"]]
 
 
 def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
