@@ -108,6 +108,13 @@ class Clients:
         for key, peer in self.unknown.pop(job.name, {}).items():
             self._belongs(job, key)[key] = peer
 
+    def forget(self, job: Job) -> None:
+        """The job's memory goes; where it is not over it may come again, and who is here waits."""
+        self.bulk.close_job(job.name)
+        if not job.ended:
+            here = self.unknown.setdefault(job.name, {})
+            here |= job.clients | job.workers | job.observers
+
     def send(self, peer: bytes, message: Message, payload: memoryview | None = None) -> bool:
         """False when the connection has ended: whoever it was will ask again."""
         if message["t"] == "reject":

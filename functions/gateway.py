@@ -82,7 +82,7 @@ class Gateway:
         )  # fmt: skip
         self.agent = Lanes(
             socket_path, self.endpoint, keys.public, self.jobs, self._ready,
-            self.clients.bulk.close_job,
+            self.clients.forget,
         )  # fmt: skip
         self.agent.figures = self._figures
         self.agent.coordinators = self._coordinators

@@ -171,7 +171,7 @@ class Membership:
     @property
     def is_whole(self) -> bool:
         """Agent and gateway of every node have reported, but for those that are lost."""
-        return bool(self.here) and all(node.agent and node.gateway for node in self.here)
+        return all(node.agent and node.gateway for node in self.here)
 
     @property
     def here(self) -> list[Known]:

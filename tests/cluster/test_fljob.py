@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 BACKSLASH = "\\."  # a dot of a name, in kubectl's paths
 
+
 # -- a job --------------------------------------------------------------------------------------
 def test_a_job_gives_the_model_of_lifl_run(
     lifl: Installation, run: Run, kubectl: Kubectl, expected: dict[str, np.ndarray]
@@ -129,9 +130,7 @@ def test_knative_without_its_webhook_is_refused(run: Run) -> None:
     assert "webhook.enabled: true" in said
 
 
-def test_what_fits_nowhere_says_the_numbers(
-    run: Run, cluster: Kubectl, nodes: list[str]
-) -> None:
+def test_what_fits_nowhere_says_the_numbers(run: Run, cluster: Kubectl, nodes: list[str]) -> None:
     """Those that stand on the nodes, too."""
     for node in nodes:
         notes = cluster.get(f"node/{node}")["metadata"]["annotations"]
@@ -250,9 +249,7 @@ def _restarted(kubectl: Kubectl, job: Job) -> set[str]:
     return {event["message"].partition(" on ")[0] for event in events}
 
 
-def test_agents_without_a_job_are_replaced_and_gateways_stay(
-    lifl: Installation, run: Run
-) -> None:
+def test_agents_without_a_job_are_replaced_and_gateways_stay(lifl: Installation, run: Run) -> None:
     """The next agents have other keys, since nothing was left to them; no container ends for it."""
 
     def restarts() -> dict[str, int]:

@@ -70,6 +70,7 @@ class Lines:
     def __init__(self, *nodes: NodeHere) -> None:
         self.nodes = {node.name: node for node in nodes}
         self.posted: dict[str, Posted] = {}
+        self.cordoned: set[str] = set()
 
     def post(self, job: Posted) -> None:
         self.posted[job.name] = job
