@@ -77,7 +77,8 @@ main.add_command(nodes_of_a_run)
 @click.option(
     "--link-rate",
     metavar="RATE",
-    help="Of each node's link with --network netns, each way: 200Mbit, 2.5Gbit; else 1Gbit.",
+    help="Of each node's link with --network netns, each way: 200Mbit, 2.5Gbit.  1Gbit unless "
+    "given.",
 )
 @click.option("--plain", is_flag=True, help="Lines instead of a live view.")
 @click.option(
