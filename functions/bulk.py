@@ -356,7 +356,8 @@ class Bulk:
                 connection.up.skip()
             connection.target = connection.open = None
         else:
-            # of a go that was on its way when the connection before this one broke
+            # of a go that was on its way when the connection before this one broke, or made up
+            self.refused["not granted"] += 1
             raise Unreachable(f"a chunk says {head}, which nobody was told to send here")
         connection.head, connection.left, connection.filled = head, head.length, 0
 

@@ -92,8 +92,11 @@ class Clients:
         self.expected: set[str] = set()  # jobs that the coordinator has, here already or not
         self.over: set[str] = set()  # jobs that have ended
         self.revoked: set[str] = set()
+        self.elsewhere: dict[str, list[list[str]]] = {}  # job -> other nodes' gateways
         self.unknown: dict[str, dict[str, bytes]] = {}  # hello before the job is here
-        self.monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self.monitor = router.get_monitor_socket(
+            zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+        )
         self._look_at = math.inf  # when to see who has left (monotonic seconds)
 
     def adopt(self, job: Job) -> None:
@@ -236,7 +239,9 @@ class Clients:
     def disconnected(self) -> None:
         """Some connection ended; libzmq does not say whose, so see a little later."""
         while self.monitor.poll(0):
-            zmq.utils.monitor.recv_monitor_message(self.monitor)
+            event = zmq.utils.monitor.recv_monitor_message(self.monitor)["event"]
+            if event != zmq.EVENT_DISCONNECTED:  # a key without its secret, or no ZeroMQ at all
+                self.rejected["bad-handshake"] = self.rejected.get("bad-handshake", 0) + 1
         self._look_at = min(self._look_at, time.monotonic() + LOOK_S)
 
     def wait_s(self) -> float:
@@ -350,7 +355,8 @@ class Clients:
         assert job.layout is not None
         self.send(peer, {"t": "welcome", "job": job.name, "node": self.node,
                           "layout": job.layout.to_wire(), "digest": job.layout.digest,
-                          "settings": job.settings})  # fmt: skip
+                          "settings": job.settings,
+                          "elsewhere": self.elsewhere.get(job.name, [])})  # fmt: skip
         if job.ended:
             self.send(peer, {"t": "done", "job": job.name, "round": job.round})
         elif key in job.clients:
@@ -360,11 +366,21 @@ class Clients:
         elif (model := job.intake.model()) is not None:
             self.send(peer, {"t": "published", "job": job.name, "round": model[1].round})
 
+    def tell_elsewhere(self, name: str, gateways: list[list[str]]) -> None:
+        """Where clients of this gateway go when it is gone."""
+        self.elsewhere[name] = gateways
+        job = self.jobs.get(name)
+        here = [self.unknown.get(name, {})] + ([job.clients, job.workers] if job else [])
+        for peers in here:
+            for peer in peers.values():
+                self.send(peer, {"t": "elsewhere", "job": name, "gateways": gateways})
+
     def announce(self, job: Job, key: str, peer: bytes) -> None:
         """Tell a client about the round, if it is part of it."""
         bit = job.bit(key)
         if bit is None or not job.has_model:
             return
+        job.announced.add(key)
         need = not job.answered >> bit & 1
         news = {
             "t": "round", "job": job.name, "round": job.round, "need": need,

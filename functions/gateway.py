@@ -84,7 +84,7 @@ class Gateway:
             socket_path, self.endpoint, keys.public, self.jobs, self._ready,
             self.clients.bulk.close_job,
         )  # fmt: skip
-        self.agent.figures = self.clients.figures
+        self.agent.figures = self._figures
         self.agent.coordinators = self._coordinators
         self._poller, self._polled = zmq.Poller(), list[Any]()
         self.peers: dict[tuple[str, str], Peer] = {}
@@ -158,6 +158,13 @@ class Gateway:
             self._obey(job.name, early)
         self._serve(job)
 
+    def _figures(self) -> Message:
+        """For the node's metrics; keys that the door refused never reach `clients`."""
+        figures = self.clients.figures()
+        if self.door.refused:
+            figures["rejected"]["unknown-key"], self.door.refused = self.door.refused, 0
+        return figures
+
     # -- coordinator -------------------------------------------------------------------------
     def _hello(self, only: str | None = None) -> None:
         hello = {"t": "gateway", "endpoint": self.endpoint, "key": self.keys.public}
@@ -213,8 +220,18 @@ class Gateway:
         if message["t"] == "enrol":
             self.enrolled[line] = (message["keys"], message["jobs"])
             self._enrol()
+            self.lines.send({"t": "enrolled", "look": message["look"]}, line)
+            return
+        if message["t"] == "ask":
+            self.lines.send({"t": "here"}, line)
+            return
+        if message["t"] == "who":  # this node was lost for a while
+            self._hello(line)
             return
         job = self.jobs.get(message["job"])
+        if message["t"] == "elsewhere":
+            self.clients.tell_elsewhere(message["job"], message["gateways"])
+            return
         if message["t"] == "redirect":
             for key, endpoint, server_key in message["clients"]:
                 self.clients.redirect(message["job"], key, endpoint, server_key)
@@ -233,8 +250,17 @@ class Gateway:
                 ]:  # fmt: skip
                     self.clients.welcome(job, key, peer)
             case "round":
+                before = job.forward
                 job.start_round(message)
+                if before is not None and before != job.forward and before in self.peers:
+                    self.peers[before].forget(job.name)  # the top is elsewhere
                 self._start_round(job)
+            case "fence" if message["round"] == job.intake.round:
+                self._fence(job, message)
+            case "over":
+                for slot, header in job.intake.sealed():
+                    if header.round <= message["round"] and header.payload is Payload.SUM:
+                        job.intake.release(slot, job.intake.arena.state(slot), header)
             case "cut" if message["round"] == job.round:
                 job.cut = True
             case "close" if message["round"] == job.round:
@@ -257,9 +283,29 @@ class Gateway:
             return
         job.dirty = True  # what a gateway before this one accepted is told, too
         for key, peer in job.clients.items():
-            self.clients.announce(job, key, peer)
+            if key not in job.announced:
+                self.clients.announce(job, key, peer)
         for key, peer in job.workers.items():
             self.clients.hand_out(job, key, peer)
+        self._serve(job)
+
+    def _fence(self, job: Job, message: Message) -> None:
+        """Nodes are lost: no sum of theirs is taken any more, and what was taken is told.
+
+        Where the top's node is among them, the top comes here, and this node takes updates again.
+        """
+        job.nodes |= message["nodes"]
+        for key in message["nodes"]:
+            job.waiting.pop(key, None)
+            if (upload := job.uploads.get(key)) is not None:
+                self.clients.uploads.forget(job, upload)
+        round_ = message["round"]
+        if message["open"]:
+            job.intake.reopen(round_)
+        self.lines.send({
+            "t": "fenced", "job": job.name, "round": round_, "epoch": message["epoch"],
+            "clients": _bits(job.intake.arena.accepted(round_)),
+        })  # fmt: skip
         self._serve(job)
 
     def _close_round(self, job: Job) -> None:
@@ -320,6 +366,8 @@ class Gateway:
                     self.clients.send(peer, news)
             elif job.forward:
                 self._forward(job, slot, header)
+            elif job.top and job.round == header.round:
+                job.intake.hand_over(slot, header, job.top)
         waited = len(job.waiting)
         while job.waiting:
             key, asking = next(iter(job.waiting.items()))
@@ -330,7 +378,11 @@ class Gateway:
             job.intake.nudge()
 
     def _forward(self, job: Job, slot: int, header: Header) -> None:
-        """Send this node's sum to the node of the top; it stays here until that has it."""
+        """Send this node's sum to the node of the top.
+
+        It stays here until the round is over: the top's node may be lost, and then another needs
+        it.
+        """
         assert job.forward is not None
         state = job.intake.arena.state(slot)
         if (slot, state.generation) in job.forwarding:
@@ -339,11 +391,9 @@ class Gateway:
 
         def done() -> None:
             fault("gateway_forwarded", "gateway")
-            job.intake.release(slot, state, header)
 
         def refused(message: Message) -> None:
             log.warning("the sum of round %d was refused: %s", header.round, message.get("text"))
-            job.intake.release(slot, state, header)
 
         put = {
             "t": "put", "kind": "sum", "job": job.name, "round": header.round,
@@ -363,11 +413,10 @@ class Gateway:
             "t": "accepted", "job": job.name, "round": job.round,
             "clients": _bits(job.intake.arena.accepted(job.round)),
             "bytes": job.bytes_in - bytes_told, "metrics": job.metrics[metrics_told:],
-            "again": again,
+            "again": again, "begun": job.has_model,
             "excused": _bits(job.excused),
             "cut": job.cut or job.intake.arena.is_closed(job.round),
         })  # fmt: skip
-
 
     def _is_news(self, job: Job) -> bool:
         """Worth a message now: the node's last client, or the first for a while."""

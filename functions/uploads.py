@@ -119,6 +119,10 @@ class Uploads:
             go |= {"n": UP_WINDOW, "grant": upload.grant.generation}
         return self.send(upload.asking.peer, go)
 
+    def forget(self, job: Job, upload: Uploading) -> None:
+        """Take the slot back from a node that is lost; nobody is told."""
+        self._drop(job, upload)
+
     def _drop(self, job: Job, upload: Uploading) -> None:
         """Forget an upload; what of it is still on its way is thrown away."""
         job.uploads.pop(upload.asking.key, None)

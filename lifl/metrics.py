@@ -71,9 +71,12 @@ METRICS: Final = (
            "Sums that other nodes sent here and that were accepted.", _JOB),
     Metric("lifl_peer_sum_bytes", "counter", "agent", "Payload bytes of those sums.", _JOB),
     Metric("lifl_joins_refused", "counter", "agent",
-           "Processes of other pods that were not let in, by why; in a cluster.", ("code",)),
+           "Processes of other pods that were not let in, or claimed what was not given to them, "
+           "by why; in a cluster.", ("code",)),
     Metric("lifl_rejections", "counter", "agent",
-           "Requests that the gateway refused, by the code that the sender was told.", ("code",)),
+           "Requests that the gateway refused, by the code that the sender was told; handshakes of "
+           "keys that nobody enrolled as `unknown-key`, those that fail otherwise as "
+           "`bad-handshake`, and what the bulk port refused as `bulk: ` and why.", ("code",)),
     # -- slots and queue -----------------------------------------------------------------------
     Metric("lifl_slots", "gauge", "agent", "Input slots that updates may use.", _JOB),
     Metric("lifl_slots_used", "gauge", "agent",
@@ -99,6 +102,9 @@ METRICS: Final = (
            "Part of those passed: malformed or forged.", _JOB),
     Metric("lifl_descriptors_credit_limited", "counter", "agent",
            "Part of those passed: their sender had no credit left.", _JOB),
+    Metric("lifl_proxy_repairs", "counter", "agent",
+           "What somebody else took out of the kernel and the agent put back: `program`, `socket`, "
+           "`credit` or `route`.", ("what",)),
     # -- arithmetic ----------------------------------------------------------------------------
     Metric("lifl_folds", "counter", "agent", "Passes over memory; one folds all that is queued.",
            _JOB),
@@ -111,8 +117,14 @@ METRICS: Final = (
            "Speed of one folding aggregator in the last round: bytes of inputs by time.", _JOB),
     # -- starts --------------------------------------------------------------------------------
     Metric("lifl_starts", "counter", "agent",
-           "Roles that began a round: `cold` in a process that was started for it, `warm` in one "
-           "that was there.", ("start",)),
+           "Roles that began a round: `cold` in a process that was started for it, `zygote` in one "
+           "that the node's zygote forked for it, `warm` in one that was there.", ("start",)),
+    Metric("lifl_runtimes_started", "counter", "agent",
+           "Aggregator runtimes that were started and have joined: `zygote`, forked by the node's "
+           "zygote; `cold`, as a new interpreter.", ("start",)),
+    Metric("lifl_runtime_start_seconds", "counter", "agent",
+           "From asking for a runtime until it has joined, added over those of "
+           "lifl_runtimes_started; pods, which the operator starts, are not in it.", ("start",)),
     # -- the job -------------------------------------------------------------------------------
     Metric("lifl_job", "info", "coordinator", "The job and the run's directory.",
            ("fljob", "run", "algorithm", "mode")),

@@ -18,6 +18,7 @@ from lifl.functions.wire import Message
 from lifl.metrics import Figures
 from lifl.placement.hosted import NodeJob
 from lifl.placement.node import Node
+from lifl.placement.pool import STARTS, StartKind
 from lifl.proxy_ebpf.contract import Counters
 
 EWMA_S: Final = 10.0
@@ -54,6 +55,12 @@ class Accounts:
 
     def _of(self, job: NodeJob) -> Account:
         return self.jobs.setdefault(job.number, Account())
+
+    def started(self, start: StartKind, took_s: float | None) -> None:
+        """A runtime has joined."""
+        self.figures.add("lifl_runtimes_started", 1, start=start)
+        if took_s is not None:
+            self.figures.add("lifl_runtime_start_seconds", took_s, start=start)
 
     # -- what processes say ------------------------------------------------------------------
     def worked(self, job: NodeJob, message: Message) -> None:
@@ -158,16 +165,19 @@ class Accounts:
         assert account.due is not None
         number, account.due = account.due["round"], None
         self._count(job)
-        cold, warm, self.node.pool.cold_starts = self.node.pool.cold_starts, account.warm, 0
-        self.figures.add("lifl_starts", cold, start="cold")
-        self.figures.add("lifl_starts", warm, start="warm")
+        starts, start_s = self.node.pool.take_starts()
+        warm = account.warm
+        for start, many in (*((kind, starts[kind]) for kind in STARTS), ("warm", warm)):
+            self.figures.add("lifl_starts", many, start=start)
         work: dict[str, Any] = dict(account.work)
         if work.get("fold_seconds"):
             speed = work["fold_bytes"] / work["fold_seconds"]
             self.figures.set("lifl_fold_bytes_per_second", speed, fljob=job.name)
         report = account.reports[number] = {
             "t": "work", "job": job.name, "round": number, "work": work,
-            "handoffs": {self.node.router.name: account.handed}, "cold": cold, "warm": warm,
+            "handoffs": {self.node.router.name: account.handed}, "warm": warm,
+            **{kind: starts[kind] for kind in STARTS},
+            "start_s": {kind: start_s[kind] for kind in STARTS},
             "folds": merged(account.folds.get(number, [])),
             "model_at": account.models.get(number),
         }  # fmt: skip

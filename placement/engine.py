@@ -39,12 +39,19 @@ from lifl.events import emit, keep_stdout, say
 from lifl.fates import FIRST_WAITS
 from lifl.functions.wire import Keys
 from lifl.placement import clientfiles, resume
+from lifl.placement.fabric import CLIENTS, CONTROL, Fabric
 from lifl.placement.host import LOOPBACK
 from lifl.placement.keyring import Keyring
 from lifl.placement.limits import full_disk_says, oom_kills
 from lifl.placement.monitoring import end_of_metrics
 from lifl.placement.output import Outputs, Speaker
-from lifl.placement.processes import adopt_orphans, end_descendants, private_bpffs, unmount
+from lifl.placement.processes import (
+    adopt_orphans,
+    end_descendants,
+    end_those_with,
+    private_bpffs,
+    unmount,
+)
 
 LAST_WORDS_S: Final = 3.0  # for trainers that are busy when the job is done
 RESTARTS: Final = 10  # of one process in a run; more is not a crash but a defect
@@ -78,12 +85,14 @@ class Engine:
         self.children: dict[int, Child] = {}
         self.restarts: Counter[str] = Counter()
         self.selector = selectors.DefaultSelector()
-        self.listener = socket.create_server((LOOPBACK, 0), backlog=1024)
-        self.coordinator_at = "tcp://{}:{}".format(*self.listener.getsockname())
+        self.fabric: Fabric | None = None
+        self.listener: socket.socket
+        self.coordinator_at = ""
         self.outputs = Outputs(self.selector)
         self.gateways: dict[str, list[str]] = {}
         self.pins = ""
         self.has_begun = self.done = False
+        self.given_up: set[str] = set()  # nodes whose agent cannot be kept up
         self.oom_kills = oom_kills()
         self.over_at = math.inf  # when those who have not ended by themselves are ended
         self.unread: dict[int, bytes] = {}  # what each child has begun to say
@@ -101,6 +110,7 @@ class Engine:
         signal.signal(signal.SIGTERM, self._terminated)
         self.selector.register(0, selectors.EVENT_READ, "lifeline")
         self.selector.register(wake, selectors.EVENT_READ, "wake")
+        self._make_network()
         self._start_coordinator()
         while True:
             left_s = self.over_at - time.monotonic()
@@ -117,6 +127,15 @@ class Engine:
                     self.outputs.read(key.fd)
                 elif key.fd in self.unread:  # not closed since, with its process
                     self._read_events(key.fd)
+
+    def _make_network(self) -> None:
+        """Namespaces, where the run has some, and where the coordinator listens."""
+        if network := self.config["network"]:
+            self.fabric = Fabric([*self.config["nodes"]], network["link_bit_s"])
+            self.listener = self.fabric.listen(CONTROL, backlog=1024)
+        else:
+            self.listener = socket.create_server((LOOPBACK, 0), backlog=1024)
+        self.coordinator_at = "tcp://{}:{}".format(*self.listener.getsockname())
 
     def _terminated(self, *_: object) -> None:
         raise Over("the engine was told to end")
@@ -163,7 +182,7 @@ class Engine:
             "clients": self.config["clients"], "keyring": self.config["keyring"],
             "observers": [self.config["observer"][0]],
             "workers": [keys[0] for keys in self.config["workers"]],
-            "metrics_port": self.config["metrics_port"],
+            "metrics_port": self.config["metrics_port"], "netns": self._netns(CONTROL),
         })  # fmt: skip
         self._spawn(
             "coordinator", "lifl.placement.coordinator", "--config", str(path), events=True,
@@ -183,8 +202,11 @@ class Engine:
             "--arena-budget-bytes", str(self.config["arena_bytes"]),
             "--liveness-s", str(self.config["liveness_s"]),
             "--metrics-port", str(self._metrics_port(name)),
-            "--listen", self._listened_at(name) or f"tcp://{self.config['host']}:*",
+            "--listen", self._listened_at(name) or f"tcp://{self._host(name)}:*",
         ]  # fmt: skip
+        if self.fabric:
+            rate = self.config["network"]["link_bit_s"] // 8
+            arguments += ["--netns", self.fabric.path(name), "--link-bytes-s", str(rate)]
         if self.pins:
             arguments += ["--pins", f"{self.pins}/{name}"]
         self._spawn(name, "lifl.placement.agent", *arguments)
@@ -197,9 +219,20 @@ class Engine:
         endpoint = self.config["gateways"].get(name, [""])[0]
         host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
         if host:
-            with contextlib.suppress(OSError), socket.create_server((host, int(port))):
+            with contextlib.suppress(OSError), (
+                self.fabric.listen(name, port=int(port)) if self.fabric
+                else socket.create_server((host, int(port)))
+            ):  # fmt: skip
                 return str(endpoint)
         return None
+
+    def _host(self, node: str) -> str:
+        """Where the gateway of a node listens."""
+        return self.fabric.address(node) if self.fabric else str(self.config["host"])
+
+    def _netns(self, name: str) -> str | None:
+        """The network namespace that a process moves into; None: it stays where it is."""
+        return self.fabric.path(name) if self.fabric else None
 
     def _metrics_port(self, name: str) -> int:
         """The coordinator has the first one, nodes those after it in their order."""
@@ -221,6 +254,7 @@ class Engine:
             "client_files": [file for key, file in files if key not in revoked],
             "workers": self.config["workers"], "client_count": self.config["client_count"],
             "others": self.config["outside"], "is_new": self.config["start"] == 1,
+            "netns": self._netns(CLIENTS), "observer_netns": self._netns(CONTROL),
         })  # fmt: skip
         self._spawn("trainers", "lifl.trainer", "--config", str(path), events=True)
 
@@ -259,7 +293,8 @@ class Engine:
         is_crash = code <= 0 and self.restarts[child.what] <= RESTARTS
         if child.what in self.config["nodes"]:
             if not is_crash:
-                raise Over(_ending(f"the agent of {child.what}", code, child.speaker.last))
+                self._give_up(child.what, _ending("the agent", code, child.speaker.last))
+                return
             emit("restart", what=f"agent of {child.what}")
             self._start_agent(child.what)
         elif child.what == "coordinator" and is_crash and code < 0:
@@ -270,6 +305,25 @@ class Engine:
         elif code:
             why = _ending("the process of the trainers", code, child.speaker.last)
             raise Over(why, code="trainer-failed")
+
+    def _give_up(self, node: str, why: str) -> None:
+        """The agent of a node cannot be kept up; the others go on, if there are any."""
+        self.given_up.add(node)
+        if self.given_up >= set(self.config["nodes"]):
+            raise Over(f"{node}: {why}")
+        emit("warning", text=f"{node} is given up: {why}")
+        end_those_with(self.directory / node)
+
+    def _begin_anew(self, node: str) -> None:
+        """A node is lost: what is left of it goes, and an agent begins with nothing."""
+        agent = next((child for child in self.children.values() if child.what == node), None)
+        end_those_with(self.directory / node)
+        for path in (self.directory / node).glob("*"):
+            if path.name == "processes.json" or path.name.startswith("job-"):
+                path.unlink(missing_ok=True)
+        if agent is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(agent.pid, signal.SIGKILL)  # and another is started
 
     def _see_memory(self, what: str) -> None:
         """A memory limit that has killed one process would kill the next: the run ends."""
@@ -320,6 +374,8 @@ class Engine:
                 self.has_begun = True
             case "restart":
                 self._see_memory(event["what"])
+            case "node_lost":
+                self._begin_anew(event["node"])
             case "done":
                 self.done = True
                 self.over_at = time.monotonic() + LAST_WORDS_S
@@ -370,6 +426,8 @@ class Engine:
             self.outputs.close_all()
         if self.pins:
             unmount(self.directory / "bpf")
+        if self.fabric:
+            self.fabric.close()
         end_of_metrics(Path(self.config["run_dir"]))
         shutil.rmtree(self.directory, ignore_errors=True)
 

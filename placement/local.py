@@ -28,6 +28,7 @@ from lifl.errors import InvalidJob
 from lifl.functions.orphaned import is_held
 from lifl.functions.wire import Keys, virtual_key
 from lifl.placement import resume
+from lifl.placement.fabric import check_network
 from lifl.placement.host import LOOPBACK, check_host, warning_of
 from lifl.placement.keyring import Keyring
 from lifl.placement.limits import full_disk_says
@@ -52,6 +53,7 @@ def run(
     metrics_port: int = 0,
     keys_dir: Path | None = None,
     host: str | None = None,
+    link_bit_s: int = 0,
     resumed: dict[str, Any] | None = None,
 ) -> int:
     """Run a job to its end; every event goes to `handle`.
@@ -63,6 +65,8 @@ def run(
         proxy, kernels: override the job's.
         keys_dir: key directory with clients from outside; the run's own unless given.
         host: where gateways listen and clients call; 127.0.0.1, or the resumed run's, unless given.
+        link_bit_s: of each node's link, with a network namespace for each; 0: all share this
+            machine's, and its loopback interface.
         liveness_s: a process that holds a role and does not answer for so long is replaced.
         metrics_port: of the coordinator's metrics; nodes have those after it.  0: any.
 
@@ -78,6 +82,13 @@ def run(
         try:
             host = host or (resumed or {}).get("host", LOOPBACK)
             check_host(host)
+            if link_bit_s or (resumed or {}).get("network"):
+                check_network()
+            if link_bit_s and _has_outsiders(job, keys_dir):
+                raise InvalidJob(
+                    "--network netns: clients from outside cannot reach its nodes: give the job a "
+                    "trainer that runs all of spec.clients.min, and leave --keys out"
+                )
             if keys_dir is not None and not keys_dir.is_dir():
                 raise InvalidJob(
                     f"--keys {keys_dir}: there is no such key directory: lifl keys enroll KEY.pub "
@@ -88,6 +99,7 @@ def run(
                 run_dir = make_run_dir(out or Path("runs"), job.metadata.name)
                 with full_disk_says(run_dir / "keys"):
                     fields = _configure(job, job_path, run_dir, nodes or job.spec.nodes, keys_dir)
+                fields["network"] = {"link_bit_s": link_bit_s} if link_bit_s else None
             else:
                 fields = resumed
             run_lock = _lock(Path(fields["run_dir"]))  # which tells `lifl top` that it lives
@@ -235,7 +247,7 @@ def _configure(
         "client_count": count,
         "workers": workers,
         "observer": pair("observer"),
-        "outside": keys_dir is not None or count > (trainer.clients if trainer else 0),
+        "outside": _has_outsiders(job, keys_dir),
         "trainers": trainer.clients - virtual if trainer else 0,
         "proxy": spec.aggregation.proxy,
         "kernels": spec.aggregation.kernels,
@@ -244,6 +256,12 @@ def _configure(
         "start": 1,
         "gateways": {},
     }
+
+
+def _has_outsiders(job: FLJob, keys_dir: Path | None) -> bool:
+    """Clients may come that the run does not start."""
+    trainer = job.spec.trainer
+    return keys_dir is not None or job.spec.client_count > (trainer.clients if trainer else 0)
 
 
 def _too_few(job: FLJob, fields: dict[str, Any], keys_dir: Path) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -76,10 +77,30 @@ class Node:
         self.announce(job)
 
     def route(self, job: NodeJob) -> None:
-        """Write the plan's next hops: lane to role, role to parent, root to its lane."""
-        for endpoint, role in job.roles.items():
-            self.router.route(job.number, lane(endpoint), endpoint)
-            self.router.route(job.number, endpoint, role["parent"] or lane(endpoint))
+        """Write the plan's next hops."""
+        for sender, to in self._hops(job).items():
+            self.router.route(job.number, sender, to)
+
+    def _hops(self, job: NodeJob) -> dict[int, int]:
+        """Lane to role, role to parent, root to its lane."""
+        roles = job.roles.items()
+        return {lane(endpoint): endpoint for endpoint, _ in roles} | {
+            endpoint: role["parent"] or lane(endpoint) for endpoint, role in roles
+        }
+
+    def mend(self) -> Counter[str]:
+        """Put back what was taken out of the kernel behind this agent's back; how often what."""
+        found = self.router.mend()
+        for job in self.jobs.values():
+            if job.files is None or job.over:
+                continue  # its routes are not written yet, or of no use any more
+            missing = self._hops(job).items() - self.router.routes(job.number).items()
+            if missing:
+                found["route"] += len(missing)
+                self.route(job)
+                self.router.reset_credit(job.number)
+                self.poke_everybody(job)
+        return found
 
     def make_room(self, job: NodeJob) -> None:
         """The job's memory on this node, and sum slots for every role of the plan."""
@@ -96,10 +117,16 @@ class Node:
         for slots in job.sum_slots.values():
             job.files.reserve_sums(slots)
 
-    def drop(self, number: int) -> None:
-        """The job is over: its roles leave, then its memory goes."""
+    def drop(self, number: int, name: str = "") -> None:
+        """The job is over, or begins anew here: its roles leave, then its memory goes.
+
+        Args:
+            name: of the job, whose coordinator hears also that there was nothing.
+        """
         job = self.jobs.get(number)
         if job is None:
+            if name:
+                self.report({"t": "dropped", "job": name})
             return
         job.over = True
         for endpoint in {*job.roles, *job.assigned}:

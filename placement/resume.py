@@ -62,6 +62,7 @@ def find(run: Path) -> tuple[FLJob, dict[str, Any]]:
     own_keys = Path(config["keyring"]).parent == Path(config["run_dir"])
     return job, config | ({"keyring": str(run / "keys")} if own_keys else {}) | {
         "run_dir": str(run), "client_files": clients, "start": config["start"] + 1,
+        "network": config.get("network"),
     }  # fmt: skip
 
 

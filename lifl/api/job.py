@@ -357,6 +357,12 @@ class Placement(Part):
         "firstfit: the first node with room.  worstfit: the emptiest node.  least-connections: "
         "the node that serves fewest updates.  random: any node with room, by spec.seed.",
     )
+    node_grace_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds that a node may be silent while other nodes are there.  After that it "
+        "is lost: its clients send again to other nodes, and the round goes on without it.",
+    )
 
 
 class Stop(Part):

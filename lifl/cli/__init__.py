@@ -66,6 +66,17 @@ main.add_command(keys)
     help="Where gateways listen and client files say that they do: an IPv4 address of this machine "
     "that clients elsewhere can reach.  127.0.0.1 unless given: clients of this machine alone.",
 )
+@click.option(
+    "--network",
+    type=click.Choice(["loopback", "netns"]),
+    help="netns: a network namespace for each node, behind a link of its own; needs root.  "
+    "loopback unless given: nodes share this machine's.",
+)
+@click.option(
+    "--link-rate",
+    metavar="RATE",
+    help="Of each node's link with --network netns, each way: 200Mbit, 2.5Gbit; 1Gbit unless given.",
+)
 @click.option("--plain", is_flag=True, help="Lines instead of a live view.")
 @click.option(
     "--proxy",
@@ -111,6 +122,8 @@ def run(
     nodes: int | None,
     out: Path,
     host: str | None,
+    network: str | None,
+    link_rate: str | None,
     plain: bool,
     proxy: str | None,
     kernels: str | None,
@@ -129,12 +142,15 @@ def run(
         raise click.UsageError("--plain and --json exclude one another: lines, or events as JSON")
     if (job_file is None) == (resume is None):
         raise click.UsageError("name either a job file, JOB.yaml, or a run with --resume RUN")
+    link_bit_s = _link_bit_s(network, link_rate, host)
     resumed = None
     if resume is not None:
         if nodes is not None:
             raise click.UsageError("--nodes does not go with --resume: a run keeps its nodes")
         if keys_dir is not None:
             raise click.UsageError("--keys does not go with --resume: a run keeps its keys")
+        if network is not None or link_rate is not None:
+            raise click.UsageError("--network does not go with --resume: a run keeps its network")
         from lifl.placement.resume import find
 
         job, resumed = find(resume)
@@ -181,7 +197,7 @@ def run(
         code = local.run(
             job, job_file, handle=following(handle), nodes=nodes, out=out, proxy=proxy,
             kernels=kernels, liveness_s=liveness_s, metrics_port=metrics_port, keys_dir=keys_dir,
-            host=host, resumed=resumed,
+            host=host, link_bit_s=link_bit_s, resumed=resumed,
         )  # fmt: skip
         failure = view.story.error if view else None
     finally:
@@ -195,6 +211,22 @@ def run(
     elif code == 0 and where:
         after_run(where[-1], handle, plots=not as_json)
     sys.exit(code)
+
+
+def _link_bit_s(network: str | None, link_rate: str | None, host: str | None) -> int:
+    """Of a network of namespaces; 0: none."""
+    from lifl.placement.fabric import parse_rate
+
+    if network != "netns":
+        if link_rate is not None:
+            raise click.UsageError("--link-rate goes with --network netns alone")
+        return 0
+    if host is not None:
+        raise click.UsageError("--host does not go with --network netns: it has its own addresses")
+    try:
+        return parse_rate(link_rate or "1Gbit")
+    except ValueError as error:
+        raise click.UsageError(f"--link-rate: {error}") from error
 
 
 @main.command()

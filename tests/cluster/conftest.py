@@ -1,4 +1,4 @@
-"""A cluster by its KUBECONFIG, a namespace for each test, pods in it, LIFL and jobs."""
+"""A cluster by its KUBECONFIG, a namespace for each test, pods in it; LIFL, and jobs on it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-from tests.cluster.installation import CRD, Installation, Job, Run, fljob, new_name
-from tests.cluster.installation import PATIENCE_S as INSTALLED_S
+from tests.cluster import installation
+from tests.cluster.installation import CRD, ROUNDS, Installation, Job, Run, digits, fljob
 from tests.cluster.kubectl import PATIENCE_S, Kubectl, Pods
 
 
@@ -53,12 +55,12 @@ def lifl(cluster: Kubectl, request: pytest.FixtureRequest) -> Iterator[Installat
         pytest.fail("helm is not in PATH")
     there = cluster("get", CRD, "--ignore-not-found", "--output=name")
     runtime = getattr(request.module, "RUNTIME", "deployment")
-    lifl = Installation(new_name(), brings_crd=not there, runtime=runtime)
+    lifl = Installation(installation.new_name(), brings_crd=not there, runtime=runtime)
     try:
         lifl.install()
         yield lifl
     finally:
-        patience = f"--timeout={INSTALLED_S}s"
+        patience = f"--timeout={installation.PATIENCE_S}s"
         lifl.helm("uninstall", lifl.name, "--ignore-not-found", "--wait", patience)
         for namespace in (lifl.name, lifl.functions.namespace):
             cluster("delete", "namespace", namespace, "--ignore-not-found", "--wait=true")
@@ -78,5 +80,12 @@ def run(lifl: Installation, kubectl: Kubectl) -> Iterator[Run]:
     if not kubectl("get", CRD, "--ignore-not-found", "--output=name"):
         return  # it went with the chart, and with it every FLJob
     for name in names:
-        kubectl("delete", f"fljob/{name}", "--wait=true", f"--timeout={INSTALLED_S}s",
+        kubectl("delete", f"fljob/{name}", "--wait=true", f"--timeout={installation.PATIENCE_S}s",
                 "--ignore-not-found")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """The model that `lifl run` gives for the same spec."""
+    spec = {name: value for name, value in digits(ROUNDS).items() if name != "template"}
+    return load_file(installation.run_here(spec, tmp_path_factory.mktemp("here") / "job"))

@@ -12,11 +12,15 @@ import re
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from safetensors.numpy import load
 
 from tests.cluster.kubectl import IMAGE, Kubectl
 
@@ -24,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DIGITS = "/opt/lifl/examples/01-digits"  # in the image
 CRD = "customresourcedefinition/fljobs.fl.lifl.dev"
 PATIENCE_S = 180
+ROUNDS = 5
+FAR = 1e-4  # five rounds carry a difference of one unit in the last place to 1e-6 or so
 
 
 @dataclass
@@ -151,6 +157,15 @@ class Job:
 Run = Callable[..., Job]
 
 
+def check(job: Job, expected: dict[str, np.ndarray]) -> None:
+    status = job.complete()
+    assert status["progress"] == f"{ROUNDS}/{ROUNDS}"
+    model = load(job.file("model.safetensors"))
+    assert model.keys() == expected.keys()
+    for name, value in expected.items():
+        assert np.abs(model[name] - value).max() < FAR, name
+
+
 def digits(rounds: int, **spec: Any) -> dict[str, Any]:
     """The spec of examples/01-digits, with its 16 clients in 4 pods."""
     return {
@@ -186,6 +201,14 @@ def run_here(spec: dict[str, Any], folder: Path) -> Path:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder / "out" / "latest" / "model.safetensors"
+
+
+def until(done: Callable[[], bool], what: str) -> None:
+    """Look again and again, and not for ever."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not done():
+        assert time.monotonic() < deadline, f"after {PATIENCE_S} s not yet: {what}"
+        time.sleep(0.2)
 
 
 def new_name() -> str:
