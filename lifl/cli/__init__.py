@@ -75,7 +75,7 @@ main.add_command(keys)
 @click.option(
     "--link-rate",
     metavar="RATE",
-    help="Of each node's link with --network netns, each way: 200Mbit, 2.5Gbit; 1Gbit unless given.",
+    help="Of each node's link with --network netns, each way: 200Mbit, 2.5Gbit; else 1Gbit.",
 )
 @click.option("--plain", is_flag=True, help="Lines instead of a live view.")
 @click.option(

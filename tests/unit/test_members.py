@@ -44,7 +44,6 @@ class Pool:
     """Processes that have joined."""
 
     gateway = None
-    cold_starts = 0
 
     def __init__(self, folder: Path) -> None:
         self.socket_path = folder / "agent.sock"
@@ -55,6 +54,9 @@ class Pool:
 
     def came(self, process: Process, pidfd: int) -> None:
         process.pidfd = pidfd
+
+    def started(self, process: Process) -> None:
+        pass
 
     def lost(self) -> list[Process]:
         return []
@@ -77,7 +79,7 @@ class Rig:
             staff=lambda _: None, send=lambda *_: None, poke_everybody=lambda _: None,
             announce=lambda _: None, take_back=lambda *_: None, mend=lambda: self.taken,
         )  # fmt: skip
-        accounts: Any = SimpleNamespace(figures=self.figures)
+        accounts: Any = SimpleNamespace(figures=self.figures, started=lambda *_: None)
         doorman: Any = self.doorman
         self.members = Members(
             node, accounts, liveness_s=10.0, listen_at="", doorman=doorman, keys=None
