@@ -38,7 +38,8 @@ class Gateway:
         for message, _ in outgoing:
             self.heard.append(message)
             if message["t"] == "hello":
-                self.said.append(({"t": "welcome", "layout": LAYOUT.to_wire()}, None))
+                welcome = {"t": "welcome", "layout": LAYOUT.to_wire(), "settings": {"start": 0}}
+                self.said.append((welcome, None))
             if message["t"] == "metrics" and self.heard.count(message) == 2:
                 self.said.append(({"t": "done"}, None))
             if message["t"] == "get":
