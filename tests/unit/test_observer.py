@@ -22,6 +22,8 @@ LAYOUT = Layout.of({"w": np.zeros(1, np.float32)})
 class Gateway:
     """The other end of a connection: the newest model alone can be had, as from a real one."""
 
+    is_up = True
+
     def __init__(self, *_: object) -> None:
         self.socket = os.eventfd(1)  # always readable
         self.said: deque[tuple[Message, memoryview | None]] = deque()
