@@ -248,6 +248,7 @@ def _configure(
         "client_count": count,
         "workers": workers,
         "observer": pair("observer"),
+        "event_sink": spec.event_sink,
         "outside": _has_outsiders(job, keys_dir),
         "trainers": trainer.clients - virtual if trainer else 0,
         "proxy": spec.aggregation.proxy,

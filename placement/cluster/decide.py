@@ -41,6 +41,7 @@ class Seen:
         has_initial: the initial model is here, or none is needed any more.
         failures: why a member's pods have failed for good, by member.
         is_running: its coordinator runs.
+        no_runtime: why its functions cannot run here as it wants them to.
     """
 
     status: Status
@@ -49,6 +50,7 @@ class Seen:
     has_initial: bool = False
     failures: Mapping[str, str] = field(default_factory=dict)
     is_running: bool = False
+    no_runtime: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def decide(job: FLJob, seen: Seen) -> Decision:
     """What is to be there now."""
     if seen.status.phase in ENDED:
         return Decision(phase=seen.status.phase, clear=seen.status.phase == "Failed")
-    complaints = refused_in_cluster(job)
+    complaints = [*refused_in_cluster(job), *([seen.no_runtime] if seen.no_runtime else [])]
     if complaints:
         why = "; ".join(complaints)
         return Decision(
@@ -107,7 +109,7 @@ def decide(job: FLJob, seen: Seen) -> Decision:
             failed=("MemberFailed", f"the pods of the {member} have failed: {why}"),
         )  # fmt: skip
     awake = Said("Suspended", False, "NotSuspended")
-    place = seen.placed or _fitting(job, seen.nodes)
+    place = seen.placed or fitting(job, seen.nodes)
     if not place:
         why = _why_nowhere(job, seen.nodes)
         return Decision(
@@ -144,7 +146,7 @@ def _members(job: FLJob) -> tuple[str, ...]:
     return tuple(name for name in names.MEMBERS if wanted.get(name) is not None)
 
 
-def _fitting(job: FLJob, nodes: Sequence[Ready]) -> dict[str, str]:
+def fitting(job: FLJob, nodes: Sequence[Ready]) -> dict[str, str]:
     """Nodes whose budget has room for the job's memory, as far as the job says how much it is."""
     least = job.spec.memory.arena_bytes or 0
     return {

@@ -100,3 +100,10 @@ def test_after_its_end_nothing_of_it_is_started() -> None:
             phase, False, (), {},
         )  # fmt: skip
         assert found.clear is (phase == "Failed")
+
+
+def test_a_job_whose_functions_cannot_run_is_not_accepted() -> None:
+    found = decide(job(), Seen(status=Status(), nodes=NODES, no_runtime="there is no Knative"))
+    assert (found.phase, so(found, "Accepted")) == ("Pending", False)
+    assert found.message == "there is no Knative"
+    assert not found.place
