@@ -121,11 +121,11 @@ def test_what_only_a_cluster_can_do_is_refused_or_named(
     tmp_path: Path, engine: dict[str, Any]
 ) -> None:
     job = tmp_path / "job.yaml"
-    job.write_text(DIGITS.read_text() + "  suspend: true\n  eventSink: http://sink.example\n")
+    job.write_text(DIGITS.read_text() + "  suspend: true\n  expose: {type: NodePort}\n")
     result = invoke("run", str(job))
     assert result.exit_code == 2
     assert "job.yaml: spec.suspend is true: lifl run would run the job at once" in result.output
-    assert "spec.eventSink: lifl run posts no CloudEvents" in result.output
+    assert "spec.expose.type is NodePort" in result.output
     assert "options" not in engine
     said = invoke("validate", "--no-import", str(job))
     assert said.exit_code == 0
