@@ -108,6 +108,13 @@ class Clients:
         for key, peer in self.unknown.pop(job.name, {}).items():
             self._belongs(job, key)[key] = peer
 
+    def forget(self, job: Job) -> None:
+        """The job's memory goes; where it is not over it may come again, and who is here waits."""
+        self.bulk.close_job(job.name)
+        if not job.ended:
+            here = self.unknown.setdefault(job.name, {})
+            here |= job.clients | job.workers | job.observers
+
     def send(self, peer: bytes, message: Message, payload: memoryview | None = None) -> bool:
         """False when the connection has ended: whoever it was will ask again."""
         if message["t"] == "reject":
@@ -130,9 +137,13 @@ class Clients:
         rejected, self.rejected = self.rejected, {}
         rejected |= {f"bulk: {why}": count for why, count in self.bulk.refused.items()}
         self.bulk.refused.clear()
+        for job in self.jobs.values():
+            if job.intake.tally.queue is not None:
+                job.intake.tally.queue_is(job.in_service())
         return {"rejected": rejected, "jobs": {
             job.name: {"counts": job.intake.tally.take(), "slots_used": job.intake.in_use(),
-                       "queue": job.intake.queued() + len(job.waiting)}
+                       "queue": job.intake.queued() + len(job.waiting),
+                       "in_service": job.in_service()}
             for job in self.jobs.values()
         }}  # fmt: skip
 

@@ -82,7 +82,7 @@ class Gateway:
         )  # fmt: skip
         self.agent = Lanes(
             socket_path, self.endpoint, keys.public, self.jobs, self._ready,
-            self.clients.bulk.close_job,
+            self.clients.forget,
         )  # fmt: skip
         self.agent.figures = self._figures
         self.agent.coordinators = self._coordinators
@@ -124,6 +124,8 @@ class Gateway:
         self.clients.expire()
         for job in self.jobs.values():
             self._progress(job)
+            if job.intake.tally.queue is not None:
+                job.intake.tally.queue_is(job.in_service())
         if self.agent.control is None:
             self.agent.connect()
 

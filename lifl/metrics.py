@@ -90,6 +90,12 @@ METRICS: Final = (
     Metric("lifl_queue_length_ewma", "gauge", "agent",
            "Exponentially weighted moving average of the queue length over time, with a time "
            "constant of 10 s.", _JOB),
+    Metric("lifl_queue_seconds", "counter", "agent",
+           "Updates that wait or are in service, integrated over time: rate() is the mean queue.  "
+           "Of jobs with scaling.leaves: queue.", _JOB),
+    Metric("lifl_queue_estimate", "gauge", "agent",
+           "What such a job's leaves on this node follow: the mean queue of each period, smoothed; "
+           "0 before the first has ended.", _JOB),
     Metric("lifl_arena_bytes", "gauge", "agent",
            "Pages of shared memory that exist for a job on this node.", _JOB),
     # -- descriptors ---------------------------------------------------------------------------
@@ -125,6 +131,11 @@ METRICS: Final = (
     Metric("lifl_runtime_start_seconds", "counter", "agent",
            "From asking for a runtime until it has joined, added over those of "
            "lifl_runtimes_started; pods, which the operator starts, are not in it.", ("start",)),
+    Metric("lifl_scaled_to_zero", "counter", "agent",
+           "Times that a job's runtimes on this node were stopped, since none were worth keeping.",
+           _JOB),
+    Metric("lifl_scaled_from_zero", "counter", "agent",
+           "Times that they were started again: for an update, or since one was expected.", _JOB),
     # -- the job -------------------------------------------------------------------------------
     Metric("lifl_job", "info", "coordinator", "The job and the run's directory.",
            ("fljob", "run", "algorithm", "mode")),

@@ -305,6 +305,8 @@ class Engine:
         elif child.what == "coordinator" and is_crash and code < 0:
             emit("restart", what="coordinator")
             self._start_coordinator()
+        elif child.what == "coordinator" and code == resume.REWIND:
+            self._rewind()
         elif child.what == "coordinator":
             raise Over(_ending("the coordinator", code, child.speaker.last))
         elif code:
@@ -329,6 +331,17 @@ class Engine:
         if agent is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(agent.pid, signal.SIGKILL)  # and another is started
+
+    def _rewind(self) -> None:
+        """The newest model is lost: what `lifl run --resume` does, without ending clients."""
+        self.config["start"] += 1
+        self.restarts["rewind"] += 1
+        if self.restarts["rewind"] > RESTARTS:
+            raise Over(f"the run went back to its last checkpoint {RESTARTS} times")
+        resume.keep({k: v for k, v in self.config.items() if k != "directory"})
+        for node in self.config["nodes"]:
+            self._begin_anew(node)
+        self._start_coordinator()
 
     def _see_memory(self, what: str) -> None:
         """A memory limit that has killed one process would kill the next: the run ends."""

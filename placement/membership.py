@@ -28,6 +28,7 @@ class Known:
     ready: bool = False  # its gateway holds the job's arena
     model: int = -1  # ... and in it the model of this round
     in_model: int = 0  # with the updates of these clients
+    queue: float | None = None  # Q̂ of its queue, where that is measured and a period has ended
     enrolled: int = 0  # its gateway goes by the keys of this look at the key directory
     is_lost: bool = False  # it has been silent for too long, or has lost its memory
     is_draining: bool = False  # takes nobody new, and gives its clients away between rounds
@@ -170,7 +171,7 @@ class Membership:
     @property
     def is_whole(self) -> bool:
         """Agent and gateway of every node have reported, but for those that are lost."""
-        return bool(self.here) and all(node.agent and node.gateway for node in self.here)
+        return all(node.agent and node.gateway for node in self.here)
 
     @property
     def here(self) -> list[Known]:

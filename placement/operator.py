@@ -164,6 +164,17 @@ class Operator:
             if (keeper := self.keepers.get(owner["uid"])) is not None:
                 keeper.member_says(body)
 
+    def node(self, body: Object, *, is_gone: bool) -> None:
+        """A node of the cluster has changed."""
+        assert self.desk is not None
+        name, before = body["metadata"]["name"], set(self.desk.cordoned)
+        if is_gone or not body.get("spec", {}).get("unschedulable"):
+            self.desk.cordoned.discard(name)
+        else:
+            self.desk.cordoned.add(name)
+        if self.desk.cordoned != before:
+            self._wake_all()
+
     # -- what agents say ---------------------------------------------------------------------
     def _see_agent(self, token: str, node: str) -> None:
         review = review_of(self.api, token, AUDIENCE)
@@ -179,6 +190,9 @@ class Operator:
         self.notes.wake()
         if self.services is not None:
             self.services.gateways_changed()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
         for keeper in self.keepers.values():
             keeper.wake()
 
@@ -364,6 +378,10 @@ def watch(operator: Operator, keys: Keys) -> kopf.OperatorRegistry:
     @kopf.on.event("batch", "v1", "jobs", labels={names.JOB: kopf.PRESENT}, registry=registry)
     async def member(body: kopf.Body, **_: Any) -> None:
         operator.member(_plain(body))
+
+    @kopf.on.event("", "v1", "nodes", registry=registry)
+    async def node(body: kopf.Body, type: str | None, **_: Any) -> None:  # noqa: A002
+        operator.node(_plain(body), is_gone=type == "DELETED")
 
     return registry
 

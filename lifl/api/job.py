@@ -309,6 +309,45 @@ class Aggregation(Part):
         return self
 
 
+class Scaling(Part):
+    """How many aggregators there are, and how long they stay."""
+
+    leaves: Literal["roster", "queue"] = Field(
+        default="roster",
+        description="What the number of leaves follows.  roster: the clients that a round has "
+        "drawn.  queue: updates that wait or are in service on a node, averaged over each period "
+        "and smoothed from one to the next, once there is such a figure; never more leaves than "
+        "by the roster.",
+    )
+    alpha: float = Field(
+        default=0.7,
+        ge=0,
+        lt=1,
+        description="With leaves: queue, the weight of what was in the moving average of queues; "
+        "0: only the last period counts.",
+    )
+    period_s: float = Field(
+        default=120.0,
+        gt=0,
+        description="With leaves: queue, seconds over which a queue is averaged; plans follow it "
+        "no more often.",
+    )
+    idle_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="With leaves: queue, seconds after a round without an update from when a node "
+        "has no aggregators; the next update starts them.",
+    )
+    keep_alive_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="Fewest seconds that an aggregator stays after a round.  After that it is "
+        "stopped when none of the times between rounds so far, but for a hundredth, was so long, "
+        "or at once where all were longer than this; the next update starts it, or the time at "
+        "which one is to be expected.",
+    )
+
+
 class Memory(Part):
     """Shared memory of the job on each node."""
 
@@ -441,6 +480,9 @@ class Spec(Part):
         description="When to end before the last round; a round under way is finished first.",
     )
     aggregation: Aggregation = Field(default_factory=Aggregation, description="Algorithm and tree.")
+    scaling: Scaling = Field(
+        default_factory=Scaling, description="How many aggregators there are, and for how long."
+    )
     memory: Memory = Field(default_factory=Memory, description="Shared memory per node.")
     placement: Placement = Field(default_factory=Placement, description="Clients to nodes.")
     checkpoint: Checkpoint = Field(

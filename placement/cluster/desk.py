@@ -112,6 +112,7 @@ class Desk:
         self._router = server(self._context, keys)
         bind(self._router, endpoint)
         self.nodes: dict[str, NodeHere] = {}
+        self.cordoned: set[str] = set()  # nodes that take nobody new, as the API server says
         self.posted: dict[str, Posted] = {}
         self.unclaimed: set[str] = set()  # jobs that were there before this operator
         self._expected: dict[str, tuple[str, Path]] = {}  # member's key -> job, where it goes

@@ -24,11 +24,11 @@ from lifl.api.job import FLJob
 from lifl.api.part import TEXT_MAX
 from lifl.api.status import Status
 from lifl.errors import LiflError, Unreachable
-from lifl.placement import cloudevents
+from lifl.placement import cloudevents, drains
 from lifl.placement.cloudevents import About
 from lifl.placement.cluster import names
 from lifl.placement.cluster.api import Api, Conflict, Missing, Object, path_of
-from lifl.placement.cluster.decide import ENDED, Decision, Ready, Seen, decide
+from lifl.placement.cluster.decide import ENDED, Decision, Ready, Seen, decide, fitting
 from lifl.placement.cluster.desk import Desk, Posted
 from lifl.placement.cluster.keys import Record
 from lifl.placement.cluster.objects import (
@@ -92,6 +92,9 @@ class Keeper:
         self.failures: dict[str, str] = {}
         self.closed = False
         self.is_paused = self.is_rewound = False
+        self.rewind_from = False  # the newest model is lost: rounds begin at the last checkpoint
+        under_way = self.saved.round if self.saved is not None else None
+        self.lost = set(under_way.lost) if under_way else set()  # the coordinator does without them
         self.sink: Sink | None = None
         self._events = events
         self.secrets, self.way = Secrets(api), Way(api, self.namespace, self.name)
@@ -141,6 +144,8 @@ class Keeper:
         if self.record is None:
             self.record = await asyncio.to_thread(self._load_record, job)
         await self._give_up_lost_nodes()
+        await self._take_in_nodes(job)
+        await asyncio.to_thread(self._see_who_drains)
         if self.runtime == "knative" and self.coordinator is None:
             self.no_runtime = await asyncio.to_thread(why_not, self.api, self.install)
         decision = decide(job, self._seen(job))
@@ -157,23 +162,57 @@ class Keeper:
     async def _give_up_lost_nodes(self) -> None:
         """A node that has other keys is not what it was: memory of the job that was there is gone.
 
-        The job is placed anew, and its rounds begin at the last checkpoint.
+        Where no node of the job is left, or its model went with one, the job is placed anew, and
+        its rounds begin at the last checkpoint.  Otherwise its coordinator does without the node.
         """
         assert self.record is not None
         lost = sorted(
             name for name, key in self.record.nodes.items()
             if name in self.desk.nodes and self.desk.nodes[name].key != key
         )
-        if not lost or self.status.phase in ENDED:
+        is_all = bool(lost) and len(lost) == len(self.record.nodes)
+        if self.status.phase in ENDED or not (is_all or self.rewind_from):
             return
+        self.rewind_from = False
         await self._stop()
         self.desk.withdraw(self.full_name)
         for member in names.MEMBERS:  # their files name the gateways of before
             await asyncio.to_thread(self.api.delete, self._member(member))
-        self.record = self.record.again().on({})
+        left = {n: key for n, key in self.record.nodes.items() if n not in {*lost, *self.lost}}
+        self.record = self.record.again().on(left)
         await asyncio.to_thread(self._save_record)
-        text = f"{', '.join(lost)} began anew: rounds go on from the last checkpoint"
+        gone = ", ".join(sorted({*lost, *self.lost}))
+        text = f"{gone} began anew, or is lost: rounds go on from the last checkpoint"
         await self._say(News("PlacedAnew", text, "Warning"))
+
+    async def _take_in_nodes(self, job: FLJob) -> None:
+        """A node that has joined the cluster, or begins anew, is the job's from the next round on.
+
+        Its coordinator is started again with it, which costs the round under way nothing.
+        """
+        assert self.record is not None
+        nodes = self.record.nodes
+        if self.status.phase != "Running" or self.coordinator is None or not nodes:
+            return
+        known = {name: key for name, key in nodes.items() if name not in self.lost}
+        new = {
+            name: key for name, key in fitting(job, self._ready()).items()
+            if nodes.get(name) != key and name not in known
+        }  # fmt: skip
+        if not new:
+            return
+        self.lost -= new.keys()
+        self.record = self.record.on({**nodes, **new})
+        await asyncio.to_thread(self._save_record)
+        await self._stop()  # and it is started again in this turn
+        await self._say(News("NodesJoined", f"{', '.join(sorted(new))}: from the next round on"))
+
+    def _see_who_drains(self) -> None:
+        """Nodes that are cordoned are left."""
+        assert self.record is not None
+        draining = self.desk.cordoned & self.record.nodes.keys()
+        if self.run_dir.exists() and drains.read(self.run_dir) != draining:
+            drains.write(self.run_dir, draining)
 
     @property
     def runtime(self) -> FunctionsRuntime:
@@ -185,16 +224,19 @@ class Keeper:
     def generation(self) -> int:
         return int(self.body["metadata"].get("generation", 0))
 
-    def _seen(self, job: FLJob) -> Seen:
-        nodes = [
+    def _ready(self) -> list[Ready]:
+        """Nodes that can be given to the job."""
+        return [
             Ready(name=node.name, key=node.key, endpoint=node.gateway,
                   budget_bytes=node.budget_bytes)
             for node in sorted(self.desk.nodes.values(), key=lambda node: node.name)
-            if node.gateway
+            if node.gateway and node.name not in self.desk.cordoned
         ]  # fmt: skip
+
+    def _seen(self, job: FLJob) -> Seen:
         assert self.record is not None
         return Seen(
-            status=self.status, nodes=nodes, placed=self.record.nodes,
+            status=self.status, nodes=self._ready(), placed=self.record.nodes,
             has_initial=self._initial.exists() or _is_past_initial(self.saved, self.record.start),
             failures=self.failures, is_running=self.coordinator is not None,
             no_runtime=self.no_runtime,
@@ -257,7 +299,12 @@ class Keeper:
         if "initial" in decision.members:
             self.desk.expect(self.full_name, self.record.initial[0], self._initial)
         for member in decision.members:
-            if await asyncio.to_thread(self.api.find, self._member(member)) is None:
+            there = await asyncio.to_thread(self.api.find, self._member(member))
+            if member == "initial" and there and there.get("status", {}).get("succeeded"):
+                # what it brought is not here: it went with the pod of the operator before
+                await asyncio.to_thread(self.api.delete, self._member(member))
+                there = None
+            if there is None:
                 made = member_job(job, self.uid, member)
                 await asyncio.to_thread(
                     self.api.create, path_of(BATCH, "jobs", self.namespace), made
@@ -266,14 +313,14 @@ class Keeper:
                 await self._say(News("Started", f"{count} pod(s) of the {member}"))
 
     def _gateways(self) -> list[Gateway] | None:
-        """Of the job's nodes; None until all are here (again)."""
+        """Of the job's nodes that are not lost; None until all are here (again)."""
         assert self.record is not None
         gateways = [
             Gateway(name, self.desk.nodes[name].gateway, key)
             for name, key in sorted(self.record.nodes.items())
-            if name in self.desk.nodes and self.desk.nodes[name].gateway
+            if name in self.desk.nodes and self.desk.nodes[name].gateway and name not in self.lost
         ]  # fmt: skip
-        return gateways if len(gateways) == len(self.record.nodes) else None
+        return gateways if len(gateways) >= len(self.record.nodes.keys() - self.lost) else None
 
     async def _client_files(self, job: FLJob) -> None:
         """For clients from outside, once it is known where they are to call."""
@@ -376,9 +423,17 @@ class Keeper:
             self.coordinator, self.metrics_at = None, ""
             if self.is_paused:
                 self.is_paused, self.is_rewound = False, True
+            elif self.rewind_from:
+                pass
             elif self.status.phase not in ENDED:
                 event = {"event": "failed", "code": "defect",
                          "error": f"the coordinator {event['how']}"}  # fmt: skip
+        if event["event"] == "rewind":
+            self.rewind_from = True
+        if event["event"] == "node_lost":
+            self.lost.add(event["node"])
+        if event["event"] == "node_back":
+            self.lost.discard(event["node"])
         if event["event"] == "metrics_at":
             self.metrics_at = event["coordinator"]
         before = self.status.phase

@@ -70,12 +70,19 @@ class Installation:
             f"--timeout={PATIENCE_S}s", *(f"--set={key}={value}" for key, value in values.items()),
         )  # fmt: skip
         self.wait_for_nodes()
+        until(self._serves, "agents serve their metrics")  # after they were seen to run
 
     def wait_for_nodes(self) -> None:
         """Until the operator has heard of every node's agent and gateway, and has said so."""
         for pod in self.pods("gateway"):
             there = f"{{.metadata.annotations.lifl\\.dev/gateway}}=tcp://{pod['status']['hostIP']}:{PORT}"
             self.system.wait(f"node/{pod['spec']['nodeName']}", f"jsonpath={there}")
+
+    def _serves(self) -> bool:
+        try:
+            return bool(self.figures("lifl_node_info"))
+        except AssertionError:
+            return False
 
     def leader(self) -> str:
         pods = self.system.get("pods", "--selector=lifl.dev/leader=true")["items"]

@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 BACKSLASH = "\\."  # a dot of a name, in kubectl's paths
 
+
 # -- a job --------------------------------------------------------------------------------------
 def test_a_job_gives_the_model_of_lifl_run(
     lifl: Installation, run: Run, kubectl: Kubectl, expected: dict[str, np.ndarray]
@@ -129,9 +130,7 @@ def test_knative_without_its_webhook_is_refused(run: Run) -> None:
     assert "webhook.enabled: true" in said
 
 
-def test_what_fits_nowhere_says_the_numbers(
-    run: Run, cluster: Kubectl, nodes: list[str]
-) -> None:
+def test_what_fits_nowhere_says_the_numbers(run: Run, cluster: Kubectl, nodes: list[str]) -> None:
     """Those that stand on the nodes, too."""
     for node in nodes:
         notes = cluster.get(f"node/{node}")["metadata"]["annotations"]
@@ -250,9 +249,7 @@ def _restarted(kubectl: Kubectl, job: Job) -> set[str]:
     return {event["message"].partition(" on ")[0] for event in events}
 
 
-def test_agents_without_a_job_are_replaced_and_gateways_stay(
-    lifl: Installation, run: Run
-) -> None:
+def test_agents_without_a_job_are_replaced_and_gateways_stay(lifl: Installation, run: Run) -> None:
     """The next agents have other keys, since nothing was left to them; no container ends for it."""
 
     def restarts() -> dict[str, int]:
@@ -269,6 +266,34 @@ def test_agents_without_a_job_are_replaced_and_gateways_stay(
     assert restarts() == before
 
 
+LEFT = """
+import os, sys
+from pathlib import Path
+
+name = sys.argv[1]
+for path in Path("/host/run", name).rglob("*"):
+    if not path.is_dir():
+        print("file", path)
+for path in Path("/host/bpf").glob("*"):
+    if name in path.name:
+        print("pin", path)
+for line in Path("/proc/1/mounts").read_text().splitlines():
+    if name in line:
+        print("mount", line)
+for process in Path("/proc").glob("[0-9]*"):
+    try:
+        words = (process / "cmdline").read_bytes().replace(b"\\0", b" ").decode()
+        files = [os.readlink(each) for each in (process / "fd").iterdir()]
+    except OSError:
+        continue
+    if int(process.name) != os.getpid() and (name in words or "-m lifl" in words):
+        print("process", words)
+    for each in files:
+        if each.startswith("/memfd:lifl"):
+            print("memory", process.name, each)
+"""
+
+
 # -- the end ------------------------------------------------------------------------------------
 def test_uninstalling_leaves_nothing_on_the_nodes(
     cluster: Kubectl, lifl: Installation, run: Run, pods: Pods, nodes: list[str]
@@ -278,10 +303,9 @@ def test_uninstalling_leaves_nothing_on_the_nodes(
     job.wait("condition=Running")
     lifl.helm("uninstall", lifl.name, "--wait", f"--timeout={PATIENCE_S}s")
     lifl.system("wait", "pods", "--all", "--for=delete", f"--timeout={PATIENCE_S}s")
-    look = f"find /host/run/{lifl.name} -not -type d; ls /host/bpf | grep {lifl.name} || true"
     for node in nodes:
         ended = pods.run(
-            f"look-{node}", ["sh", "-c", look], node=node,
+            f"look-{node}", ["python", "-c", LEFT, lifl.name], node=node, hostPID=True,
             security={"runAsUser": 0, "runAsNonRoot": False},
             mounts=[{"name": "run", "mountPath": "/host/run"},
                     {"name": "bpf", "mountPath": "/host/bpf"}],
