@@ -1,8 +1,8 @@
 """Clients of one job that come from outside: their way in, their files, and who may come no more.
 
 Owns what of that a keeper has made: Service, Secret, key directory.  What the first two look like
-is outside.py's and objects.py's; that rights are gone at once is the running coordinator's matter, who
-reads the directory again.  Called by keeper.py.
+is outside.py's and objects.py's; that rights are gone at once is the running coordinator's matter,
+who reads the directory again.  Called by keeper.py.
 """
 
 from __future__ import annotations
