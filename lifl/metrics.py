@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 Kind = Literal["counter", "gauge", "histogram", "info"]
-Where = Literal["agent", "coordinator"]
+Where = Literal["agent", "coordinator", "operator"]
 Labels = tuple[str, ...]
 
 PHASES: Final = ("wait", "ingest", "fold", "hand_off", "publish")
@@ -162,6 +162,16 @@ METRICS: Final = (
            "What the evaluator measured of the newest model that it has seen.", ("metric",)),
     Metric("lifl_restarts", "counter", "coordinator",
            "Processes that died or fell silent and were replaced.", ("node", "what")),
+    # -- the operator --------------------------------------------------------------------------
+    Metric("lifl_operator_leads", "gauge", "operator", "Whether this operator holds the Lease."),
+    Metric("lifl_operator_nodes", "gauge", "operator", "Nodes whose agent has a line here."),
+    Metric("lifl_operator_fljobs", "gauge", "operator", "FLJobs that have not ended."),
+    Metric("lifl_sink_events", "counter", "operator",
+           "CloudEvents for sinks of jobs (spec.eventSink) by how they ended: delivered; refused "
+           "by the sink; dropped, since too many waited or the job was gone.", ("outcome",)),
+    Metric("lifl_sink_retries", "counter", "operator",
+           "Tries to deliver an event that failed and were followed by another."),
+    Metric("lifl_sink_waiting", "gauge", "operator", "Events that wait for a sink."),
 )  # fmt: skip
 
 _BY_NAME: Final = {metric.name: metric for metric in METRICS}

@@ -24,6 +24,8 @@ from lifl.proxy_ebpf.contract import Counters
 
 EWMA_S: Final = 10.0
 REPORTS_KEPT: Final = 3  # a coordinator that comes back asks for the last ones again
+REPAIRS: Final = ("program", "socket", "credit", "route")
+REFUSALS: Final = ("bad-token", "not-allowed", "malformed", "other-tenant", "not-its-role")
 LATE_S: Final = 0.1  # how long a round's row waits for what the top still has to say
 
 
@@ -58,6 +60,10 @@ class Accounts:
         self.figures.info(
             "lifl_node", node=node.name, proxy=node.router.name, kernels=node.kernels, isa=isa
         )
+        for what in REPAIRS:  # from 0 on, so that Prometheus sees the first one increase
+            self.figures.add("lifl_proxy_repairs", 0, what=what)
+        for code in REFUSALS:
+            self.figures.add("lifl_joins_refused", 0, code=code)
 
     def _of(self, job: NodeJob) -> Account:
         return self.jobs.setdefault(job.number, Account())

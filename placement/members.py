@@ -123,9 +123,7 @@ class Members:
             self.waiting -= 1
             stale = self.keys is not None and message.get("key", "") != self.keys.public
             if isinstance(who, Guest) and message["t"] == "gateway" == who.kind and stale:
-                answer: Message = {  # it starts again, with this node's keys
-                    "t": "refused", "error": "the node has other keys now: start again",
-                }  # fmt: skip
+                answer: Message = {"t": "other-keys"}  # it starts again, and asks for them
             elif isinstance(who, Guest) and message["t"] == who.kind:
                 self.connections[control.fileno()] = (control, None)
                 try:

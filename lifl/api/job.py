@@ -23,6 +23,7 @@ from lifl.api.part import (
     EntryPoint,
     FanIn,
     HttpUrl,
+    OwnClient,
     Part,
     Safetensors,
 )
@@ -30,6 +31,7 @@ from lifl.api.pods import Expose, Functions, Template
 
 PROCESSES_MAX: Final = 4096  # client processes of one run
 CHANGES_MAX: Final = 256  # of a schedule
+REVOKED_MAX: Final = 256
 
 # What an API server adds to the objects that it hands out, of no meaning to a job.
 _SERVER_FIELDS = frozenset({
@@ -113,6 +115,13 @@ class Clients(Part):
         default=1,
         ge=1,
         description="Fewest updates with which a round counts when its deadline has passed.",
+    )
+    revoked: tuple[OwnClient, ...] = Field(
+        default=(),
+        strict=False,
+        max_length=REVOKED_MAX,
+        description="In a cluster: clients that may no longer take part, for example [client-16].  "
+        "Their connections end, and their keys are worth nothing from then on.",
     )
     lane: Literal["fast", "zmq"] = Field(
         default="fast",
@@ -501,13 +510,12 @@ class Spec(Part):
     )
     expose: Expose = Field(
         default_factory=Expose,
-        description="In a cluster: the way in for clients from outside.  Not there yet: type must "
-        "be none.",
+        description="In a cluster: the way in for clients from outside.",
     )
     event_sink: HttpUrl | None = Field(
         default=None,
-        description="In a cluster: URL to which CloudEvents about rounds and models are posted.  "
-        "Not there yet: leave it out.",
+        description="URL to which CloudEvents about the job, its rounds and its models are "
+        "posted, for example \"http://sink.example/events\".  A sink that is away delays no round.",
     )
 
     @model_validator(mode="after")
@@ -548,6 +556,11 @@ class Spec(Part):
         """Clients that the run makes keys for, those of its trainer first."""
         started = self.trainer.clients if self.trainer else 0
         return max(self.clients.min, started, self.clients.max or 0)
+
+    @property
+    def outside(self) -> int:
+        """Of those, how many the trainer does not start."""
+        return self.client_count - (self.trainer.clients if self.trainer else 0)
 
 
 class FLJob(Part):

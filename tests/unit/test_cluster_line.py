@@ -28,7 +28,7 @@ from lifl.placement.pool import Pool, Process
 pytestmark = pytest.mark.timeout(30)
 NODE = {
     "t": "node", "node": "n1", "token": "of nobody", "gateway": "", "budget_bytes": 0,
-    "proxy": "unix",
+    "capacity": {}, "proxy": "unix",
 }  # fmt: skip
 DEMAND = {"t": "demand", "node": "n1", "runtimes": {}, "busy": [], "draining": []}
 STRANGER = {"t": "initial", "job": "toy", "at": 0, "of": 1, "layout": []}  # always refused
