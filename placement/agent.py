@@ -102,7 +102,8 @@ class Agent:
         members = self.members
         while True:
             ready = self._poll()
-            members.learn_who_was_forked()
+            if self.pool.zygote is not None and self.pool.zygote.has_news(ready):
+                members.learn_who_was_forked()
             if members.listener.fileno() in ready:
                 members.accept()
             for fd in [fd for fd in members.connections if fd in ready]:
