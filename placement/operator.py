@@ -80,6 +80,7 @@ class Operator:
     desk: Desk | None = None  # until it has started
     keepers: dict[str, Keeper] = field(default_factory=dict)
     scalers: dict[FunctionsRuntime, Scaler] = field(default_factory=dict)
+    webhook: Webhook | None = None
     services: services.Services | None = None  # with a webhook alone
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -94,7 +95,9 @@ class Operator:
         self._scale_by("deployment", Deployments(self.api, self.install))
         works = [desk.run()]
         if self.settings.tls is not None:
-            webhook = Webhook(self.install, self.settings.webhook_port, self.settings.tls)
+            self.webhook = webhook = Webhook(
+                self.install, self.settings.webhook_port, self.settings.tls
+            )
             await webhook.start()
             self.services = services.Services(self.api, self.install, desk.gateway_of)
             self._scale_by("knative", self.services)
@@ -217,6 +220,8 @@ class Operator:
 
     async def stop(self) -> None:
         await asyncio.gather(*(keeper.leave() for keeper in self.keepers.values()))
+        if self.webhook is not None:
+            await self.webhook.stop()
 
 
 def _full_name(body: Object) -> str:
