@@ -61,7 +61,7 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 from lifl.functions.aggregator import main
 main()
 """  # queue-proxy asks a port whether the function is ready
-Sample = dict[str, tuple[float, float, str]]  # container: working set, CPU seconds, when
+Sample = dict[tuple[str, str], tuple[float, float, str]]  # working set, CPU seconds, when
 
 
 @dataclass
@@ -181,13 +181,13 @@ class Bench:
         self.lifl.functions("wait", "pods", chosen, "--for=delete", f"--timeout={PATIENCE_S}s")
 
     def _costs(self, how: str, tenant: str) -> None:
-        """Of one of the idle functions that are there."""
+        """Of the idle functions that are there, by container."""
         first = self._sample(tenant)
         time.sleep(APART_S)
         second = self._sample(tenant)
-        for container, (bytes_, cpu_s, when) in second.items():
+        for (pod, container), (bytes_, cpu_s, when) in second.items():
             self.note(f"{how} {container} MB", bytes_ / 1e6)
-            _, before_s, then = first.get(container, (0.0, 0.0, when))  # not looked at yet
+            _, before_s, then = first.get((pod, container), (0.0, 0.0, when))  # not looked at yet
             if (seconds := _stamp(when) - _stamp(then)) > 0:
                 self.note(f"{how} {container} millicores", (cpu_s - before_s) / seconds * 1e3)
 
@@ -200,7 +200,7 @@ class Bench:
             ]
         }
         return {
-            each["name"]: (
+            (pod["podRef"]["name"], each["name"]): (
                 each["memory"]["workingSetBytes"], each["cpu"]["usageCoreNanoSeconds"] / 1e9,
                 each["cpu"]["time"],
             )
