@@ -61,7 +61,7 @@ class Gateway:
 
     def __init__(
         self, socket_path: Path, node: str, listen: str, keys: Keys,
-        coordinator: tuple[str, str] | None,
+        coordinator: tuple[str, str] | None, bulk_port: int = 0,
     ) -> None:  # fmt: skip
         self.node, self.keys = node, keys
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
@@ -73,16 +73,16 @@ class Gateway:
         self.lines = Lines(self.context, keys, node)
         if coordinator is not None:
             self.lines.lead_to({EVERYTHING: coordinator})
-        self.enrolled: dict[str, tuple[dict[str, str], list[str]]] = {}  # by line: keys, jobs
+        self.enrolled: dict[str, Message] = {}  # by line: who has which rights
         self.rights: dict[str, str] = {}
         self.jobs: dict[str, Job] = {}
         self.clients = Clients(
             self.router, node, self.rights, self.jobs, host=host_of(self.endpoint),
-            keys=keys, report=self.lines.send, serve=self._serve,
+            bulk_port=bulk_port, keys=keys, report=self.lines.send, serve=self._serve,
         )  # fmt: skip
         self.agent = Lanes(
             socket_path, self.endpoint, keys.public, self.jobs, self._ready,
-            self.clients.bulk.close_job,
+            self.clients.forget,
         )  # fmt: skip
         self.agent.figures = self._figures
         self.agent.coordinators = self._coordinators
@@ -124,6 +124,8 @@ class Gateway:
         self.clients.expire()
         for job in self.jobs.values():
             self._progress(job)
+            if job.intake.tally.queue is not None:
+                job.intake.tally.queue_is(job.in_service())
         if self.agent.control is None:
             self.agent.connect()
 
@@ -185,12 +187,14 @@ class Gateway:
         """Rights of all jobs together, and whose they are."""
         rights: dict[str, str] = {}
         jobs: dict[str, set[str]] = {}
-        for line, (keys, names) in self.enrolled.items():
-            rights |= keys | {self.lines.key(line): "coordinator"}
-            for key in [*keys, self.lines.key(line)]:
-                jobs.setdefault(key, set()).update(names)
+        ports: dict[str, int] = {}
+        for line, told in self.enrolled.items():
+            rights |= told["keys"] | {self.lines.key(line): "coordinator"}
+            ports |= told["ports"]
+            for key in [*told["keys"], self.lines.key(line)]:
+                jobs.setdefault(key, set()).update(told["jobs"])
         self.clients.enrol(rights, sorted(set().union(*jobs.values())))
-        self.clients.may_join = jobs
+        self.clients.may_join, self.clients.ports = jobs, ports
         self.door.keys = set(self.rights)
 
     def _report_ready(self, job: Job) -> None:
@@ -218,7 +222,7 @@ class Gateway:
 
     def _obey(self, line: str, message: Message) -> None:
         if message["t"] == "enrol":
-            self.enrolled[line] = (message["keys"], message["jobs"])
+            self.enrolled[line] = message
             self._enrol()
             self.lines.send({"t": "enrolled", "look": message["look"]}, line)
             return
@@ -230,7 +234,7 @@ class Gateway:
             return
         job = self.jobs.get(message["job"])
         if message["t"] == "elsewhere":
-            self.clients.tell_elsewhere(message["job"], message["gateways"])
+            self.clients.tell_elsewhere(message["job"], message["gateways"], message["outside"])
             return
         if message["t"] == "redirect":
             for key, endpoint, server_key in message["clients"]:
@@ -432,12 +436,13 @@ def _bits(clients: int) -> bytes:
 @click.option("--socket", "socket_path", type=click.Path(path_type=Path), required=True)
 @click.option("--node", required=True)
 @click.option("--listen", required=True)
+@click.option("--bulk-port", default=0, help="for models and updates; 0: any")
 @click.option("--keys", type=click.Path(path_type=Path), help="the agent's, unless given")
 @click.option("--coordinator", default="")
 @click.option("--coordinator-key", default="")
 def main(
-    socket_path: Path, node: str, listen: str, keys: Path | None, coordinator: str,
-    coordinator_key: str,
+    socket_path: Path, node: str, listen: str, bulk_port: int, keys: Path | None,
+    coordinator: str, coordinator_key: str,
 ) -> None:  # fmt: skip
     """Run the gateway of one node until its agent's directory, or its run, is gone."""
     logging.basicConfig(format="%(name)s: %(message)s")
@@ -448,7 +453,7 @@ def main(
     try:
         where = (coordinator, coordinator_key) if coordinator else None
         own = Keys.load(keys) if keys else keys_of_node(socket_path)
-        gateway = Gateway(socket_path, node, listen, own, where)
+        gateway = Gateway(socket_path, node, listen, own, where, bulk_port)
     except LiflError as error:
         print(f"gateway of {node}: {error}", file=sys.stderr)
         sys.exit(HOPELESS)

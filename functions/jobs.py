@@ -133,6 +133,10 @@ class Job:
     forwarding: set[tuple[int, int]] = field(default_factory=set)
     announced: set[str] = field(default_factory=set)  # who has heard of the round here
 
+    def in_service(self) -> int:
+        """Updates that wait for a slot, come in, or wait to be folded."""
+        return self.intake.in_use() + len(self.waiting)
+
     def start_round(self, message: Message) -> None:
         """Take over what the coordinator says of a round; the same message twice is harmless.
 

@@ -28,7 +28,7 @@ POINTS: Final = (
     "gateway_sent", "gateway_acked",
     # gateway, end of the round
     "gateway_closed", "gateway_flushed", "gateway_forwarded", "gateway_published",
-    "gateway_model_released", "gateway_reopened",
+    "gateway_model_released",
     # gateway, join
     "gateway_rebuilt",
     # aggregator in any role
@@ -47,6 +47,8 @@ COORDINATOR_POINTS: Final = (
     "checkpoint_partial", "checkpoint_written", "coordinator_files_written",
 )  # fmt: skip
 
+LOSS_POINTS: Final = ("gateway_reopened",)  # in mid-round, when the top's node is lost
+
 ACTIONS: Final = ("kill", "stop", "lose")
 
 _armed: dict[str, tuple[str, str, int]] = {}
@@ -56,7 +58,7 @@ _node = ""
 def _arm() -> None:
     for entry in filter(None, os.environ.get("LIFL_FAULT", "").split(",")):
         who, point, action, nth = entry.split(":")
-        if point not in (*POINTS, *COORDINATOR_POINTS) or action not in ACTIONS:
+        if point not in (*POINTS, *COORDINATOR_POINTS, *LOSS_POINTS) or action not in ACTIONS:
             form = f"<who>:<point>:<{'|'.join(ACTIONS)}>:<nth>"
             raise ValueError(f"LIFL_FAULT: {entry!r} is not {form}")
         _armed[point] = (who, action, int(nth))

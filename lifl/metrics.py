@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 Kind = Literal["counter", "gauge", "histogram", "info"]
-Where = Literal["agent", "coordinator"]
+Where = Literal["agent", "coordinator", "operator"]
 Labels = tuple[str, ...]
 
 PHASES: Final = ("wait", "ingest", "fold", "hand_off", "publish")
@@ -90,6 +90,12 @@ METRICS: Final = (
     Metric("lifl_queue_length_ewma", "gauge", "agent",
            "Exponentially weighted moving average of the queue length over time, with a time "
            "constant of 10 s.", _JOB),
+    Metric("lifl_queue_seconds", "counter", "agent",
+           "Updates that wait or are in service, integrated over time: rate() is the mean queue.  "
+           "Of jobs with scaling.leaves: queue.", _JOB),
+    Metric("lifl_queue_estimate", "gauge", "agent",
+           "What such a job's leaves on this node follow: the mean queue of each period, smoothed; "
+           "0 before the first has ended.", _JOB),
     Metric("lifl_arena_bytes", "gauge", "agent",
            "Pages of shared memory that exist for a job on this node.", _JOB),
     # -- descriptors ---------------------------------------------------------------------------
@@ -125,6 +131,11 @@ METRICS: Final = (
     Metric("lifl_runtime_start_seconds", "counter", "agent",
            "From asking for a runtime until it has joined, added over those of "
            "lifl_runtimes_started; pods, which the operator starts, are not in it.", ("start",)),
+    Metric("lifl_scaled_to_zero", "counter", "agent",
+           "Times that a job's runtimes on this node were stopped, since none were worth keeping.",
+           _JOB),
+    Metric("lifl_scaled_from_zero", "counter", "agent",
+           "Times that they were started again: for an update, or since one was expected.", _JOB),
     # -- the job -------------------------------------------------------------------------------
     Metric("lifl_job", "info", "coordinator", "The job and the run's directory.",
            ("fljob", "run", "algorithm", "mode")),
@@ -151,6 +162,16 @@ METRICS: Final = (
            "What the evaluator measured of the newest model that it has seen.", ("metric",)),
     Metric("lifl_restarts", "counter", "coordinator",
            "Processes that died or fell silent and were replaced.", ("node", "what")),
+    # -- the operator --------------------------------------------------------------------------
+    Metric("lifl_operator_leads", "gauge", "operator", "Whether this operator holds the Lease."),
+    Metric("lifl_operator_nodes", "gauge", "operator", "Nodes whose agent has a line here."),
+    Metric("lifl_operator_fljobs", "gauge", "operator", "FLJobs that have not ended."),
+    Metric("lifl_sink_events", "counter", "operator",
+           "CloudEvents for sinks of jobs (spec.eventSink) by how they ended: delivered; refused "
+           "by the sink; dropped, since too many waited or the job was gone.", ("outcome",)),
+    Metric("lifl_sink_retries", "counter", "operator",
+           "Tries to deliver an event that failed and were followed by another."),
+    Metric("lifl_sink_waiting", "gauge", "operator", "Events that wait for a sink."),
 )  # fmt: skip
 
 _BY_NAME: Final = {metric.name: metric for metric in METRICS}

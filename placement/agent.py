@@ -21,6 +21,7 @@ import math
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -46,6 +47,7 @@ from lifl.placement.node import Node
 from lifl.placement.pool import Pool
 from lifl.placement.processes import end_with_parent
 from lifl.placement.scrape import Endpoint, listen
+from lifl.proxy_ebpf.descriptor import Kind
 from lifl.proxy_ebpf.open import open_router
 
 
@@ -68,6 +70,7 @@ class Agent:
             self.lines.lead_to({EVERYTHING: coordinator})
         self.link_bytes_s = link_bytes_s or math.inf
         self.capacity: dict[str, float] = {}
+        self.idle_in_s: float | None = None
         directory = pool.directory
         self.node = Node(
             name=node, directory=directory, router=self.router, pool=self.pool,
@@ -76,6 +79,7 @@ class Agent:
         self.accounts = Accounts(self.node, self.kernels.isa)
         self.endpoint = Endpoint(self.accounts.figures, self.accounts.refresh, metrics)
         self.node.on_forget = self.accounts.close
+        self.node.on_count, self.node.on_assign = self.accounts.counts, self.accounts.assigned
         self.members = Members(
             self.node, self.accounts, liveness_s=liveness_s, listen_at=listen_at,
             doorman=doorman, keys=keys,
@@ -119,6 +123,7 @@ class Agent:
             if ready & set(self.endpoint.fds):
                 self.endpoint.answer()
             members.check()
+            self.idle_in_s = self.node.look_at_idle()
 
     def _poll(self) -> set[Any]:
         poller = zmq.Poller()
@@ -132,6 +137,7 @@ class Agent:
         for each in [*fds, *members.connections, *sockets]:
             poller.register(each, zmq.POLLIN)
         waits_s = [self.accounts.overdue() or (members.ping_s if self.node.jobs else None)]
+        waits_s += [self.idle_in_s]
         waits_s += [self.steward.silent_for_s() or None] if self.steward is not None else []
         waits_s += [zygote.late_in_s()] if zygote is not None else []
         wait_s = min((each for each in waits_s if each is not None), default=None)
@@ -162,15 +168,23 @@ class Agent:
                 if message["job"] in self.node.jobs:
                     # a round is over: FLUSHes to idle lanes, which no release answers, cost nothing
                     self.router.reset_credit(message["job"])
+                    self.node.jobs[message["job"]].idling.round_over(time.monotonic())
                     self.accounts.report(self.node.jobs[message["job"]], message)
             case "drop":
                 self.node.drop(message["job"], message["name"])
 
     def _returned(self) -> None:
         """Descriptors that were not routed: only who must look is remembered."""
-        for number in {returned.job for returned in self.router.returned()}:
-            if number in self.node.jobs:
-                self.node.poke_everybody(self.node.jobs[number])
+        found = self.router.returned()
+        to_do = {
+            each.job for each in found
+            if any(d.kind not in (Kind.RELEASE, Kind.EXPECT) for d in each.descriptors)
+        }  # fmt: skip
+        for number in {each.job for each in found} & self.node.jobs.keys():
+            job = self.node.jobs[number]
+            if number in to_do and job.idling.asleep:
+                self.node.wake(job)
+            self.node.poke_everybody(job)
 
     def close(self) -> None:
         """End every process of this node and everything in the kernel that is its own.

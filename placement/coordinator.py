@@ -35,7 +35,7 @@ import zmq
 from lifl.api.codes import error_of
 from lifl.api.job import FLJob
 from lifl.api.load import load_job
-from lifl.errors import InvalidUpdate, LiflError, TransientError
+from lifl.errors import InvalidUpdate, LiflError, ModelLost, TransientError
 from lifl.events import emit, keep_stdout
 from lifl.faults import fault
 from lifl.functions.layout import Layout
@@ -51,18 +51,19 @@ from lifl.functions.wire import (
     sender,
     server,
 )
+from lifl.placement import drains
 from lifl.placement.checkpoint import Checkpoints, due_every, read
 from lifl.placement.course import LAST_METRICS_S, RECONNECT_S, Course
 from lifl.placement.enrolment import Enrolment
 from lifl.placement.limits import unwritten
-from lifl.placement.membership import Known, Membership
+from lifl.placement.membership import Known, Membership, Outside
 from lifl.placement.models import move
 from lifl.placement.netns import enter
 from lifl.placement.planning import JOB, Planning
 from lifl.placement.presence import Presence
 from lifl.placement.processes import end_with_parent
 from lifl.placement.record import Recorder, initial_model
-from lifl.placement.resume import STORE, as_text, checkpoint_folder, rewound
+from lifl.placement.resume import REWIND, STORE, as_text, checkpoint_folder, rewound
 from lifl.placement.scrape import Endpoint, listen
 from lifl.placement.store import Change, Checkpoint, JobStore, Saved
 from lifl.placement.store_sqlite import SqliteStore
@@ -91,9 +92,11 @@ class Coordinator:
         self.router.bind(config["listen"])
         self.enrolment = Enrolment(Path(config["keyring"]), config["clients"])
         self.members = Membership(
-            config["nodes"], self.enrolment.names, config["observers"], config["workers"]
+            config["nodes"], self.enrolment.names, config["observers"], config["workers"],
+            outside=Outside.of(config.get("outside")),
         )
         self.door.keys = set(config["nodes"].values())
+        self._see_who_drains()
         self.presence = Presence(
             config["nodes"], self.job.spec.placement.node_grace_s, time.monotonic()
         )
@@ -240,6 +243,9 @@ class Coordinator:
         match message["t"]:
             case "here":
                 pass
+            case "dropped":  # a node that drains
+                node.ready, node.begun, node.model = False, 0, -1
+                self.course.holding.discard(node.name)
             case "fenced":
                 self.course.losses.fenced(node, message)
             case "lost":
@@ -277,6 +283,7 @@ class Coordinator:
                 self.record.metrics(message["round"], message["metrics"])
                 self.course.look_whether_to_stop()
             case "work":
+                node.queue = message["queue"]
                 self.record.work(node.name, message)
             case "restart":
                 self.record.restarted(node.name, message["what"])
@@ -311,6 +318,7 @@ class Coordinator:
         """Who may speak to a gateway; whom this does not name has no rights there."""
         self._send(node.gateway, {
             "t": "enrol", "keys": self.members.rights, "jobs": [self.name],
+            "ports": self.members.outside.ports(node.name),
             "look": self.enrolment.looks,
         })  # fmt: skip
 
@@ -378,6 +386,7 @@ class Coordinator:
             (node.name for node in self.members.here), now
         ):
             return
+        self._see_who_drains()
         for node in self.members.here:
             for peer in (node.agent, node.gateway):
                 self._send(peer, {"t": "ask"})
@@ -389,6 +398,14 @@ class Coordinator:
         if len(silent) < len(self.members.here):  # else it is this process that hears nobody
             for name in silent:
                 self._lost(name, f"silent for {self.presence.grace_s:g} s")
+
+    def _see_who_drains(self) -> None:
+        """Nodes that are to be left: from the next round on nobody is there."""
+        draining = drains.read(Path(self.config["run_dir"]))
+        for node in self.members:
+            if node.is_draining != (node.name in draining):
+                node.is_draining = not node.is_draining
+                emit("draining" if node.is_draining else "uncordoned", node=node.name)
 
     def _lost(self, name: str, why: str) -> None:
         """A node is lost; without another the job ends here.
@@ -428,15 +445,14 @@ class Coordinator:
         """The model of a round is lost with its node, unless it is on disk.
 
         Raises:
-            TransientError: it is not.
+            ModelLost: it is not.
         """
         last = self.checkpoints.last
         if last != number and number:
-            where = f"its last checkpoint, of round {last}" if last else "its beginning"
-            raise TransientError(
-                f"the model of round {number} was on a node that is lost, and on no other: the "
-                f"run can go on from {where}: lifl run --resume {self.config['run_dir']}",
-                code="node-lost",
+            where = f"the checkpoint of round {last}" if last else "the beginning"
+            raise ModelLost(
+                f"the model of round {number} was on a node that is lost, and on no other: rounds "
+                f"go on from {where}"
             )
 
     # -- whole models ------------------------------------------------------------------------
@@ -504,7 +520,8 @@ class Coordinator:
         course = self.course
         assert course.round is not None
         number = course.round.number
-        if course.plan is None:  # its last round was a checkpoint when everything was killed
+        if course.plan is None or self.members[course.round.top_node].is_lost:
+            # its last round was a checkpoint when everything was killed, or its node is lost
             model = self._first_model(number)
         else:
             top = self.members[course.round.top_node]
@@ -593,6 +610,10 @@ def main(config: Path) -> None:
         coordinator = Coordinator(json.loads(config.read_text()))
         signal.signal(signal.SIGUSR1, lambda *_: coordinator.pause())
         coordinator.run()
+    except ModelLost as error:
+        emit("warning", text=str(error))
+        emit("rewind", why=str(error))
+        sys.exit(REWIND)
     except (LiflError, OSError) as error:
         failure = error if isinstance(error, LiflError) else unwritten(error)
         if failure is None:

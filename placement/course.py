@@ -322,9 +322,11 @@ class Course:
 
     def tell_elsewhere(self, node: Known) -> None:
         """Where this node's clients go when it is gone."""
-        where = self.members.elsewhere(node.name)
+        others = self.members.elsewhere(node.name)
         self.send(node.gateway, {
-            "t": "elsewhere", "job": self.planning.name, "gateways": where,
+            "t": "elsewhere", "job": self.planning.name,
+            "gateways": [[other.endpoint, other.key] for other in others],
+            "outside": [[self.members.outside.door(other), other.key] for other in others],
         })  # fmt: skip
 
     def accepted(self, node: Known, message: Message) -> None:
@@ -437,6 +439,7 @@ class Course:
             if name != holder.name:  # which keeps its sum until here
                 over = {"t": "over", "job": self.planning.name, "round": number}
                 self.send(self.members[name].gateway, over)
+        self._leave_who_drains()
         self._end_if_last()
         self._let_go_of_the_away()
         self.try_to_plan()
@@ -449,6 +452,15 @@ class Course:
             )  # fmt: skip
         if self.done_at is None:
             self.offer(number, holder)
+
+    def _leave_who_drains(self) -> None:
+        """A round is over without a node that drains: nobody needs anything of it any more."""
+        assert self.plan is not None
+        for name in self.holding - set(self.plan.used):
+            if self.members[name].is_draining:
+                self.send(self.members[name].agent, {
+                    "t": "drop", "job": self.planning.number, "name": self.planning.name,
+                })  # fmt: skip
 
     def published_if_so(self) -> None:
         """A node that this round waited for at its end is lost."""

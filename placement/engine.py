@@ -38,7 +38,8 @@ from lifl.errors import LiflError
 from lifl.events import emit, keep_stdout, say
 from lifl.fates import FIRST_WAITS
 from lifl.functions.wire import Keys
-from lifl.placement import clientfiles, resume
+from lifl.placement import clientfiles, cloudevents, resume
+from lifl.placement.cloudevents import About
 from lifl.placement.fabric import CLIENTS, CONTROL, Fabric
 from lifl.placement.host import LOOPBACK
 from lifl.placement.keyring import Keyring
@@ -52,6 +53,7 @@ from lifl.placement.processes import (
     private_bpffs,
     unmount,
 )
+from lifl.placement.sink import TIMEOUT_S, Sink
 
 LAST_WORDS_S: Final = 3.0  # for trainers that are busy when the job is done
 RESTARTS: Final = 10  # of one process in a run; more is not a crash but a defect
@@ -96,6 +98,9 @@ class Engine:
         self.oom_kills = oom_kills()
         self.over_at = math.inf  # when those who have not ended by themselves are ended
         self.unread: dict[int, bytes] = {}  # what each child has begun to say
+        url, run = config["event_sink"], Path(config["run_dir"]).name
+        self.sink = Sink(url) if url else None
+        self.about = About(config["name"], f"urn:lifl:run:{run}", f"{run}/{config['start']}")
 
     def run(self) -> None:
         """Until the job is done or the lifeline is cut."""
@@ -300,6 +305,8 @@ class Engine:
         elif child.what == "coordinator" and is_crash and code < 0:
             emit("restart", what="coordinator")
             self._start_coordinator()
+        elif child.what == "coordinator" and code == resume.REWIND:
+            self._rewind()
         elif child.what == "coordinator":
             raise Over(_ending("the coordinator", code, child.speaker.last))
         elif code:
@@ -324,6 +331,17 @@ class Engine:
         if agent is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(agent.pid, signal.SIGKILL)  # and another is started
+
+    def _rewind(self) -> None:
+        """The newest model is lost: what `lifl run --resume` does, without ending clients."""
+        self.config["start"] += 1
+        self.restarts["rewind"] += 1
+        if self.restarts["rewind"] > RESTARTS:
+            raise Over(f"the run went back to its last checkpoint {RESTARTS} times")
+        resume.keep({k: v for k, v in self.config.items() if k != "directory"})
+        for node in self.config["nodes"]:
+            self._begin_anew(node)
+        self._start_coordinator()
 
     def _see_memory(self, what: str) -> None:
         """A memory limit that has killed one process would kill the next: the run ends."""
@@ -379,9 +397,25 @@ class Engine:
             case "done":
                 self.done = True
                 self.over_at = time.monotonic() + LAST_WORDS_S
-        emit(**event)
+        self.tell(event)
         if event["event"] == "failed":
             raise Over("")
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """`lifl run`, and the sink of the job's events if it names one."""
+        place = str(Path(self.config["run_dir"]) / "model.safetensors")
+        known = event | ({"place": place} if event["event"] == "done" else {})
+        if self.sink is not None and (made := cloudevents.of(known, self.about)) is not None:
+            self.sink.put(made)
+        emit(**event)
+
+    def _last_events(self) -> None:
+        """A sink that is there has everything by now, or soon."""
+        if self.sink is not None:
+            self.sink.close(LAST_WORDS_S)
+            if lost := self.sink.join(LAST_WORDS_S + TIMEOUT_S):
+                emit("warning", text=f"{lost} events were not taken by spec.eventSink, "
+                     f"{self.sink.url}: see whether it is there")  # fmt: skip
 
     def _write_client_files(self) -> None:
         """One file a client: all that it needs to take part."""
@@ -422,6 +456,7 @@ class Engine:
                 os.close(pidfd)
         end_descendants()
         with contextlib.suppress(BrokenPipeError):
+            self._last_events()
             self.outputs.drain_all()
             self.outputs.close_all()
         if self.pins:
@@ -449,15 +484,16 @@ def main(config: Path) -> None:
     except Over as over:
         if str(over):
             with contextlib.suppress(BrokenPipeError):
-                emit("failed", error=str(over), code=over.code)
+                engine.tell({"event": "failed", "error": str(over), "code": over.code})
     except LiflError as error:
-        emit("failed", error=str(error), code=error.code)
+        engine.tell({"event": "failed", "error": str(error), "code": error.code})
     except BrokenPipeError:  # nobody reads: `lifl run` is gone or going
         pass
     except Exception as error:
         for line in traceback.format_exc().splitlines():
             say("engine", line)
-        emit("failed", error=f"the engine failed: {type(error).__name__}: {error}")
+        text = f"the engine failed: {type(error).__name__}: {error}"
+        engine.tell({"event": "failed", "error": text, "code": "defect"})
     finally:
         engine.end()
     sys.exit(0 if engine.done else 1)

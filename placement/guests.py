@@ -44,6 +44,9 @@ class Guests(Pool):
     def kill(self, process: Process) -> None:
         self._stuck.append(process.pod)
 
+    def retire(self, process: Process) -> None:
+        """The operator takes it away, or not: it hears how many are wanted, and who is idle."""
+
     def take_stuck(self) -> list[str]:
         stuck, self._stuck = self._stuck, []
         return stuck

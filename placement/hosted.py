@@ -15,6 +15,8 @@ from typing import Any
 
 from lifl.errors import Busy
 from lifl.functions.wire import Message, decode, encode
+from lifl.placement.autoscaler import Settings
+from lifl.placement.idling import Idling
 from lifl.proxy_ebpf.descriptor import lane
 from lifl.shm.arena import ArenaFiles
 
@@ -34,6 +36,7 @@ class NodeJob:
     announced: bool = False
     over: bool = False
     handed: bool = False  # some process has had the memory, so that something may be in it
+    idling: Idling = field(default_factory=Idling)
 
     @property
     def roles(self) -> dict[int, dict[str, Any]]:
@@ -44,6 +47,14 @@ class NodeJob:
         """Whose it is: only runtimes of the same may work for it."""
         tenant: str = self.plan.get("tenant", "")
         return tenant
+
+    @property
+    def queue_settings(self) -> Settings | None:
+        """How its queue is looked at; None: its plans go by rosters."""
+        scaling = self.plan["scaling"]
+        if scaling["leaves"] != "queue":
+            return None
+        return Settings(**{name: scaling[name] for name in ("alpha", "period_s", "idle_s")})
 
     @property
     def endpoints(self) -> list[int]:

@@ -87,7 +87,7 @@ def run(
             if link_bit_s and _has_outsiders(job, keys_dir):
                 raise InvalidJob(
                     "--network netns: clients from outside cannot reach its nodes: give the job a "
-                    "trainer that runs all of spec.clients.min, and leave --keys out"
+                    "trainer, and leave out --keys and a spec.clients.max beyond its clients"
                 )
             if keys_dir is not None and not keys_dir.is_dir():
                 raise InvalidJob(
@@ -247,6 +247,7 @@ def _configure(
         "client_count": count,
         "workers": workers,
         "observer": pair("observer"),
+        "event_sink": spec.event_sink,
         "outside": _has_outsiders(job, keys_dir),
         "trainers": trainer.clients - virtual if trainer else 0,
         "proxy": spec.aggregation.proxy,

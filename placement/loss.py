@@ -62,6 +62,7 @@ class Losses:
         course.holding.discard(name)
         number = course.round.number if course.round else 0
         emit("node_lost", node=name, epoch=course.epoch, round=number, why=why)
+        emit("warning", text=f"{name} is lost ({why}): the job goes on without it")
         course.record.lost(name)
         for node in members.here:
             course.tell_elsewhere(node)
@@ -69,8 +70,10 @@ class Losses:
 
     def _go_on_without(self, name: str) -> None:
         course, round_ = self.course, self.course.round
-        if round_ is None or course.plan is None or course.done_at is not None:
+        if round_ is None or course.plan is None:
             course.try_to_plan()
+        elif course.done_at is not None:
+            course.needs_model_of(round_.number)
         elif round_.phase in ("planned", "published"):
             course.needs_model_of(round_.number - (round_.phase == "planned"))
             if round_.phase == "planned":

@@ -123,9 +123,7 @@ class Members:
             self.waiting -= 1
             stale = self.keys is not None and message.get("key", "") != self.keys.public
             if isinstance(who, Guest) and message["t"] == "gateway" == who.kind and stale:
-                answer: Message = {  # it starts again, with this node's keys
-                    "t": "refused", "error": "the node has other keys now: start again",
-                }  # fmt: skip
+                answer: Message = {"t": "other-keys"}  # it starts again, and asks for them
             elif isinstance(who, Guest) and message["t"] == who.kind:
                 self.connections[control.fileno()] = (control, None)
                 try:
@@ -223,6 +221,7 @@ class Members:
             if number in self.node.jobs:
                 self.node.jobs[number].assigned.pop(endpoint, None)
         process.role, process.joined = None, False
+        process.idle_since_s = time.monotonic()
 
     def _rejoin(self, process: Process, message: Message, fds: list[int]) -> None:
         """A runtime comes back with its role, its socket pair and its memory."""
@@ -254,6 +253,8 @@ class Members:
             case "left":
                 self.node.router.unregister(message["job"], message["endpoint"])
                 self._vacate(process)
+                if message["job"] in self.node.jobs:
+                    self.accounts.left(self.node.jobs[message["job"]])
                 for job in list(self.node.jobs.values()):
                     self.node.staff(job)
                     self.node.forget_if_left(job)
@@ -263,7 +264,9 @@ class Members:
                     "t": "failed", "job": name, "code": "defect", "error": message["error"],
                 })  # fmt: skip
             case "work" if message["job"] in self.node.jobs:
-                self.accounts.worked(self.node.jobs[message["job"]], message)
+                job = self.node.jobs[message["job"]]
+                self.node.wake(job, max(began for _, began, _ in message["spans"]))
+                self.accounts.worked(job, message)
             case "pong" if process.kind == "gateway":
                 self.accounts.gateway_says(message)
 
@@ -293,6 +296,8 @@ class Members:
                            "endpoint": endpoint}  # fmt: skip
         if process.kind == "runtime":
             process.joined = True
+            if job.idling.asleep:  # it was to leave, and has something to do
+                self.node.wake(job)
             role = job.roles.get(endpoint, {"parent": 0, "expected": 0})
             answer |= {"parent": role["parent"], "expected": role["expected"]}
         else:
@@ -328,7 +333,9 @@ class Members:
             what = job.roles.get(role[1], {"kind": what})["kind"]
             if self.node.pool.holder(*role) is None:
                 self.node.router.unregister(*role)
-        if not process.pod or role or process.kind == "gateway":  # idle ones go as they are scaled
+        if process.is_retired or (process.pod and not role and process.kind != "gateway"):
+            pass  # idle ones go as they are scaled
+        else:
             self.node.report({"t": "restart", "what": what})
         for job in list(self.node.jobs.values()):
             make_if_nobody_holds(self.node, job)

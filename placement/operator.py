@@ -30,6 +30,7 @@ import kopf
 
 from lifl.errors import LiflError
 from lifl.functions.wire import Keys
+from lifl.metrics import Figures
 from lifl.placement.cluster import names, services
 from lifl.placement.cluster.admission import Webhook
 from lifl.placement.cluster.api import Api, Missing, Object, path_of
@@ -40,13 +41,18 @@ from lifl.placement.cluster.draining import Drains
 from lifl.placement.cluster.gather import fetched, together
 from lifl.placement.cluster.keeper import Keeper
 from lifl.placement.cluster.lease import wait_until_elected
+from lifl.placement.cluster.nodes import Notes
 from lifl.placement.cluster.objects import FunctionsRuntime, Install
 from lifl.placement.cluster.scaling import Runtime, Scaler
 from lifl.placement.cluster.tokens import review_of
+from lifl.placement.sink import OUTCOMES, Counts
 
 log = logging.getLogger("lifl.operator")
 
-LEADS: Final = "Whether this operator holds the Lease."
+LEVELS: Final = {
+    "debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING,
+    "error": logging.ERROR,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +89,7 @@ class Operator:
     webhook: Webhook | None = None
     services: services.Services | None = None  # with a webhook alone
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    events: Counts = field(default_factory=Counts)  # of all jobs' sinks
 
     async def start(self, keys: Keys) -> None:
         """In kopf's loop, before it watches anything."""
@@ -93,7 +100,8 @@ class Operator:
             on_initial=self._wake,
         )  # fmt: skip
         self._scale_by("deployment", Deployments(self.api, self.install))
-        works = [desk.run()]
+        self.notes = Notes(self.api, desk.nodes)
+        works = [desk.run(), self.notes.run()]
         if self.settings.tls is not None:
             self.webhook = webhook = Webhook(
                 self.install, self.settings.webhook_port, self.settings.tls
@@ -132,6 +140,7 @@ class Operator:
         keeper = self.keepers[uid] = Keeper(
             self.api, self.desk, self.install, body, epoch=self.epoch,
             identity=settings.identity, address=settings.address, directory=settings.directory,
+            events=self.events,
         )  # fmt: skip
         keeper.start().add_done_callback(_must_not_fail)
         for node in self.desk.nodes.values():  # it may have been said before this job was known
@@ -158,6 +167,17 @@ class Operator:
             if (keeper := self.keepers.get(owner["uid"])) is not None:
                 keeper.member_says(body)
 
+    def node(self, body: Object, *, is_gone: bool) -> None:
+        """A node of the cluster has changed."""
+        assert self.desk is not None
+        name, before = body["metadata"]["name"], set(self.desk.cordoned)
+        if is_gone or not body.get("spec", {}).get("unschedulable"):
+            self.desk.cordoned.discard(name)
+        else:
+            self.desk.cordoned.add(name)
+        if self.desk.cordoned != before:
+            self._wake_all()
+
     # -- what agents say ---------------------------------------------------------------------
     def _see_agent(self, token: str, node: str) -> None:
         review = review_of(self.api, token, AUDIENCE)
@@ -170,8 +190,12 @@ class Operator:
         )
 
     def _on_nodes(self) -> None:
+        self.notes.wake()
         if self.services is not None:
             self.services.gateways_changed()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
         for keeper in self.keepers.values():
             keeper.wake()
 
@@ -205,23 +229,31 @@ class Operator:
         log.warning("pod %s does not answer: deleted", pod)
         asyncio.get_running_loop().run_in_executor(None, lambda: self.api.delete(path, grace_s=0))
 
-    def figures(self) -> tuple[dict[str, str], dict[str, tuple[str, float]]]:
+    def figures(self) -> tuple[dict[str, str], Figures]:
         """Where coordinators' figures are, and the operator's own; called from another thread."""
         keepers = list(self.keepers.values())
         urls = {each.full_name: each.metrics_at for each in keepers if each.metrics_at}
         phases = [each.status.phase for each in keepers]
-        nodes = len(self.desk.nodes) if self.desk is not None else 0
-        return urls, {
-            "lifl_operator_leads": (LEADS, 1),
-            "lifl_operator_nodes": ("Nodes whose agent has a line here.", nodes),
-            "lifl_operator_fljobs": ("FLJobs that have not ended.",
-                                     sum(phase not in ENDED for phase in phases)),
-        }  # fmt: skip
+        figures = own_figures(leads=True)
+        figures.set("lifl_operator_nodes", len(self.desk.nodes) if self.desk is not None else 0)
+        figures.set("lifl_operator_fljobs", sum(phase not in ENDED for phase in phases))
+        for outcome in OUTCOMES:
+            figures.add("lifl_sink_events", self.events[outcome], outcome=outcome)
+        figures.add("lifl_sink_retries", self.events["retries"])
+        sinks = [each.sink for each in keepers if each.sink is not None]
+        figures.set("lifl_sink_waiting", sum(map(len, sinks)))
+        return urls, figures
 
     async def stop(self) -> None:
         await asyncio.gather(*(keeper.leave() for keeper in self.keepers.values()))
         if self.webhook is not None:
             await self.webhook.stop()
+
+
+def own_figures(*, leads: bool) -> Figures:
+    figures = Figures("operator")
+    figures.set("lifl_operator_leads", leads)
+    return figures
 
 
 def _full_name(body: Object) -> str:
@@ -286,8 +318,8 @@ class Probe:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self.ask: Callable[[], tuple[dict[str, str], dict[str, tuple[str, float]]]] = (
-            lambda: ({}, {"lifl_operator_leads": (LEADS, 0)})
+        self.ask: Callable[[], tuple[dict[str, str], Figures]] = (
+            lambda: ({}, own_figures(leads=False))
         )
         threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True).start()
 
@@ -352,11 +384,22 @@ def watch(operator: Operator, keys: Keys) -> kopf.OperatorRegistry:
     async def member(body: kopf.Body, **_: Any) -> None:
         operator.member(_plain(body))
 
+    @kopf.on.event("", "v1", "nodes", registry=registry)
+    async def node(body: kopf.Body, type: str | None, **_: Any) -> None:  # noqa: A002
+        operator.node(_plain(body), is_gone=type == "DELETED")
+
     return registry
 
 
 def _plain(body: kopf.Body) -> Object:
     return json.loads(json.dumps(dict(body), default=dict))  # type: ignore[no-any-return]
+
+
+def say_from(level: str) -> None:
+    """Log from a level on; what libraries say of every event and lease is one level lower."""
+    logging.basicConfig(format="%(name)s: %(message)s", level=LEVELS[level])
+    for library in ("kopf", "leaderelection", "aiohttp", "urllib3"):
+        logging.getLogger(library).setLevel(max(LEVELS[level] + 10, logging.INFO))
 
 
 @click.command()
@@ -376,6 +419,8 @@ def _plain(body: kopf.Body) -> Object:
 @click.option("--functions-idle-s", default=30.0, help="for how long an idle function stays")
 @click.option("--agent-service-account", required=True)
 @click.option("--run-directory", default="/run/lifl")
+@click.option("--gateway-bulk-port", default=7711, help="of every node")
+@click.option("--log-level", default="info", type=click.Choice([*LEVELS]))
 @click.option("--port", default=7700)
 @click.option("--metrics-port", default=8080)
 @click.option("--webhook-port", default=9443)
@@ -386,12 +431,11 @@ def main(
     image_pull_policy: str, functions_namespace: str, functions_service_account: str,
     functions_resources: str, functions_priority_class: str,
     functions_runtime: FunctionsRuntime, functions_idle_s: float, agent_service_account: str,
-    run_directory: str, port: int, metrics_port: int, webhook_port: int, tls: Path | None,
-    directory: Path,
+    run_directory: str, gateway_bulk_port: int, log_level: str, port: int, metrics_port: int,
+    webhook_port: int, tls: Path | None, directory: Path,
 ) -> None:  # fmt: skip
     """Run the operator; it waits until it holds the Lease."""
-    logging.basicConfig(format="%(name)s: %(message)s", level=logging.INFO)
-    logging.getLogger("leaderelection").setLevel(logging.WARNING)
+    say_from(log_level)
     probe = Probe(metrics_port)
     api = Api.of_pod()
     epoch = wait_until_elected(
@@ -408,6 +452,7 @@ def main(
         functions_namespace=functions_namespace, functions_account=functions_service_account,
         functions_resources=json.loads(functions_resources),
         functions_priority_class=functions_priority_class, run_directory=run_directory,
+        gateway_bulk_port=gateway_bulk_port,
         functions_runtime=functions_runtime, has_webhook=tls is not None,
         operator=f"tcp://{service or lease}.{namespace}.svc:{port}", operator_key=keys.public,
     )  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any, Final
 from lifl.api.job import FLJob
 from lifl.functions.layout import Layout
 from lifl.functions.wire import Message
+from lifl.placement.autoscaler import Room, leaves_for
 from lifl.placement.capacity import capacity
 from lifl.placement.fanin import LEAVES_MOST, Work, leaves_bound
 from lifl.placement.history import History
@@ -155,6 +156,7 @@ class Planning:
     def _node(self, node: Known, *, takes: bool) -> Node:
         slots = self.job.spec.memory.input_slots
         fold, ingress = node.measured["fold_bytes_s"], node.measured["ingress_bytes_s"]
+        cores = min(self.leaves_most, int(node.measured["cores"]))
         room = capacity(
             update_bytes=self.layout.update_bytes, fold_bytes_s=fold, ingress_bytes_s=ingress,
             input_slots=slots,
@@ -162,14 +164,24 @@ class Planning:
         return Node(
             name=node.name, capacity_updates=room.updates, input_slots=slots, fold_bytes_s=fold,
             ingress_bytes_s=ingress, gateway=node.endpoint,
-            cores=min(self.leaves_most, int(node.measured["cores"])),
+            cores=cores, leaves_max=self._leaves_max(node, Room(cores=cores, input_slots=slots)),
             alive=not node.is_lost, draining=node.is_draining or not takes,
         )  # fmt: skip
+
+    def _leaves_max(self, node: Known, room: Room) -> int | None:
+        """By the node's queue, where that is what leaves follow; None: by the roster alone.
+
+        With `fanIn: auto` there are at most as many leaves as there are updates in the queue.
+        """
+        if self.job.spec.scaling.leaves != "queue" or node.queue is None:
+            return None
+        return leaves_for(node.queue, fan_in=self.job.spec.aggregation.fan_in or 1, room=room)
 
     # -- messages ----------------------------------------------------------------------------
     def to_agent(self, plan: Plan, name: str, *, epoch: int, number: int) -> Message:
         """A node's part of the plan."""
         spec, geometry = self.job.spec.aggregation, self.geometry
+        scaling = self.job.spec.scaling
         roles = [
             {
                 "endpoint": role.endpoint, "kind": role.kind, "parent": role.parent,
@@ -188,6 +200,7 @@ class Planning:
                 [int(s.code), s.count, s.update_offset, s.sum_offset]
                 for s in self.layout.sections
             ],
+            "scaling": scaling.model_dump(),
             "lane": self.job.spec.clients.lane,
             "update_bytes": self.layout.update_bytes, "sum_bytes": self.layout.sum_bytes,
             "velocity_at": self.layout.velocity_at,

@@ -39,6 +39,9 @@ class Process:
         pod: in which it runs, in a cluster.
         start: how it was started.
         began_at: when it was asked for (monotonic), until it has joined; None: nobody here knows.
+        idle_since_s: since when it has had no role, where it has none (monotonic).
+        has_served: it has had one.
+        is_retired: it was told to end, since nobody needs it.
     """
 
     kind: ProcessKind
@@ -53,6 +56,17 @@ class Process:
     pod: str = ""
     start: StartKind = "cold"
     began_at: float | None = None
+    idle_since_s: float = field(default_factory=time.monotonic)
+    has_served: bool = False
+    is_retired: bool = False
+
+    @property
+    def is_free(self) -> bool:
+        """A connected runtime without a role, which is not on its way out."""
+        return (
+            self.kind == "runtime" and self.control is not None and self.role is None
+            and not self.is_retired
+        )  # fmt: skip
 
     def fileno(self) -> int:
         return self.pidfd
@@ -151,6 +165,11 @@ class Pool:
         """End one that does not answer."""
         process.kill()
 
+    def retire(self, process: Process) -> None:
+        """End one that has no role and is not needed."""
+        process.is_retired = True
+        process.kill()
+
     def take_stuck(self) -> list[str]:
         """Pods of processes to be killed that nobody here can kill, once; somebody else must."""
         return []
@@ -161,8 +180,8 @@ class Pool:
             (
                 p
                 for p in self.processes.values()
-                if p.kind == "runtime" and p.control is not None and p.role is None and p is not but
-                and p.tenant in (None, tenant) and p.pod not in self.draining
+                if p.is_free and p is not but and p.tenant in (None, tenant)
+                and p.pod not in self.draining
             ),
             None,
         )

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from lifl.cli.keys import keys
+from lifl.cli.nodes import nodes as nodes_of_a_run
 from lifl.cli.plainly import plainly as _plainly
 
 JOB = click.argument("job_file", metavar="JOB.yaml", type=click.Path(path_type=Path))
@@ -39,6 +40,7 @@ def main() -> None:
 
 
 main.add_command(keys)
+main.add_command(nodes_of_a_run)
 
 
 @main.command()
@@ -75,7 +77,8 @@ main.add_command(keys)
 @click.option(
     "--link-rate",
     metavar="RATE",
-    help="Of each node's link with --network netns, each way: 200Mbit, 2.5Gbit; else 1Gbit.",
+    help="Of each node's link with --network netns, each way: 200Mbit, 2.5Gbit.  1Gbit unless "
+    "given.",
 )
 @click.option("--plain", is_flag=True, help="Lines instead of a live view.")
 @click.option(

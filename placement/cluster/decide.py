@@ -109,7 +109,7 @@ def decide(job: FLJob, seen: Seen) -> Decision:
             failed=("MemberFailed", f"the pods of the {member} have failed: {why}"),
         )  # fmt: skip
     awake = Said("Suspended", False, "NotSuspended")
-    place = seen.placed or _fitting(job, seen.nodes)
+    place = seen.placed or fitting(job, seen.nodes)
     if not place:
         why = _why_nowhere(job, seen.nodes)
         return Decision(
@@ -146,7 +146,7 @@ def _members(job: FLJob) -> tuple[str, ...]:
     return tuple(name for name in names.MEMBERS if wanted.get(name) is not None)
 
 
-def _fitting(job: FLJob, nodes: Sequence[Ready]) -> dict[str, str]:
+def fitting(job: FLJob, nodes: Sequence[Ready]) -> dict[str, str]:
     """Nodes whose budget has room for the job's memory, as far as the job says how much it is."""
     least = job.spec.memory.arena_bytes or 0
     return {

@@ -58,6 +58,7 @@ class NodeHere:
     peer: bytes
     gateway: str = ""
     budget_bytes: int = 0
+    capacity: Mapping[str, float] = field(default_factory=dict)
     demand: Mapping[str, int] = field(default_factory=dict)
     busy: tuple[str, ...] = ()
     draining: tuple[str, ...] = ()
@@ -111,6 +112,7 @@ class Desk:
         self._router = server(self._context, keys)
         bind(self._router, endpoint)
         self.nodes: dict[str, NodeHere] = {}
+        self.cordoned: set[str] = set()  # nodes that take nobody new, as the API server says
         self.posted: dict[str, Posted] = {}
         self.unclaimed: set[str] = set()  # jobs that were there before this operator
         self._expected: dict[str, tuple[str, Path]] = {}  # member's key -> job, where it goes
@@ -202,7 +204,7 @@ class Desk:
                 await self._admit(key, message["token"], name)
                 here = self.nodes[name] = NodeHere(name, key, peer)
             here.peer, here.gateway = peer, message["gateway"]
-            here.budget_bytes = message["budget_bytes"]
+            here.budget_bytes, here.capacity = message["budget_bytes"], message["capacity"]
             if not self.unclaimed:
                 self._tell(here)
             self._on_nodes()

@@ -42,6 +42,16 @@ def files(job: str) -> str:
     return f"{job}-lifl"
 
 
+def clients(job: str) -> str:
+    """Secret of the job's namespace with a file for each client from outside."""
+    return f"{job}-clients"
+
+
+def outside(job: str) -> str:
+    """Service of the job's namespace through which they come."""
+    return f"{job}-outside"
+
+
 def functions(tenant: str, node: str) -> str:
     """Deployment, or Knative Service, of a tenant's functions on a node."""
     text = f"{tenant}-{node}".replace(".", "-")

@@ -36,6 +36,7 @@ class Install:
 
     Attributes:
         operator, operator_key: where members bring the initial model, and who answers there.
+        gateway_bulk_port: of every node, for models and updates.
         run_directory: of the nodes, below which each node's socket lies.
         functions_runtime: of jobs that do not say what theirs run as.
         has_webhook: this operator makes functions of Knative Services' pods.
@@ -44,6 +45,7 @@ class Install:
     namespace: str
     image: str
     image_pull_policy: str = "IfNotPresent"
+    gateway_bulk_port: int = 0
     functions_namespace: str = "lifl-functions"
     functions_account: str = "lifl-function"
     functions_resources: Mapping[str, Any] = field(default_factory=dict)
@@ -82,22 +84,10 @@ def template_of(job: FLJob, member: str) -> Template:
 def member_files(
     job: FLJob, record: Record, gateways: Sequence[Gateway], install: Install
 ) -> dict[str, Any]:
-    """What each member reads: one file for a pod, and one for a client from outside."""
-    spec, trainer = job.spec, job.spec.trainer
-    full_name = job.metadata.full_name
+    """What each pod reads: one file for each."""
+    spec, full_name = job.spec, job.metadata.full_name
     where = {each.node: [each.endpoint, each.key] for each in gateways}
-    virtual = trainer.clients if trainer and record.workers else 0
-    started = trainer.clients - virtual if trainer else 0
-
-    def client(at: int) -> dict[str, Any]:
-        gateway = gateways[at % len(gateways)]
-        public, secret = record.clients[at]
-        return {
-            "job": full_name, "endpoint": gateway.endpoint, "server_key": gateway.key,
-            "public_key": public, "secret_key": secret, "index": virtual + at,
-            "count": spec.client_count,
-        }  # fmt: skip
-
+    virtual, started = record.virtual(job), record.started(job)
     pods = replicas(job)
     base = {
         "job": job_file(job), "name": full_name, "gateways": where,
@@ -111,13 +101,45 @@ def member_files(
         for pod in range(pods):
             found[f"trainer-{pod}.json"] = base | nobody | {
                 "clients": {
-                    f"client-{virtual + at}": client(at) for at in range(pod, started, pods)
+                    f"client-{virtual + at}": _client_file(job, record, at, gateways)
+                    for at in range(pod, started, pods)
                 },
                 "workers": [list(pair) for pair in record.workers[pod::pods]],
             }  # fmt: skip
-        for at in range(started, len(record.clients)):
-            found[f"client-{virtual + at}.json"] = client(at)
     return found
+
+
+def _client_file(
+    job: FLJob, record: Record, at: int, gateways: Sequence[Gateway]
+) -> dict[str, Any]:
+    """Of the client whose keys are number `at` of the record's."""
+    gateway = gateways[at % len(gateways)]
+    public, secret = record.clients[at]
+    return {
+        "job": job.metadata.full_name, "endpoint": gateway.endpoint, "server_key": gateway.key,
+        "public_key": public, "secret_key": secret, "index": record.virtual(job) + at,
+        "count": job.spec.client_count,
+    }  # fmt: skip
+
+
+def client_files(
+    job: FLJob, record: Record, gateways: Sequence[Gateway], doors: Mapping[str, tuple[str, int]]
+) -> dict[str, Any]:
+    """A file for each client from outside that may take part.
+
+    Args:
+        doors: where they find a node's gateway, of nodes where that is not where nodes do.
+    """
+    outside = [
+        Gateway(each.node, doors.get(each.node, (each.endpoint,))[0], each.key)
+        for each in gateways
+    ]  # fmt: skip
+    virtual = record.virtual(job)
+    return {
+        f"client-{virtual + at}.json": _client_file(job, record, at, outside)
+        for at in range(record.started(job), len(record.clients))
+        if f"client-{virtual + at}" not in job.spec.clients.revoked
+    }
 
 
 def job_file(job: FLJob) -> dict[str, Any]:
@@ -134,10 +156,21 @@ def member_secret(
     job: FLJob, uid: str, record: Record, gateways: Sequence[Gateway], install: Install
 ) -> Object:
     made = member_files(job, record, gateways, install)
+    return _secret(belongs_to(job, uid, names.files(job.metadata.name), "files"), made)
+
+
+def client_secret(
+    job: FLJob, uid: str, record: Record, gateways: Sequence[Gateway],
+    doors: Mapping[str, tuple[str, int]],
+) -> Object:  # fmt: skip
+    made = client_files(job, record, gateways, doors)
+    return _secret(belongs_to(job, uid, names.clients(job.metadata.name), "clients"), made)
+
+
+def _secret(metadata: Object, files: Mapping[str, Any]) -> Object:
     return {
-        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-        "metadata": _metadata(job, uid, names.files(job.metadata.name), "files"),
-        "stringData": {name: json.dumps(content) for name, content in made.items()},
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata,
+        "stringData": {name: json.dumps(content) for name, content in files.items()},
     }  # fmt: skip
 
 
@@ -192,7 +225,7 @@ def member_job(job: FLJob, uid: str, member: str) -> Object:
         pod["priorityClassName"] = template.priority_class_name
     if template.runtime_class_name:
         pod["runtimeClassName"] = template.runtime_class_name
-    metadata = _metadata(job, uid, f"{job.metadata.name}-{member}", member)
+    metadata = belongs_to(job, uid, f"{job.metadata.name}-{member}", member)
     return {
         "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata,
         "spec": {
@@ -212,7 +245,8 @@ def _volume(volume: Volume) -> Object:
     return {"name": volume.name, **source}
 
 
-def _metadata(job: FLJob, uid: str, name: str, component: str) -> Object:
+def belongs_to(job: FLJob, uid: str, name: str, component: str) -> Object:
+    """Metadata of what hangs below an FLJob."""
     return {
         "name": name, "namespace": job.metadata.namespace,
         "labels": names.OURS | {names.JOB: job.metadata.name, names.COMPONENT: component},

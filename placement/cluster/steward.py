@@ -131,12 +131,14 @@ class Steward:
 def demand(node: Node) -> Message:
     """How many runtimes each job wants here: one a role, also while it leaves.
 
-    And which pods have a role, and which of those that are to go have none and get none.
+    None where no update is expected for long (idling.py).  And which pods have a role, and which
+    of those that are to go have none and get none.
     """
     wanted: Counter[str] = Counter()
     for job in node.jobs.values():
         if not job.over:
-            wanted[job.name] += len({*job.roles, *job.assigned})
+            roles = () if job.idling.asleep else job.roles
+            wanted[job.name] += len({*roles, *job.assigned})
     busy = {
         process.pod for process in node.pool.processes.values()
         if process.kind == "runtime" and process.role is not None

@@ -17,6 +17,7 @@ from typing import Final, Literal
 import click
 
 from lifl.errors import Busy, LiflError
+from lifl.placement.cluster import nodes
 from lifl.placement.cluster.api import Api, Missing, Object, path_of
 from lifl.placement.cluster.knative import SERVING
 from lifl.placement.cluster.names import COMPONENT, GROUP
@@ -35,7 +36,7 @@ def clear(
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """End all jobs, then what their functions were; the number of jobs there were.
+    """End all jobs, then what their functions were and what Nodes say; the number of jobs.
 
     Args:
         knative: functions may be Knative Services, too, and these can be asked for.
@@ -67,6 +68,10 @@ def clear(
         with contextlib.suppress(Missing):  # Knative has gone before
             for function in api.items(path, {COMPONENT: "function"}):
                 api.delete(f"{path}/{function['metadata']['name']}")
+    for node in api.items(path_of("", "nodes")):
+        name, about = node["metadata"]["name"], node["metadata"].get("annotations", {})
+        if not set(nodes.ALL).isdisjoint(about):
+            api.merge(nodes.path(name), nodes.patch(dict.fromkeys(nodes.ALL)))
     return len(there)
 
 

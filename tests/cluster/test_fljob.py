@@ -27,6 +27,8 @@ from tests.cluster.kubectl import Kubectl, Pods
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
+BACKSLASH = "\\."  # a dot of a name, in kubectl's paths
+
 
 # -- a job --------------------------------------------------------------------------------------
 def test_a_job_gives_the_model_of_lifl_run(
@@ -128,12 +130,61 @@ def test_knative_without_its_webhook_is_refused(run: Run) -> None:
     assert "webhook.enabled: true" in said
 
 
-def test_what_fits_nowhere_says_the_numbers(run: Run) -> None:
+def test_what_fits_nowhere_says_the_numbers(run: Run, cluster: Kubectl, nodes: list[str]) -> None:
+    """Those that stand on the nodes, too."""
+    for node in nodes:
+        notes = cluster.get(f"node/{node}")["metadata"]["annotations"]
+        assert notes["lifl.dev/arena-memory"] == str(256 << 20)
+        assert int(notes["lifl.dev/cores"]) > 0
+        assert int(notes["lifl.dev/fold-bytes-per-second"]) > 1 << 20
+        assert int(notes["lifl.dev/ingress-bytes-per-second"]) > 1 << 20
     job = run(digits(1, memory={"arenaBytes": "1Gi"}))
     job.wait("condition=Placed=false")
     said = next(c["message"] for c in job.status["conditions"] if c["type"] == "Placed")
     assert str(1 << 30) in said
     assert str(256 << 20) in said
+
+
+def test_a_namespace_has_as_many_jobs_as_its_quota_says(
+    lifl: Installation, kubectl: Kubectl, run: Run
+) -> None:
+    hard = "count/fljobs.fl.lifl.dev"
+    kubectl("create", "quota", "jobs", f"--hard={hard}=1")
+    kubectl.wait("quota/jobs", f"jsonpath={{.status.hard.{hard.replace('.', BACKSLASH)}}}=1")
+    run(digits(1, suspend=True), "first")
+    second = json.dumps(fljob("second", digits(1)))
+    said = kubectl("apply", "--filename=-", stdin=second, fails=True)
+    assert f"exceeded quota: jobs, requested: {hard}=1, used: {hard}=1, limited: {hard}=1" in said
+    kubectl("delete", "fljob/first", "--wait=true", f"--timeout={PATIENCE_S}s")
+    kubectl.wait("quota/jobs", f"jsonpath={{.status.used.{hard.replace('.', BACKSLASH)}}}=0")
+    kubectl("apply", "--filename=-", stdin=second)
+    kubectl("delete", "fljob/second", "--wait=true", f"--timeout={PATIENCE_S}s")
+
+
+@pytest.mark.parametrize(
+    ("verb", "what", "may"),
+    [
+        ("create", "secrets", True), ("delete", "secrets", True), ("get", "secrets", False),
+        ("list", "secrets", False), ("watch", "secrets", False), ("patch", "secrets", False),
+        ("get", "configmaps", False), ("patch", "nodes", False), ("create", "pods", False),
+        ("create", "services", True), ("create", "jobs.batch", True),
+    ],
+)  # fmt: skip
+def test_what_the_operator_may_do_in_the_namespaces_of_jobs(
+    lifl: Installation, kubectl: Kubectl, verb: str, what: str, may: bool
+) -> None:
+    who = f"--as=system:serviceaccount:{lifl.name}:{lifl.name}-operator"
+    said = kubectl("auth", "can-i", verb, what, who, fails=not may)
+    assert may == (said.strip() == "yes")
+
+
+def test_the_operator_logs_what_becomes_of_jobs_and_not_each_event(
+    lifl: Installation, run: Run
+) -> None:
+    run(digits(1)).complete()
+    said = lifl.system("logs", lifl.leader())
+    assert "lifl.operator: functions of" in said
+    assert "kopf" not in said
 
 
 # -- kills --------------------------------------------------------------------------------------
@@ -198,6 +249,51 @@ def _restarted(kubectl: Kubectl, job: Job) -> set[str]:
     return {event["message"].partition(" on ")[0] for event in events}
 
 
+def test_agents_without_a_job_are_replaced_and_gateways_stay(lifl: Installation, run: Run) -> None:
+    """The next agents have other keys, since nothing was left to them; no container ends for it."""
+
+    def restarts() -> dict[str, int]:
+        return {
+            pod["metadata"]["name"]: pod["status"]["containerStatuses"][0]["restartCount"]
+            for pod in lifl.pods("gateway")
+        }
+
+    before = restarts()
+    for _ in range(2):
+        lifl.system("rollout", "restart", f"daemonset/{lifl.name}-agent")
+        lifl.system("rollout", "status", f"daemonset/{lifl.name}-agent", f"--timeout={PATIENCE_S}s")
+    run(digits(1)).complete()
+    assert restarts() == before
+
+
+LEFT = """
+import os, sys
+from pathlib import Path
+
+name = sys.argv[1]
+for path in Path("/host/run", name).rglob("*"):
+    if not path.is_dir():
+        print("file", path)
+for path in Path("/host/bpf").glob("*"):
+    if name in path.name:
+        print("pin", path)
+for line in Path("/proc/1/mounts").read_text().splitlines():
+    if name in line:
+        print("mount", line)
+for process in Path("/proc").glob("[0-9]*"):
+    try:
+        words = (process / "cmdline").read_bytes().replace(b"\\0", b" ").decode()
+        files = [os.readlink(each) for each in (process / "fd").iterdir()]
+    except OSError:
+        continue
+    if int(process.name) != os.getpid() and (name in words or "-m lifl" in words):
+        print("process", words)
+    for each in files:
+        if each.startswith("/memfd:lifl"):
+            print("memory", process.name, each)
+"""
+
+
 # -- the end ------------------------------------------------------------------------------------
 def test_uninstalling_leaves_nothing_on_the_nodes(
     cluster: Kubectl, lifl: Installation, run: Run, pods: Pods, nodes: list[str]
@@ -207,10 +303,9 @@ def test_uninstalling_leaves_nothing_on_the_nodes(
     job.wait("condition=Running")
     lifl.helm("uninstall", lifl.name, "--wait", f"--timeout={PATIENCE_S}s")
     lifl.system("wait", "pods", "--all", "--for=delete", f"--timeout={PATIENCE_S}s")
-    look = f"find /host/run/{lifl.name} -not -type d; ls /host/bpf | grep {lifl.name} || true"
     for node in nodes:
         ended = pods.run(
-            f"look-{node}", ["sh", "-c", look], node=node,
+            f"look-{node}", ["python", "-c", LEFT, lifl.name], node=node, hostPID=True,
             security={"runAsUser": 0, "runAsNonRoot": False},
             mounts=[{"name": "run", "mountPath": "/host/run"},
                     {"name": "bpf", "mountPath": "/host/bpf"}],
@@ -218,6 +313,9 @@ def test_uninstalling_leaves_nothing_on_the_nodes(
                      {"name": "bpf", "hostPath": {"path": "/sys/fs/bpf"}}],
         )  # fmt: skip
         assert (ended.status, ended.log) == (0, ""), ended
+    for node in nodes:
+        notes = cluster.get(f"node/{node}")["metadata"]["annotations"]
+        assert not [name for name in notes if name.startswith("lifl.dev/")]
     everywhere = cluster("get", "clusterroles,clusterrolebindings", "--output=name")
     assert lifl.name not in everywhere
     kinds = "deployments,daemonsets,jobs,pods,services,secrets,leases,configmaps"

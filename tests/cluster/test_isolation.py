@@ -306,7 +306,7 @@ def test_another_tenants_client_gets_nothing_from_a_gateway(
     own = {what: code for what, code in said.items() if what.startswith("own job")}
     bulk = {what: how for what, how in said.items() if what.startswith("bulk")}
     strangers = {"a key that nobody enrolled", "another client's name"}
-    rest = {what: said[what] for what in said.keys() - own - bulk - strangers}
+    rest = {what: said[what] for what in said.keys() - own.keys() - bulk.keys() - strangers}
     assert len(rest) == 10
     assert set(rest.values()) == {"not-enrolled"}, rest
     assert set(own.values()) <= {"not-selected", "not-allowed", "late", "malformed"}, own

@@ -122,9 +122,7 @@ def test_an_api_server_away_for_30_s_stops_no_round(
     assert job.status["epoch"] >= epoch
 
 
-def test_a_node_is_drained_in_mid_round(
-    cluster: Kubectl, lifl: Installation, run: Run
-) -> None:
+def test_a_node_is_drained_in_mid_round(cluster: Kubectl, lifl: Installation, run: Run) -> None:
     """Its trainers go elsewhere, its functions are away until it takes pods again."""
     job = run(digits(MANY))
     under_way(job)

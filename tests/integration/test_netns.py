@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -197,3 +198,29 @@ def _end_of(run: Gated, whom: str) -> None:
 
     wait_until(lambda: not held(), lambda: f"processes are still in {held()}", limit_s=30)
     assert Path("/proc/net/dev").read_text().count(":") == links
+
+
+@pytest.mark.skipif(shutil.which("nft") is None, reason="needs nft (apt-get install nftables)")
+def test_lost_packets_cost_no_update(runner: Runner, tmp_path: Path) -> None:
+    """As docs/network.md has it: one of fifty that come into a node is dropped."""
+    page = (Path(__file__).parents[2] / "docs" / "network.md").read_text()
+    rules = tmp_path / "lossy.nft"
+    rules.write_text(page.split("```\n")[3])
+    with gated(runner, "--nodes", "2", clients=6, rounds=2) as run:
+        run.until_all_have(1)
+        fd = os.open(f"/proc/{run.pid('node-1')}/ns/net", os.O_RDONLY)
+        try:
+            netns.command(fd, "nft", "-f", str(rules), lines="")
+        finally:
+            os.close(fd)
+        run.open()
+        run.until_all_have(2)
+        run.open()
+        ended = runner.finish(run.process)
+    check(ended, rounds=2, clients=6)
+
+
+def test_clients_from_outside_are_refused(runner: Runner) -> None:
+    run = runner("--network", "netns", clients={"min": 4, "max": 5})
+    assert run.status == 2
+    assert "clients from outside cannot reach its nodes: give the job a trainer" in run.stderr

@@ -43,6 +43,8 @@ class Objects:
         return made
 
     def create(self, path: str, made: Any) -> Any:
+        if path.endswith("/secrets"):
+            self.before_apply()
         if not path.endswith("/events"):
             self.there[f"{path}/{made['metadata']['name']}"] = made
         return made
@@ -68,6 +70,7 @@ class Lines:
     def __init__(self, *nodes: NodeHere) -> None:
         self.nodes = {node.name: node for node in nodes}
         self.posted: dict[str, Posted] = {}
+        self.cordoned: set[str] = set()
 
     def post(self, job: Posted) -> None:
         self.posted[job.name] = job
@@ -88,6 +91,24 @@ def kept(api: Objects, desk: Lines, directory: Path) -> Keeper:
 
 def node() -> NodeHere:
     return NodeHere("n1", "key of n1", b"", gateway="tcp://10.0.0.1:7710")
+
+
+def test_an_initial_model_that_went_with_an_operator_is_made_again(tmp_path: Path) -> None:
+    """Its pod has ended well; the disk that it brought the model to is another one now."""
+    api, desk = Objects(), Lines(node())
+
+    async def main() -> None:
+        keeper = kept(api, desk, tmp_path)
+        await keeper._turn()
+        [path] = [path for path in api.there if path.endswith("-initial")]
+        before = api.there[path]
+        await keeper._turn()
+        assert api.there[path] is before, "it runs"
+        api.there[path] = before | {"status": {"succeeded": 1}}
+        await keeper._turn()
+        assert api.there[path].get("status") is None, "it was not made again"
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("applied", [1, 3], ids=["the record", "files of members"])

@@ -28,7 +28,7 @@ from lifl.placement.pool import Pool, Process
 pytestmark = pytest.mark.timeout(30)
 NODE = {
     "t": "node", "node": "n1", "token": "of nobody", "gateway": "", "budget_bytes": 0,
-    "proxy": "unix",
+    "capacity": {}, "proxy": "unix",
 }  # fmt: skip
 DEMAND = {"t": "demand", "node": "n1", "runtimes": {}, "busy": [], "draining": []}
 STRANGER = {"t": "initial", "job": "toy", "at": 0, "of": 1, "layout": []}  # always refused
@@ -304,7 +304,7 @@ def test_the_agents_loop_wakes_when_the_silence_is_over(
     nothing = SimpleNamespace(fileno=lambda: 0)
     agent: Any = SimpleNamespace(
         members=SimpleNamespace(listener=nothing, doorman=None, connections={}, ping_s=2.0),
-        router=nothing, endpoint=SimpleNamespace(fds=[]),
+        router=nothing, endpoint=SimpleNamespace(fds=[]), idle_in_s=None,
         pool=SimpleNamespace(processes={}, zygote=None),
         lines=SimpleNamespace(sockets=[]), node=SimpleNamespace(jobs=jobs),
         accounts=SimpleNamespace(overdue=lambda: None),

@@ -22,8 +22,20 @@ class Server:
         self.services: list[str] | None = None  # None: there is no Knative, or no right to ask
         self.ending: set[str] = set()
         self.is_defined = True
+        self.notes: dict[str, dict[str, Any]] = {}
+
+    def merge(self, path: str, patch: Any) -> None:
+        name = path.removeprefix("/api/v1/nodes/").removesuffix("/status")
+        left = self.notes[name] | patch["metadata"]["annotations"]
+        self.notes[name] = {key: value for key, value in left.items() if value is not None}
 
     def items(self, path: str, labels: dict[str, str] | None = None) -> list[dict[str, Any]]:
+        if path == "/api/v1/nodes":
+            assert not any(looks > 0 for looks in self.jobs.values()), "agents are there till then"
+            return [
+                {"metadata": {"name": name, "annotations": notes}}
+                for name, notes in self.notes.items()
+            ]
         if path != JOBS:
             if path == "/apis/serving.knative.dev/v1/namespaces/fl-functions/services":
                 assert self.services is not None, "not allowed"
@@ -97,3 +109,13 @@ def test_jobs_may_be_kept() -> None:
         run(server, "refuse")
     assert not server.ending
     assert server.functions == ["f"]
+
+
+def test_nodes_say_nothing_of_lifl_any_more() -> None:
+    server = Server({"a": 2}, [])
+    server.notes = {
+        "n1": {"lifl.dev/arena-memory": "1", "lifl.dev/gateway": "tcp://a:1", "other": "stays"},
+        "n2": {"other": "stays"},
+    }
+    run(server)
+    assert server.notes == {"n1": {"other": "stays"}, "n2": {"other": "stays"}}

@@ -158,7 +158,7 @@ def late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Course:
     nothing: Any = None
     found = Course(
         record.job, members, nothing, record, nothing, send=lambda *_: None,
-        put_model=lambda *_: None, offer=lambda *_: None, must_be_kept=lambda _: None,
+        put_model=lambda *_: None, must_be_kept=lambda _: None, offer=lambda *_: None,
     )  # fmt: skip
     found.plan, found.done_at = cast(Any, object()), 99.0
     play(record, 1)

@@ -12,6 +12,9 @@
 {{- if and (eq $v.functions.runtime "knative") (not $v.webhook.enabled) -}}
 {{- fail "functions.runtime is knative, but webhook.enabled is false: without the webhook functions have a queue-proxy and no socket; set webhook.enabled: true, or functions.runtime: deployment" -}}
 {{- end -}}
+{{- if eq (int $v.gateway.port) (int $v.gateway.bulkPort) -}}
+{{- fail (printf "gateway.port and gateway.bulkPort are both %v: give one of them another" $v.gateway.port) -}}
+{{- end -}}
 {{- if and $v.webhook.certManager.issuerRef (not $v.webhook.certManager.enabled) -}}
 {{- fail "webhook.certManager.issuerRef is given, but webhook.certManager.enabled is false: set it to true, or leave out the issuer" -}}
 {{- end -}}
