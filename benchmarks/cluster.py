@@ -38,9 +38,9 @@ MARKERS: Final = (
     "<!-- cluster: begin, written by python -m benchmarks.cluster -->", "<!-- cluster: end -->",
 )  # fmt: skip
 WATCH: Final = (Path(__file__).parent / "cluster_watch.py").read_text()
-IDLE_S: Final = 45  # functions stay so long without work, in both
+IDLE_S: Final = 35  # functions stay so long without work, in both
 FUNCTIONS: Final = 2  # of the job: a leaf and the top
-APART_S: Final = 25.0  # two looks at what an idle pod uses
+APART_S: Final = 15.0  # two looks at what an idle pod uses
 FEATURES: Final = {
     "kubernetes.podspec-volumes-hostpath": "enabled", "kubernetes.podspec-nodeselector": "enabled",
 }  # fmt: skip
