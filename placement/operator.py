@@ -86,6 +86,7 @@ class Operator:
     desk: Desk | None = None  # until it has started
     keepers: dict[str, Keeper] = field(default_factory=dict)
     scalers: dict[FunctionsRuntime, Scaler] = field(default_factory=dict)
+    webhook: Webhook | None = None
     services: services.Services | None = None  # with a webhook alone
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     events: Counts = field(default_factory=Counts)  # of all jobs' sinks
@@ -102,7 +103,9 @@ class Operator:
         self.notes = Notes(self.api, desk.nodes)
         works = [desk.run(), self.notes.run()]
         if self.settings.tls is not None:
-            webhook = Webhook(self.install, self.settings.webhook_port, self.settings.tls)
+            self.webhook = webhook = Webhook(
+                self.install, self.settings.webhook_port, self.settings.tls
+            )
             await webhook.start()
             self.services = services.Services(self.api, self.install, desk.gateway_of)
             self._scale_by("knative", self.services)
@@ -243,6 +246,8 @@ class Operator:
 
     async def stop(self) -> None:
         await asyncio.gather(*(keeper.leave() for keeper in self.keepers.values()))
+        if self.webhook is not None:
+            await self.webhook.stop()
 
 
 def own_figures(*, leads: bool) -> Figures:
