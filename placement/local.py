@@ -28,7 +28,7 @@ from lifl.errors import InvalidJob
 from lifl.functions.orphaned import is_held
 from lifl.functions.wire import Keys, virtual_key
 from lifl.placement import resume
-from lifl.placement.fabric import check_network
+from lifl.placement.fabric import check_network, rate_text
 from lifl.placement.host import LOOPBACK, check_host, warning_of
 from lifl.placement.keyring import Keyring
 from lifl.placement.limits import full_disk_says
@@ -110,6 +110,7 @@ def run(
             fields |= {"liveness_s": liveness_s, "metrics_port": metrics_port, "host": host}
             handle({
                 "event": "starting", "run_dir": fields["run_dir"], "nodes": len(fields["nodes"]),
+                "link": rate_text(fields["network"]["link_bit_s"]) if fields["network"] else "",
             })  # fmt: skip
             if warning := warning_of(host, is_insecure=job.spec.insecure):
                 handle({"event": "warning", "text": warning})

@@ -116,6 +116,8 @@ def backends(story: Story) -> str:
     why = f" ({story.short_reason})" if story.reason else ""
     insecure = "INSECURE (nothing encrypted, nobody proven), " if story.insecure else ""
     nodes = count(story.nodes, "node")
+    if story.link:
+        nodes += f" with links of {story.link}"
     return f"{insecure}{nodes}, proxy {story.proxy}{why}, kernels {story.kernels}{isa}"
 
 

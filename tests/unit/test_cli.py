@@ -167,7 +167,13 @@ def test_without_flags_the_job_decides(engine: dict[str, Any]) -> None:
 
 
 def test_links_of_namespaces_have_a_rate(engine: dict[str, Any]) -> None:
-    assert invoke("run", str(DIGITS), "--network", "netns").exit_code == 0
+    engine["events"] = [
+        {"event": "starting", "nodes": 4, "run_dir": "runs/digits-1", "link": "1Gbit"},
+        {"event": "engine", "nodes": 4, "proxy": "unix", "kernels": "reference"},
+    ]
+    result = invoke("run", str(DIGITS), "--network", "netns")
+    assert result.exit_code == 0
+    assert "4 nodes with links of 1Gbit, proxy unix" in result.output
     assert engine["options"]["link_bit_s"] == 10**9
     invoke("run", str(DIGITS), "--network", "netns", "--link-rate", "200Mbit")
     assert engine["options"]["link_bit_s"] == 2 * 10**8
