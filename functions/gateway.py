@@ -124,6 +124,7 @@ class Gateway:
         self.clients.expire()
         for job in self.jobs.values():
             self._progress(job)
+            self.agent.withhold(job)
         if self.agent.control is None:
             self.agent.connect()
 

@@ -131,6 +131,7 @@ class Job:
     waiting: OrderedDict[str, Asking] = field(default_factory=OrderedDict)  # first come, first
     looked_at: float = 0.0  # at who waits (monotonic seconds)
     forwarding: set[tuple[int, int]] = field(default_factory=set)
+    withholding: int | None = None  # number of the agent's last limit, while slots are in use
 
     def start_round(self, message: Message) -> None:
         """Take over what the coordinator says of a round; the same message twice is harmless."""

@@ -51,6 +51,7 @@ from lifl.functions.wire import (
     sender,
     server,
 )
+from lifl.placement.asking import STDIN, Asking
 from lifl.placement.checkpoint import Checkpoints, due_every, read
 from lifl.placement.course import LAST_METRICS_S, RECONNECT_S, Course
 from lifl.placement.enrolment import Enrolment
@@ -109,6 +110,7 @@ class Coordinator:
         planning = Planning(
             self.job, self.layout, enrolled, self.members.at_once, start=config["start"],
             number=config.get("number", JOB), cores=len(os.sched_getaffinity(0)),
+            asking=Asking(is_shared=config.get("shared", False)),
         )  # fmt: skip
         self.model_bytes = planning.model_bytes
         self.folder = checkpoint_folder(self.job, Path(config["job"]), run_dir)
@@ -152,7 +154,8 @@ class Coordinator:
         poller = zmq.Poller()
         for what in (self.door.socket, self.router):
             poller.register(what, zmq.POLLIN)
-        own = (self.checkpoints.fileno(), self.enrolment.fileno(), self.pausing)
+        own = [self.checkpoints.fileno(), self.enrolment.fileno(), self.pausing]
+        own += [STDIN] if course.planning.asking.is_shared else []
         for fd in (*own, *self.endpoint.fds):
             poller.register(fd, zmq.POLLIN)
         while not course.is_over:
@@ -168,6 +171,10 @@ class Coordinator:
                 self._take(*(self.early.popleft() if self.early else self._receive()))
             if self.checkpoints.fileno() in ready:
                 self._checkpointed()
+            if STDIN in ready:
+                if not course.planning.asking.hear():
+                    poller.unregister(STDIN)
+                course.share_has_changed()
             if self.pausing in ready:
                 os.eventfd_read(self.pausing)
                 course.is_paused = True
@@ -220,7 +227,8 @@ class Coordinator:
             return  # meant for the coordinator before this one; all of it is said again
         match message["t"]:
             case "node":
-                node.agent, node.measured = peer, message["capacity"]
+                node.agent = peer
+                node.measured = message["capacity"] | {"budget_bytes": message["budget_bytes"]}
                 self.record.engine(message, len(self.members.nodes))
                 self.course.agent_is_back(node)
                 self.course.try_to_plan()

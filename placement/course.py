@@ -42,6 +42,7 @@ class Course:
         first_needs: clients that the first round waits for, beside spec.clients.min.
         base: the round whose model this start of the run begins with; 0: the initial model.
         holding: nodes that may have memory of the job.
+        slots: input slots of those, as their agents were told.
         deadline_at, done_at: monotonic times of the round's deadline and of the last patience.
         is_paused: no further round begins.
     """
@@ -58,6 +59,7 @@ class Course:
         self.plan: Plan | None = None
         self.roster: list[str] = []
         self.holding: set[str] = set()
+        self.slots: dict[str, int] = {}
         self.epoch = self.base = 0
         self.round: Round | None = None
         self.deadline_at = math.inf
@@ -79,6 +81,7 @@ class Course:
         self.plan, self.epoch = under_way.plan, under_way.epoch
         self.roster, self.members.homes = list(under_way.roster), dict(under_way.homes)
         self.holding = {*self.plan.used, *self.members.homes.values()}
+        self.slots = self._slots_now()
         gone_at = time.monotonic() + self.job.spec.clients.grace_s + RECONNECT_S
         for key in self.roster:  # who is not reported again by then has left meanwhile
             if key not in self.members.names:  # revoked meanwhile
@@ -109,8 +112,37 @@ class Course:
         needed, here = self._needed(), len(self.members.connected)
         if here < needed or self.plan is None:
             emit("waiting", clients=here, need=needed)
-        if here >= needed:
+        asking, want = self.planning.asking, self.planning.want
+        if here < needed:
+            asking.wants_nothing(want(self.members, 0, self.holding))
+        elif asking.may_plan(want(self.members, here, self.holding)):
             self._next_round()
+
+    def share_has_changed(self) -> None:
+        """It holds for the next round; one that is planned and has not begun is planned anew."""
+        if self.round is not None and self.round.phase == "planned":
+            before = self.round.number - 1
+            self.round = Round(before, {}, "", phase="published") if before > self.base else None
+        if self.is_between and self.planning.asking.is_crowded_out and self.plan is not None:
+            slots = self._slots_now()
+            if slots != self.slots:  # those who have a share may have the memory of its slots
+                self.slots = slots
+                for node in self.members:
+                    self._send_plan(node)
+        self.try_to_plan()
+
+    def _slots_now(self) -> dict[str, int]:
+        """Input slots of each node that may have memory of the job."""
+        return {name: self.planning.slots(name) for name in sorted(self.holding)}
+
+    def _tell_plan(self) -> None:
+        self.epoch += 1
+        self.slots = self._slots_now()
+        self._save()
+        fault("coordinator_plan_saved", "coordinator")
+        for node in self.members:  # those whose roles stay only learn the epoch
+            self._send_plan(node)
+        fault("coordinator_plan_sent", "coordinator")
 
     def _next_round(self) -> None:
         """Select, plan, and start as soon as everybody has what they need."""
@@ -128,13 +160,11 @@ class Course:
         members.homes |= {key: homes[key] for key in homes if members.connected[key]}
         self.holding |= set(self.plan.used)
         self._set_round(number)
-        if any(roles_of(before, name) != roles_of(self.plan, name) for name in members.nodes):
-            self.epoch += 1
-            self._save()
-            fault("coordinator_plan_saved", "coordinator")
-            for node in members:  # those whose roles stay only learn the epoch
-                self._send_plan(node)
-            fault("coordinator_plan_sent", "coordinator")
+        roles_are_new = any(
+            roles_of(before, name) != roles_of(self.plan, name) for name in members.nodes
+        )
+        if roles_are_new or self._slots_now() != self.slots:
+            self._tell_plan()
         self.try_to_start()
 
     def _set_round(self, number: int) -> None:

@@ -7,11 +7,14 @@ Owns the snapshot that planner.py is asked with, the size of the job's memory an
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from lifl.api.job import FLJob
+from lifl.errors import Busy
 from lifl.functions.layout import Layout
 from lifl.functions.wire import Message
+from lifl.placement.asking import Asking
 from lifl.placement.capacity import capacity
 from lifl.placement.fanin import LEAVES_MOST, Work, leaves_bound
 from lifl.placement.history import History
@@ -28,6 +31,7 @@ from lifl.placement.selection import (
 )
 from lifl.placement.snapshot import Client, Node, Plan, Snapshot
 from lifl.placement.tree import leaf_count, wide_enough
+from lifl.shm.arena import arena_bytes
 from lifl.shm.geometry import Geometry, up
 
 JOB: Final = 1  # number of a local run's only job in descriptors and routing maps
@@ -45,12 +49,14 @@ class Planning:
         number: of the job in descriptors and routing maps.
         cores: most that a node has; with `fanIn: auto` no node has more leaves, and memory is
             made for no more.
+        asking: what of the nodes the job may use.
     """
 
     def __init__(
         self, job: FLJob, layout: Layout, clients: int, at_once: int | None = None, *, start: int,
-        number: int = JOB, cores: int = LEAVES_MOST,
+        number: int = JOB, cores: int = LEAVES_MOST, asking: Asking | None = None,
     ) -> None:  # fmt: skip
+        self.asking = asking or Asking(is_shared=False)
         self.job, self.layout, self.at_once, self.start = job, layout, at_once, start
         self.number, self.name = number, job.metadata.full_name
         self.leaves_most = leaves_bound(cores=cores, input_slots=job.spec.memory.input_slots)
@@ -122,24 +128,31 @@ class Planning:
         self, members: Membership, roster: Sequence[str], *, previous: Plan | None, epoch: int
     ) -> Plan:
         spec = self.job.spec
-        return make_plan(
-            Snapshot(
-                nodes=tuple(self._node(node) for node in members),
-                clients=tuple(
-                    Client(key=key, name=members.names[key], node=members.homes.get(key))
-                    for key in roster
-                ),
-                fan_in=self._fan_in(len(roster)),
-                work=Work(
-                    update_bytes=self.layout.update_bytes, sum_bytes=self.layout.sum_bytes,
-                    lazy=spec.aggregation.mode == "lazy",
-                ),
-                policy=spec.placement.policy,
-                seed=spec.seed,
-                previous=previous,
-                epoch=epoch,
+
+        def over(nodes: tuple[Node, ...]) -> Plan:
+            return make_plan(
+                Snapshot(
+                    nodes=nodes,
+                    clients=tuple(
+                        Client(key=key, name=members.names[key], node=members.homes.get(key))
+                        for key in roster
+                    ),
+                    fan_in=self._fan_in(len(roster)),
+                    work=Work(
+                        update_bytes=self.layout.update_bytes, sum_bytes=self.layout.sum_bytes,
+                        lazy=spec.aggregation.mode == "lazy",
+                    ),
+                    policy=spec.placement.policy,
+                    seed=spec.seed,
+                    previous=previous,
+                    epoch=epoch,
+                )
             )
-        )
+
+        try:
+            return over(tuple(self._within_share(self._node(node)) for node in members))
+        except Busy:  # the nodes of its share are gone, and it has no other share yet
+            return over(tuple(self._node(node) for node in members))
 
     def _node(self, node: Known) -> Node:
         slots = self.job.spec.memory.input_slots
@@ -153,6 +166,39 @@ class Planning:
             ingress_bytes_s=ingress, gateway=node.endpoint,
             cores=min(self.leaves_most, int(node.measured["cores"])),
         )  # fmt: skip
+
+    # -- a share of the nodes ----------------------------------------------------------------
+    def _within_share(self, node: Node) -> Node:
+        """As much of a node as the job may use."""
+        return replace(
+            node, capacity_updates=min(node.capacity_updates, self.asking.updates(node.name)),
+            input_slots=self.slots(node.name),
+        )  # fmt: skip
+
+    def slots(self, node: str) -> int:
+        """Input slots that the job may use on a node."""
+        return min(self.job.spec.memory.input_slots, self.asking.slots(node))
+
+    def want(self, members: Membership, clients: int, holding: Iterable[str]) -> dict[str, Any]:
+        """What the job asks for, as arbiter.Want; of so many clients that are there."""
+        spec = self.job.spec
+        drawn = min(self._drawn(clients), self.geometry.roster) if clients else 0
+        fixed = arena_bytes(self.geometry, self._sum_slots(drawn or spec.client_count), inputs=0)
+        return {
+            "job": self.name, "clients": drawn, "slots": spec.memory.input_slots,
+            "priority": spec.placement.priority, "weight": spec.placement.weight,
+            "policy": spec.placement.policy,
+            "nodes": {node.name: self._node(node).capacity_updates for node in members},
+            "budgets": {node.name: int(node.measured["budget_bytes"]) for node in members},
+            "fixed_bytes": fixed, "slot_bytes": self.geometry.for_inputs.slot_bytes,
+            "holding": sorted(holding),
+        }  # fmt: skip
+
+    def _sum_slots(self, clients: int) -> int:
+        """Of all roles of a node that serves so many clients: a pair each, three for the top."""
+        fan_in = self._fan_in(clients)
+        leaves = min(clients, self.leaves_most) if fan_in is None else leaf_count(clients, fan_in)
+        return min(self.geometry.sums, 2 * (leaves + 1) + 1)
 
     # -- messages ----------------------------------------------------------------------------
     def to_agent(self, plan: Plan, name: str, *, epoch: int, number: int) -> Message:
@@ -168,6 +214,8 @@ class Planning:
         return {
             "t": "plan", "job": self.number, "name": self.name,
             "tenant": self.job.metadata.namespace, "epoch": epoch, "round": number, "roles": roles,
+            "slots": max(self.slots(name), bool(roles) and not self.asking.is_crowded_out),
+            "limit_bytes": self.job.spec.memory.arena_bytes or 0,
             "geometry": {
                 "inputs": geometry.inputs, "sums": geometry.sums, "roster": geometry.roster,
                 "input_bytes": geometry.input_bytes, "sum_bytes": geometry.sum_bytes,

@@ -38,7 +38,7 @@ class Lines:
             yield from self._let_go(below=number)  # overtaken: theirs do not come any more
             yield f"{self._label(number)}: {_row(self._held.pop(number))}, {_measured(event)}"
             return
-        if kind in ("warning", "restart", "done", "failed"):
+        if kind in ("warning", "restart", "crowded_out", "done", "failed"):
             yield from self.rest()
         match kind:
             case "starting" if story.run_dir:
@@ -73,7 +73,7 @@ class Lines:
                 yield from self._let_go(below=number + 1 - (HELD if story.evaluated else 0))
             case "metrics":
                 yield f"{self._label(number)}: {_measured(event)}"
-            case "warning" | "restart" | "output" | "keys" if story.note:
+            case "warning" | "restart" | "output" | "keys" | "crowded_out" if story.note:
                 yield story.note
 
     def rest(self) -> Iterator[str]:
