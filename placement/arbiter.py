@@ -22,11 +22,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
 from lifl.placement import policies
 from lifl.placement.shares import Ask, fair_shares, plan_jobs
 from lifl.placement.snapshot import Client, Node, Plan, Snapshot
+
+NAMED: Final = 4  # nodes, in the sentence why a job waits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,8 +283,10 @@ def _why(
                 f"{want.slot_bytes} for each input slot"
             )
         else:
-            said.append(f"{node} takes {updates} updates of this job at once: {have or 'nobody'}")
+            said.append(f"{node} takes {updates} of its updates at once, of which has {have}"
+                        if have else f"{node} takes {updates} of its updates at once")
+    more = f"; and so on for {len(said) - NAMED} more" if len(said) > NAMED else ""
     return (
         f"waits for a share of the nodes (priority {want.priority}, {want.clients} clients): "
-        + "; ".join(said[:8])
-    )
+        + "; ".join(said[:NAMED]) + more
+    )  # fmt: skip

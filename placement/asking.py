@@ -34,6 +34,11 @@ class Asking:
         self._why = ""
         self._unread = b""
 
+    @property
+    def has_asked(self) -> bool:
+        """Or has nobody to ask."""
+        return self._asked is not None or not self.is_shared
+
     # -- before a round ----------------------------------------------------------------------
     def may_plan(self, want: Mapping[str, Any]) -> bool:
         """Whether the job has a share; asks for one where that is not what was asked last."""
@@ -67,9 +72,9 @@ class Asking:
         return ALL if self._parts is None else self._parts.get(node, (0, 0))[1]
 
     # -- the line ----------------------------------------------------------------------------
-    def hear(self) -> bool:
-        """Read what there is; False when nobody is there any more."""
-        data = os.read(STDIN, 1 << 16)
+    def hear(self) -> tuple[bool, bool]:
+        """Read what there is: whether it is news, and whether more may come."""
+        data, before = os.read(STDIN, 1 << 16), self._parts
         *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
             told = json.loads(line)
@@ -77,4 +82,4 @@ class Asking:
             if told["why"] and told["why"] != self._why:
                 emit("crowded_out", text=told["why"])
             self._why = told["why"]
-        return bool(data)
+        return self._parts != before, bool(data)

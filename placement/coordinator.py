@@ -172,9 +172,11 @@ class Coordinator:
             if self.checkpoints.fileno() in ready:
                 self._checkpointed()
             if STDIN in ready:
-                if not course.planning.asking.hear():
+                is_news, may_go_on = course.planning.asking.hear()
+                if not may_go_on:
                     poller.unregister(STDIN)
-                course.share_has_changed()
+                if is_news:
+                    course.share_has_changed()
             if self.pausing in ready:
                 os.eventfd_read(self.pausing)
                 course.is_paused = True

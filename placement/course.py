@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from lifl.api.job import FLJob
 from lifl.errors import Busy, PermanentError
@@ -107,16 +107,21 @@ class Course:
         """The next round, if none is under way and enough clients are there."""
         if not self.members.is_whole or self.done_at is not None or self.is_paused:
             return
+        asking = self.planning.asking
         if self.round is not None and self.round.phase != "published":
+            if not asking.has_asked:  # a coordinator that came back; the round is in need of it
+                asking.may_plan(self._want(len(self.roster)))
             return
         needed, here = self._needed(), len(self.members.connected)
         if here < needed or self.plan is None:
             emit("waiting", clients=here, need=needed)
-        asking, want = self.planning.asking, self.planning.want
         if here < needed:
-            asking.wants_nothing(want(self.members, 0, self.holding))
-        elif asking.may_plan(want(self.members, here, self.holding)):
+            asking.wants_nothing(self._want(0))
+        elif asking.may_plan(self._want(self.planning.drawn(here))):
             self._next_round()
+
+    def _want(self, clients: int) -> dict[str, Any]:
+        return self.planning.want(self.members, clients, self.holding)
 
     def share_has_changed(self) -> None:
         """It holds for the next round; one that is planned and has not begun is planned anew."""

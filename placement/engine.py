@@ -269,24 +269,24 @@ class Engine:
         elif child.what != job.named("coordinator"):
             if code:
                 why = _ending("the process of the trainers", code, child.speaker.last)
-                self._fails(job, why, "trainer-failed")
+                self._fails(job, Over(why, code="trainer-failed"))
         elif is_crash and code < 0:
             job.say("restart", what="coordinator")
             self._start_coordinator(job)
         else:
-            self._fails(job, _ending("the coordinator", code, child.speaker.last), "defect")
+            self._fails(job, Over(_ending("the coordinator", code, child.speaker.last)))
 
     @property
     def are_over(self) -> bool:
         """All jobs are done, or have failed."""
         return all(job.is_over for job in self.jobs.values())
 
-    def _fails(self, job: LocalJob, why: str, code: str) -> None:
-        """A job has failed; others go on."""
+    def _fails(self, job: LocalJob, over: Over) -> None:
+        """A job has failed, which ends the run unless there are others."""
         if not self.is_shared:
-            raise Over(why, code=code)
-        if why:
-            job.say("failed", error=why, code=code)
+            raise over
+        if str(over):
+            job.say("failed", error=str(over), code=over.code)
         self._is_over(job)
         for child in self.children.values():
             if child.job is job:
@@ -357,7 +357,8 @@ class Engine:
                 return
             case "missed":
                 if not job.has_begun:
-                    self._fails(job, f"{event['text']}, {FIRST_WAITS}", "trainer-failed")
+                    over = Over(f"{event['text']}, {FIRST_WAITS}", code="trainer-failed")
+                    self._fails(job, over)
                 return
             case "ask" if not job.is_over:
                 self.arbiter.ask(Want(**{k: v for k, v in event.items() if k != "event"}))
@@ -373,7 +374,7 @@ class Engine:
         if event["event"] == "published":
             self.arbiter.round_done(job.name)
         if event["event"] == "failed":
-            self._fails(job, "", "")
+            self._fails(job, Over())
 
     # -- the end -----------------------------------------------------------------------------
     def end(self) -> None:

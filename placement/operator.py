@@ -29,6 +29,7 @@ import kopf
 
 from lifl.errors import LiflError
 from lifl.functions.wire import Keys
+from lifl.placement.arbiter import Arbiter, Share
 from lifl.placement.cluster import names
 from lifl.placement.cluster.api import Api, Missing, Object, path_of
 from lifl.placement.cluster.decide import ENDED
@@ -72,6 +73,14 @@ class Operator:
     keepers: dict[str, Keeper] = field(default_factory=dict)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.arbiter = Arbiter(self._tell_share)
+
+    def _tell_share(self, full_name: str, share: Share) -> None:
+        for keeper in self.keepers.values():
+            if keeper.full_name == full_name:
+                keeper.tell_share(share)
+
     async def start(self, keys: Keys) -> None:
         """In kopf's loop, before it watches anything."""
         there = await asyncio.to_thread(self.api.items, names.fljob("", ""))
@@ -107,6 +116,7 @@ class Operator:
         keeper = self.keepers[uid] = Keeper(
             self.api, self.desk, self.install, body, epoch=self.epoch,
             identity=settings.identity, address=settings.address, directory=settings.directory,
+            arbiter=self.arbiter,
         )  # fmt: skip
         keeper.start().add_done_callback(_must_not_fail)
 

@@ -96,7 +96,7 @@ class Planning:
         """Keys of the clients of a round, of those that are there: its roster."""
         clients, seed = self.job.spec.clients, self.job.spec.seed
         check_enough(len(by_name), minimum=clients.least_drawn, round=number)
-        count = min(self._drawn(len(by_name)), self.geometry.roster)
+        count = self.drawn(len(by_name))
         seen = {name: self.history.clients.get(key) for name, key in by_name.items()}
         known = {name: last for name, last in seen.items() if last is not None}
         match clients.selection:
@@ -112,6 +112,10 @@ class Planning:
                     round=number, seed=seed,
                 )  # fmt: skip
         return [by_name[name] for name in sorted(chosen, key=_natural)]
+
+    def drawn(self, clients: int) -> int:
+        """How many a round draws of so many that are there, as far as the memory is made for it."""
+        return min(self._drawn(clients), self.geometry.roster)
 
     def _drawn(self, clients: int) -> int:
         """How many a round draws of so many that are there."""
@@ -180,12 +184,11 @@ class Planning:
         return min(self.job.spec.memory.input_slots, self.asking.slots(node))
 
     def want(self, members: Membership, clients: int, holding: Iterable[str]) -> dict[str, Any]:
-        """What the job asks for, as arbiter.Want; of so many clients that are there."""
+        """What the job asks for, as arbiter.Want, for so many clients in its round."""
         spec = self.job.spec
-        drawn = min(self._drawn(clients), self.geometry.roster) if clients else 0
-        fixed = arena_bytes(self.geometry, self._sum_slots(drawn or spec.client_count), inputs=0)
+        fixed = arena_bytes(self.geometry, self._sum_slots(self.geometry.roster), inputs=0)
         return {
-            "job": self.name, "clients": drawn, "slots": spec.memory.input_slots,
+            "job": self.name, "clients": clients, "slots": spec.memory.input_slots,
             "priority": spec.placement.priority, "weight": spec.placement.weight,
             "policy": spec.placement.policy,
             "nodes": {node.name: self._node(node).capacity_updates for node in members},

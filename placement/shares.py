@@ -112,10 +112,10 @@ def _shares(asks: Sequence[Ask], taken: dict[str, float]) -> dict[str, int]:
     left = 1.0 - sum(count / rooms[job] for job, count in whole.items() if count)
     for ask in sorted(asks, key=lambda ask: (ask.turn, whole[ask.job], ask.job)):
         room = rooms[ask.job]
-        if room and whole[ask.job] < len(ask.snapshot.clients):
-            if left >= 1 / room - policies.ROUNDING:
-                whole[ask.job] += 1
-                left -= 1 / room
+        wants_more = room > 0 and whole[ask.job] < len(ask.snapshot.clients)
+        if wants_more and left >= 1 / room - policies.ROUNDING:
+            whole[ask.job] += 1
+            left -= 1 / room
     return whole
 
 

@@ -282,7 +282,7 @@ def test_the_agents_loop_wakes_when_the_silence_is_over(
         router=nothing, endpoint=SimpleNamespace(fds=[]), pool=SimpleNamespace(processes={}),
         lines=SimpleNamespace(sockets=[]), node=SimpleNamespace(jobs=jobs),
         accounts=SimpleNamespace(overdue=lambda: None),
-        steward=SimpleNamespace(sockets=[], silent_for_s=lambda: silent_s),
+        steward=SimpleNamespace(sockets=[], silent_for_s=lambda: silent_s), notice=None,
     )  # fmt: skip
     monkeypatch.setattr(agent_module.zmq, "Poller", Poller)
     Agent._poll(agent)
