@@ -13,7 +13,8 @@ alone has all of it; of its input slots it may use the same share, at least one.
 a budget of shared memory, every job that is there or has begun there keeps what it needs besides
 input slots (`fixed_bytes`: sums and models, which outlive rounds).  The rest is shared as capacity
 is: by priority, then max-min fairly by weight.  Where not even one slot is left, the job with the
-lowest priority and the latest turn has nothing on that node.
+lowest priority and the latest turn has nothing on that node.  A job that is alone there is never
+told so: whether it fits at all the agent knows, and says.
 """
 
 from __future__ import annotations
@@ -238,6 +239,8 @@ def _parts(
             ]  # fmt: skip
             free = min(budgets) - sum(want.fixed_bytes for want in held)
             slots = _within(free, here, slots)
+            if len(held) == 1:  # whether it fits alone is its agent's to say, which knows
+                slots = {job: max(1, count) for job, count in slots.items()}
             crowded = [want for want in here if slots[want.job] < 1]
             if crowded:
                 last = max(crowded, key=lambda w: (-w.priority, turns.get(w.job, 0.0), w.job))

@@ -313,6 +313,7 @@ class Engine:
 
     def _tell_share(self, name: str, share: Share) -> None:
         self.jobs[name].tell(share.wire())
+        self.jobs[name].say("share", **share.wire())
 
     def _see_memory(self, what: str) -> None:
         """A memory limit that has killed one process would kill the next: the run ends."""

@@ -186,7 +186,8 @@ class Planning:
     def want(self, members: Membership, clients: int, holding: Iterable[str]) -> dict[str, Any]:
         """What the job asks for, as arbiter.Want, for so many clients in its round."""
         spec = self.job.spec
-        fixed = arena_bytes(self.geometry, self._sum_slots(self.geometry.roster), inputs=0)
+        most = max(clients, self.drawn(spec.client_count))
+        fixed = arena_bytes(self.geometry, self._sum_slots(most), inputs=0)
         return {
             "job": self.name, "clients": clients, "slots": spec.memory.input_slots,
             "priority": spec.placement.priority, "weight": spec.placement.weight,
@@ -198,10 +199,10 @@ class Planning:
         }  # fmt: skip
 
     def _sum_slots(self, clients: int) -> int:
-        """Of all roles of a node that serves so many clients: a pair each, three for the top."""
+        """Of the leaves, middle and top of a node that serves so many: pairs, three for the top."""
         fan_in = self._fan_in(clients)
         leaves = min(clients, self.leaves_most) if fan_in is None else leaf_count(clients, fan_in)
-        return min(self.geometry.sums, 2 * (leaves + 1) + 1)
+        return min(self.geometry.sums, 2 * (leaves + 1) + 3)
 
     # -- messages ----------------------------------------------------------------------------
     def to_agent(self, plan: Plan, name: str, *, epoch: int, number: int) -> Message:
