@@ -13,8 +13,9 @@ alone has all of it; of its input slots it may use the same share, at least one.
 a budget of shared memory, every job that is there or has begun there keeps what it needs besides
 input slots (`fixed_bytes`: sums and models, which outlive rounds).  The rest is shared as capacity
 is: by priority, then max-min fairly by weight.  Where not even one slot is left, the job with the
-lowest priority and the latest turn has nothing on that node.  A job that is alone there is never
-told so: whether it fits at all the agent knows, and says.
+lowest priority and the latest turn has nothing on that node; one that has not begun and would not
+fit if all others had no slot does not crowd out anybody.  The first job always has a slot: what is
+known here is an upper bound, and whether it fits at all its agent says.
 """
 
 from __future__ import annotations
@@ -238,13 +239,20 @@ def _parts(
                 if want in here or node in holding.get(want.job, ())
             ]  # fmt: skip
             free = min(budgets) - sum(want.fixed_bytes for want in held)
-            slots = _within(free, here, slots)
-            if len(held) == 1:  # whether it fits alone is its agent's to say, which knows
-                slots = {job: max(1, count) for job, count in slots.items()}
-            crowded = [want for want in here if slots[want.job] < 1]
-            if crowded:
-                last = max(crowded, key=lambda w: (-w.priority, turns.get(w.job, 0.0), w.job))
-                return {}, (last.job, node)
+            order = sorted(here, key=lambda w: (-w.priority, turns.get(w.job, 0.0), w.job))
+            hopeless = [
+                want for want in order
+                if free < want.slot_bytes and node not in holding.get(want.job, ())
+            ]  # fmt: skip
+            if hopeless and len(held) > 1:
+                return {}, (hopeless[-1].job, node)
+            first, *rest = order
+            fit = _within(free, order, slots)
+            if fit[first.job] < 1:
+                fit = {first.job: 1} | _within(free - first.slot_bytes, rest, slots)
+            slots = fit
+            if crowded := [want for want in order if slots[want.job] < 1]:
+                return {}, (crowded[-1].job, node)
         for want in here:
             updates = math.floor(share[want.job] * want.nodes[node] + policies.ROUNDING)
             updates = max(1, min(updates, slots[want.job]))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,13 @@ class Together:
 
     def job(self, name: str, *, file: str = "", module: str = "together", **spec: Any) -> Path:
         trainer = {"entrypoint": f"{module}:train_{name}", "clients": spec.pop("clients", 4)}
-        if (how := spec.pop("how", "")):
+        if how := spec.pop("how", ""):
             trainer["entrypoint"] = f"{module}:train_{how}"
         path = self.runner.folder / (file or f"{name}.json")
         path.write_text(json.dumps({
             "apiVersion": "fl.lifl.dev/v1alpha1", "kind": "FLJob", "metadata": {"name": name},
-            "spec": {"rounds": 3, "model": {"initial": "together:initial_model"},
+            "spec": {"rounds": 3, "memory": {"inputSlots": 4},
+                     "model": {"initial": "together:initial_model"},
                      "trainer": trainer, **spec},
         }))  # fmt: skip
         return path
@@ -181,19 +182,19 @@ def test_jobs_that_cannot_run_together_are_named(
 def test_weights_3_to_1_give_slots_3_to_1(together: Together) -> None:
     together.steps("waits", "a 2 go", "b 2 go")
     process = together.start(
-        together.job("a", clients=8, placement={"weight": 3}), together.job("b", clients=8)
+        together.job("a", placement={"weight": 3}), together.job("b")
     )
     for _ in range(2):
         until_round(process, 1)
     wait_until(
-        lambda: gauge(latest(together) / "a", "lifl_slots") == {"a": 6, "b": 2},
+        lambda: gauge(latest(together) / "a", "lifl_slots") == {"a": 3, "b": 1},
         lambda: f"slots: {gauge(latest(together) / 'a', 'lifl_slots')}", 30,
     )  # fmt: skip
     (together.runner.folder / "go").touch()
     run = together.runner.finish(process)
     assert run.status == 0, run.stderr
-    check(run, "a", rounds=3, clients=8)
-    check(run, "b", rounds=3, clients=8)
+    check(run, "a", rounds=3, clients=4)
+    check(run, "b", rounds=3, clients=4)
 
 
 def test_a_higher_priority_comes_first_between_rounds(together: Together) -> None:
@@ -201,8 +202,8 @@ def test_a_higher_priority_comes_first_between_rounds(together: Together) -> Non
     together.steps("marks", "a 2 late", "b 1 b-is-there")
     together.steps("waits", "a 2 b-is-there", "b 2 a-waits")
     process = together.start(
-        together.job("a", clients=8),
-        together.job("b", clients=8, rounds=2, module="late", placement={"priority": 5}),
+        together.job("a"),
+        together.job("b", rounds=2, module="late", placement={"priority": 5}),
     )
     assert process.stdout is not None
     events = []
@@ -216,10 +217,10 @@ def test_a_higher_priority_comes_first_between_rounds(together: Together) -> Non
     run.events = events
     assert run.status == 0, (events[-5:], run.stderr)
     (waits,) = of(run, "a", "crowded_out")
-    assert "b (priority 5) 8" in waits["text"]
+    assert "b (priority 5) 4" in waits["text"]
     assert at(run, "a", "round_done", 2) < at(run, "b", "done") < at(run, "a", "round_started", 3)
-    check(run, "a", rounds=3, clients=8)
-    check(run, "b", rounds=2, clients=8)
+    check(run, "a", rounds=3, clients=4)
+    check(run, "b", rounds=2, clients=4)
 
 
 SIZE = 100_000
@@ -228,17 +229,17 @@ SIZE = 100_000
 def test_a_job_that_comes_second_gets_memory_that_the_first_gives_back(
     together: Together,
 ) -> None:
-    """There is memory for 8 input slots, of which a has all until b comes."""
+    """There is memory for 4 input slots, of which a has all until b comes."""
     together.env["TOGETHER_SIZE"] = str(SIZE)
     layout = Layout.of({"x": np.zeros(SIZE, np.float32)})
     page = layout.update_bytes // 4096 * 4096 + 4096
-    fixed = (2 * 3 + 3 + 1) * page + 300_000  # sums of three levels, the model, words
-    budget = 2 * fixed + 8 * page
+    fixed = (2 * 2 + 3 + 1) * page + 300_000  # sums of three levels, the model, words
+    budget = 2 * fixed + 4 * page
     together.steps("marks", "a 2 late", "b 2 b-is-there")
     together.steps("waits", "a 2 go", "a 3 b-is-there")
     process = together.start(
-        together.job("a", clients=8, rounds=5),
-        together.job("b", clients=8, module="late"),
+        together.job("a", rounds=5),
+        together.job("b", module="late"),
         arguments=("--arena-memory", str(budget)),
     )
     seen: list[dict[str, float]] = []
@@ -256,21 +257,21 @@ def test_a_job_that_comes_second_gets_memory_that_the_first_gives_back(
     assert any(len(each) == 2 for each in seen)
     assert max(sum(each.values()) for each in seen) <= budget
     assert at(run, "b", "round_done", 2) < at(run, "a", "done")
-    check(run, "a", rounds=5, clients=8)
-    check(run, "b", rounds=3, clients=8)
+    check(run, "a", rounds=5, clients=4)
+    check(run, "b", rounds=3, clients=4)
 
 
 def test_without_a_slot_for_it_a_job_waits_and_nobody_fails(together: Together) -> None:
     """a's memory is all there is: b says so, and begins when a is done."""
     together.env["TOGETHER_SIZE"] = str(SIZE)
     page = SIZE * 4 // 4096 * 4096 + 4096
-    fixed = (2 * 3 + 3 + 1) * page + 300_000
+    fixed = (2 * 2 + 3 + 1) * page + 300_000
     together.steps("marks", "a 1 late")
     together.steps("waits", "a 2 go")
     process = together.start(
-        together.job("a", clients=8),
-        together.job("b", clients=8, module="late"),
-        arguments=("--arena-memory", str(fixed + 8 * page)),
+        together.job("a"),
+        together.job("b", module="late"),
+        arguments=("--arena-memory", str(fixed + 4 * page)),
     )
     assert process.stdout is not None
     events = []
@@ -283,7 +284,7 @@ def test_without_a_slot_for_it_a_job_waits_and_nobody_fails(together: Together) 
     assert run.status == 0, (events[-5:], run.stderr)
     assert "bytes of shared memory" in of(run, "b", "crowded_out")[0]["text"]
     assert at(run, "a", "done") < at(run, "b", "round_started", 1)
-    check(run, "b", rounds=3, clients=8)
+    check(run, "b", rounds=3, clients=4)
 
 
 def test_lifl_top_and_keys_ask_which_job(together: Together) -> None:
@@ -293,7 +294,7 @@ def test_lifl_top_and_keys_ask_which_job(together: Together) -> None:
         (folder / job).mkdir(parents=True)
         (folder / job / "run.json").write_text("{}")
     done = subprocess.run(
-        [os.sys.executable, "-m", "lifl", "top", str(folder)],  # type: ignore[attr-defined]
+        [sys.executable, "-m", "lifl", "top", str(folder)],
         capture_output=True, text=True, check=False, timeout=30,
     )  # fmt: skip
     assert done.returncode == 2
