@@ -129,7 +129,7 @@ def test_memory_is_shared_like_capacity(told: Told) -> None:
 
 def test_what_has_begun_keeps_its_model(told: Told) -> None:
     """z does not fit beside the 60 that a and b keep: they go on, and z comes when one ends."""
-    memory = {"budgets": {"n": 100}, "fixed_bytes": 30, "slot_bytes": 20}
+    memory: dict[str, Any] = {"budgets": {"n": 100}, "fixed_bytes": 30, "slot_bytes": 20}
     for job in "ab":
         told.arbiter.ask(want(job, **memory))
     told.arbiter.ask(want("z", priority=1, **memory))
@@ -192,7 +192,7 @@ class Line:
         monkeypatch.setattr(
             asking_module, "emit", lambda event, **fields: self.asked.append({event: fields})
         )
-        monkeypatch.setattr(asking_module.os, "read", lambda fd, size: self.text.read(size))
+        monkeypatch.setattr("os.read", lambda _, size: self.text.read(size))
 
     def say(self, parts: dict[str, list[int]], why: str = "") -> None:
         self.text = io.BytesIO(json.dumps({"parts": parts, "why": why}).encode() + b"\n")

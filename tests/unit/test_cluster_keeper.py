@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from lifl.errors import NoSpace, TransientError
+from lifl.placement.arbiter import Arbiter
 from lifl.placement.cluster import keeper as keeper_module
 from lifl.placement.cluster import runs
 from lifl.placement.cluster.desk import NodeHere, Posted
@@ -82,7 +83,7 @@ class Lines:
 def kept(api: Objects, desk: Lines, directory: Path) -> Keeper:
     return Keeper(
         api, desk, INSTALL, body(), epoch=1, identity="operator-1",  # type: ignore[arg-type]
-        address="127.0.0.1", directory=directory,
+        address="127.0.0.1", directory=directory, arbiter=Arbiter(lambda job, share: None),
     )  # fmt: skip
 
 
