@@ -298,12 +298,13 @@ def doctor(as_json: bool, clean: bool) -> None:
 def report(directory: Path, no_plots: bool) -> None:
     """Write a run's report.html, which needs no network, and PNGs of its charts.
 
-    RUN is the run's directory, runs/latest unless given.
+    RUN is the run's directory, runs/latest unless given; of several jobs each gets its own.
     """
     from lifl.cli.report.write import can_plot, write_page, write_plots
     from lifl.placement.resume import jobs_of
 
-    folders = jobs_of(directory) or [directory]
+    folders = [path for path in jobs_of(directory) if (path / "rounds.jsonl").exists()]
+    folders = folders or [directory]
     for folder in folders:
         click.echo(write_page(folder))
     if no_plots:

@@ -287,15 +287,14 @@ def test_without_a_slot_for_it_a_job_waits_and_nobody_fails(together: Together) 
     check(run, "b", rounds=3, clients=4)
 
 
-def test_lifl_top_and_keys_ask_which_job(together: Together) -> None:
-    """Of a run of several jobs, which lies in folders."""
-    folder = together.runner.folder / "runs" / "jobs-1"
+@pytest.mark.parametrize("command", [["top"], ["keys", "list", "--run"]])
+def test_of_several_jobs_one_is_to_be_named(tmp_path: Path, command: list[str]) -> None:
     for job in "ab":
-        (folder / job).mkdir(parents=True)
-        (folder / job / "run.json").write_text("{}")
+        (tmp_path / job).mkdir()
+        (tmp_path / job / "run.json").write_text("{}")
     done = subprocess.run(
-        [sys.executable, "-m", "lifl", "top", str(folder)],
+        [sys.executable, "-m", "lifl", *command, str(tmp_path)],
         capture_output=True, text=True, check=False, timeout=30,
     )  # fmt: skip
     assert done.returncode == 2
-    assert f"several jobs: name one of {folder / 'a'}, {folder / 'b'}" in done.stderr
+    assert f"several jobs: name one of {tmp_path / 'a'}, {tmp_path / 'b'}" in done.stderr
