@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint test-torch test-gpu test-interop test-chart test-cluster \
-	cluster-up cluster-down cluster-status cluster-image bench bench-placement bench-docs clean
+	cluster-up cluster-down cluster-status cluster-image bench bench-placement bench-netns bench-docs clean
 
 PYTHON_ENV := .venv/bin/python
 TAG ?= dev
@@ -65,9 +65,13 @@ bench: setup ## measure, each figure beside its reference; CASE=fold for one of 
 bench-placement: setup ## policies, the paper's steps, planner and simulator; CASE=planner for one
 	@$(PYTHON_ENV) -m benchmarks.placement $(CASE)
 
+bench-netns: setup ## real rounds over network namespaces, and the simulator beside them; root, 30 min
+	@$(PYTHON_ENV) -m benchmarks.placement netns-64 netns-16 calibration --out build/bench-netns.json
+
 bench-docs: setup ## write the figures of build/bench*.json into docs/benchmarks.md, docs/placement.md
 	@$(PYTHON_ENV) -m benchmarks.docs
 	@[ ! -e build/bench-placement.json ] || $(PYTHON_ENV) -m benchmarks.docs_placement
+	@[ ! -e build/bench-netns.json ] || $(PYTHON_ENV) -m benchmarks.docs_netns
 
 clean: ## remove what was built, .venv included; runs/ stays
 	rm -rf .venv .venv-torch build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

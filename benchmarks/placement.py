@@ -2,8 +2,9 @@
 
     python -m benchmarks.placement [CASE ...] [--out build/bench-placement.json]
 
-Rows are those of `make bench`.  Real runs of `fanIn: auto` are cases, too (fan-in-8-1MB, …), which
-are measured where they are named.
+Rows are those of `make bench`.  Real runs are cases, too, which are measured where they are named:
+`fanIn: auto` (fan-in-8-1MB, …), policies over network namespaces (netns-64, netns-16), and the
+simulator beside such rounds (calibration).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import case_fanin, case_planner, case_policies
+from benchmarks import case_calibration, case_fanin, case_netns, case_planner, case_policies
 from benchmarks.__main__ import run
 from benchmarks.rows import Case
 from benchmarks.system import machine
@@ -21,7 +22,9 @@ from benchmarks.system import machine
 DEFAULT: dict[str, Case] = {
     case.name: case for case in (*case_policies.CASES, *case_planner.CASES)
 }
-CASES = DEFAULT | {case.name: case for case in case_fanin.CASES}
+CASES = DEFAULT | {
+    case.name: case for case in (*case_fanin.CASES, *case_netns.CASES, case_calibration.CASE)
+}
 
 
 @click.command()

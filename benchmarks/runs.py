@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,14 +77,16 @@ class Job:
 def started(
     *, clients: int, size_bytes: int, rounds: int, busy_rounds: int | None = None,
     trainers: bool = True, train: str = "train", spec: dict[str, Any] | None = None,
+    flags: Sequence[str] = (), limit_s: float = LIMIT_S,
 ) -> Iterator[Job]:  # fmt: skip
-    """A job of `clients` × `size_bytes`, ended when the block is left, or after LIMIT_S.
+    """A job of `clients` × `size_bytes`, ended when the block is left, or after `limit_s`.
 
     Args:
         busy_rounds: after so many the clients train for ever.
         trainers: False: clients come from outside, with the files of the run directory.
         train: which function of bench_trainer.py the clients run.
         spec: what else the job has.
+        flags: of `lifl run`.
     """
     folder = Path(tempfile.mkdtemp(prefix="lifl-bench-", dir="/tmp"))  # short: socket paths are
     shutil.copy(TRAINER, folder)
@@ -106,10 +108,10 @@ def started(
     with (folder / "stderr").open("w") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "lifl", "run", str(folder / "job.json"), "--json",
-             "--out", str(folder / "runs")],
+             "--out", str(folder / "runs"), *flags],
             stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment,
         )  # fmt: skip
-    limit = threading.Timer(LIMIT_S, process.terminate)
+    limit = threading.Timer(limit_s, process.terminate)
     limit.start()
     try:
         yield Job(process, folder)

@@ -117,7 +117,10 @@ class Runtime:
             case "assign":
                 self._assign(message, fds)
             case "leave":
-                self._leave(over=message["over"])
+                if message["if_idle"]:
+                    self._leave_if_idle()
+                else:
+                    self._leave(over=message["over"])
             case "ping":
                 self._tell({"t": "pong"})
             case "joined":
@@ -192,6 +195,18 @@ class Runtime:
         except Exception as error:
             log.exception("%s %d", held.aggregator.role.kind, held.aggregator.role.endpoint)
             self._tell({"t": "failed", "job": held.job, "error": repr(error)})
+
+    def _leave_if_idle(self) -> None:
+        """Give the role up unless something is to be done: then register it again, and stay."""
+        held = self.held
+        if held is None:
+            return
+        self._advance(held)
+        if held.aggregator.may_leave():
+            self._leave()
+        else:
+            self._register(held, first=False)
+            self._report()
 
     def _leave(self, *, over: bool = False) -> None:
         """Give the role up, now or with a later wake-up: a release, or the end of the round.

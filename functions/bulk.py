@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from lifl.errors import InvalidUpdate, LiflError, Unreachable
+from lifl.errors import InvalidUpdate, LiflError, TransientError, Unreachable
 from lifl.functions import tcp
 from lifl.functions.jobs import Uploading
 from lifl.functions.sealing import (
@@ -122,7 +122,7 @@ class Bulk:
     """The listener and all connections.
 
     Args:
-        host: interface to listen on; the system chooses the port.
+        host, port: where to listen; 0: the system chooses the port.
         gateway: this gateway's public key.
         wrote: a chunk of this upload is in its slot and has its tag.
         lost: the connection of this upload is gone, and why.
@@ -130,9 +130,16 @@ class Bulk:
 
     def __init__(
         self, host: str, gateway: str, *, wrote: Callable[[Connection, Uploading], None],
-        lost: Callable[[Connection, Uploading, LiflError], None],
+        lost: Callable[[Connection, Uploading, LiflError], None], port: int = 0,
     ) -> None:  # fmt: skip
-        self.listener = tcp.listen(host, backlog=4096)
+        try:
+            self.listener = tcp.listen(host, port, backlog=4096)
+        except OSError as error:
+            raise TransientError(
+                f"cannot listen at {host}:{port} ({error.strerror}): end what listens there, or "
+                "choose another port for models and updates",
+                code="port-in-use",
+            ) from error
         self.port: int = self.listener.getsockname()[1]
         self._wrote, self._lost = wrote, lost
         self._epoll = select.epoll()
@@ -356,7 +363,8 @@ class Bulk:
                 connection.up.skip()
             connection.target = connection.open = None
         else:
-            # of a go that was on its way when the connection before this one broke
+            # of a go that was on its way when the connection before this one broke, or made up
+            self.refused["not granted"] += 1
             raise Unreachable(f"a chunk says {head}, which nobody was told to send here")
         connection.head, connection.left, connection.filled = head, head.length, 0
 

@@ -69,19 +69,21 @@ class Clients:
     Args:
         rights: public key -> client, worker, observer, node or coordinator.
         jobs: the gateway's jobs by name.
-        host, keys: where the bulk port listens, and what its tickets are bound to.
+        host, bulk_port, keys: where the bulk port listens, and what its tickets are bound to.
         report: tells the coordinator something.
         serve: looks at a job's words, when a slot may have become free.
     """
 
     def __init__(
         self, router: zmq.Socket[bytes], node: str, rights: dict[str, str], jobs: dict[str, Job],
-        *, host: str, keys: Keys, report: Callable[[Message], None],
+        *, host: str, bulk_port: int, keys: Keys, report: Callable[[Message], None],
         serve: Callable[[Job], None],
     ) -> None:  # fmt: skip
         self.router, self.node = router, node
         self.secure = keys.is_secure
-        self.uploads = Uploads(jobs, host, keys.public, send=self.send, serve=serve)
+        self.uploads = Uploads(
+            jobs, host, bulk_port, keys.public, send=self.send, serve=serve
+        )
         self.bulk = self.uploads.bulk
         if self.secure:
             preload()
@@ -92,14 +94,26 @@ class Clients:
         self.expected: set[str] = set()  # jobs that the coordinator has, here already or not
         self.over: set[str] = set()  # jobs that have ended
         self.revoked: set[str] = set()
+        self.ports: dict[str, int] = {}  # key -> where it finds the bulk port; else at its own
+        # job -> other nodes' gateways, and the same as those from outside find them
+        self.elsewhere: dict[str, tuple[list[list[str]], list[list[str]]]] = {}
         self.unknown: dict[str, dict[str, bytes]] = {}  # hello before the job is here
-        self.monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self.monitor = router.get_monitor_socket(
+            zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+        )
         self._look_at = math.inf  # when to see who has left (monotonic seconds)
 
     def adopt(self, job: Job) -> None:
         """Take in those who said hello before the job's memory was here."""
         for key, peer in self.unknown.pop(job.name, {}).items():
             self._belongs(job, key)[key] = peer
+
+    def forget(self, job: Job) -> None:
+        """The job's memory goes; where it is not over it may come again, and who is here waits."""
+        self.bulk.close_job(job.name)
+        if not job.ended:
+            here = self.unknown.setdefault(job.name, {})
+            here |= job.clients | job.workers | job.observers
 
     def send(self, peer: bytes, message: Message, payload: memoryview | None = None) -> bool:
         """False when the connection has ended: whoever it was will ask again."""
@@ -123,9 +137,13 @@ class Clients:
         rejected, self.rejected = self.rejected, {}
         rejected |= {f"bulk: {why}": count for why, count in self.bulk.refused.items()}
         self.bulk.refused.clear()
+        for job in self.jobs.values():
+            if job.intake.tally.queue is not None:
+                job.intake.tally.queue_is(job.in_service())
         return {"rejected": rejected, "jobs": {
             job.name: {"counts": job.intake.tally.take(), "slots_used": job.intake.in_use(),
-                       "queue": job.intake.queued() + len(job.waiting)}
+                       "queue": job.intake.queued() + len(job.waiting),
+                       "in_service": job.in_service()}
             for job in self.jobs.values()
         }}  # fmt: skip
 
@@ -236,7 +254,9 @@ class Clients:
     def disconnected(self) -> None:
         """Some connection ended; libzmq does not say whose, so see a little later."""
         while self.monitor.poll(0):
-            zmq.utils.monitor.recv_monitor_message(self.monitor)
+            event = zmq.utils.monitor.recv_monitor_message(self.monitor)["event"]
+            if event != zmq.EVENT_DISCONNECTED:  # a key without its secret, or no ZeroMQ at all
+                self.rejected["bad-handshake"] = self.rejected.get("bad-handshake", 0) + 1
         self._look_at = min(self._look_at, time.monotonic() + LOOK_S)
 
     def wait_s(self) -> float:
@@ -304,9 +324,9 @@ class Clients:
         self.revoked = (self.revoked | gone) - rights.keys()
         for job in self.jobs.values():
             self._put_out(job, gone)
-        for waiting in self.unknown.values():
-            for key in gone:
-                waiting.pop(key, None)
+        for name, waiting in self.unknown.items():
+            for key in gone & waiting.keys():
+                self.send(waiting.pop(key), rejection(name, {}, self._stranger(key)))
 
     def _put_out(self, job: Job, gone: Set[str]) -> None:
         """Who waits goes first: a slot that becomes free here must not be one of theirs."""
@@ -350,7 +370,8 @@ class Clients:
         assert job.layout is not None
         self.send(peer, {"t": "welcome", "job": job.name, "node": self.node,
                           "layout": job.layout.to_wire(), "digest": job.layout.digest,
-                          "settings": job.settings})  # fmt: skip
+                          "settings": job.settings,
+                          "elsewhere": self._elsewhere(job.name, key)})  # fmt: skip
         if job.ended:
             self.send(peer, {"t": "done", "job": job.name, "round": job.round})
         elif key in job.clients:
@@ -360,11 +381,28 @@ class Clients:
         elif (model := job.intake.model()) is not None:
             self.send(peer, {"t": "published", "job": job.name, "round": model[1].round})
 
+    def _elsewhere(self, name: str, key: str) -> list[list[str]]:
+        near, far = self.elsewhere.get(name, ([], []))
+        return far if key in self.ports else near
+
+    def tell_elsewhere(
+        self, name: str, near: list[list[str]], far: list[list[str]]
+    ) -> None:
+        """Where clients of this gateway go when it is gone."""
+        self.elsewhere[name] = near, far
+        job = self.jobs.get(name)
+        here = [self.unknown.get(name, {})] + ([job.clients, job.workers] if job else [])
+        for peers in here:
+            for key, peer in peers.items():
+                gateways = self._elsewhere(name, key)
+                self.send(peer, {"t": "elsewhere", "job": name, "gateways": gateways})
+
     def announce(self, job: Job, key: str, peer: bytes) -> None:
         """Tell a client about the round, if it is part of it."""
         bit = job.bit(key)
         if bit is None or not job.has_model:
             return
+        job.announced.add(key)
         need = not job.answered >> bit & 1
         news = {
             "t": "round", "job": job.name, "round": job.round, "need": need,
@@ -443,8 +481,9 @@ class Clients:
             raise Refused(f"a {right} gets no ticket")
         ticket = self.bulk.tickets.issue(key, job.name, self._mode())
         self.send(peer, {
-            "t": "ticket", "job": job.name, "n": message["n"], "port": self.bulk.port,
-            "id": ticket.id, "secret": ticket.secret, "mode": ticket.mode.name.lower(),
+            "t": "ticket", "job": job.name, "n": message["n"],
+            "port": self.ports.get(key, self.bulk.port), "id": ticket.id,
+            "secret": ticket.secret, "mode": ticket.mode.name.lower(),
         })  # fmt: skip
 
     def _mode(self) -> Mode:

@@ -61,7 +61,7 @@ class Gateway:
 
     def __init__(
         self, socket_path: Path, node: str, listen: str, keys: Keys,
-        coordinator: tuple[str, str] | None,
+        coordinator: tuple[str, str] | None, bulk_port: int = 0,
     ) -> None:  # fmt: skip
         self.node, self.keys = node, keys
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
@@ -73,18 +73,18 @@ class Gateway:
         self.lines = Lines(self.context, keys, node)
         if coordinator is not None:
             self.lines.lead_to({EVERYTHING: coordinator})
-        self.enrolled: dict[str, tuple[dict[str, str], list[str]]] = {}  # by line: keys, jobs
+        self.enrolled: dict[str, Message] = {}  # by line: who has which rights
         self.rights: dict[str, str] = {}
         self.jobs: dict[str, Job] = {}
         self.clients = Clients(
             self.router, node, self.rights, self.jobs, host=host_of(self.endpoint),
-            keys=keys, report=self.lines.send, serve=self._serve,
+            bulk_port=bulk_port, keys=keys, report=self.lines.send, serve=self._serve,
         )  # fmt: skip
         self.agent = Lanes(
             socket_path, self.endpoint, keys.public, self.jobs, self._ready,
-            self.clients.bulk.close_job,
+            self.clients.forget,
         )  # fmt: skip
-        self.agent.figures = self.clients.figures
+        self.agent.figures = self._figures
         self.agent.coordinators = self._coordinators
         self._poller, self._polled = zmq.Poller(), list[Any]()
         self.peers: dict[tuple[str, str], Peer] = {}
@@ -125,6 +125,8 @@ class Gateway:
         for job in self.jobs.values():
             self._progress(job)
             self.agent.withhold(job)
+            if job.intake.tally.queue is not None:
+                job.intake.tally.queue_is(job.in_service())
         if self.agent.control is None:
             self.agent.connect()
 
@@ -159,6 +161,13 @@ class Gateway:
             self._obey(job.name, early)
         self._serve(job)
 
+    def _figures(self) -> Message:
+        """For the node's metrics; keys that the door refused never reach `clients`."""
+        figures = self.clients.figures()
+        if self.door.refused:
+            figures["rejected"]["unknown-key"], self.door.refused = self.door.refused, 0
+        return figures
+
     # -- coordinator -------------------------------------------------------------------------
     def _hello(self, only: str | None = None) -> None:
         hello = {"t": "gateway", "endpoint": self.endpoint, "key": self.keys.public}
@@ -179,12 +188,14 @@ class Gateway:
         """Rights of all jobs together, and whose they are."""
         rights: dict[str, str] = {}
         jobs: dict[str, set[str]] = {}
-        for line, (keys, names) in self.enrolled.items():
-            rights |= keys | {self.lines.key(line): "coordinator"}
-            for key in [*keys, self.lines.key(line)]:
-                jobs.setdefault(key, set()).update(names)
+        ports: dict[str, int] = {}
+        for line, told in self.enrolled.items():
+            rights |= told["keys"] | {self.lines.key(line): "coordinator"}
+            ports |= told["ports"]
+            for key in [*told["keys"], self.lines.key(line)]:
+                jobs.setdefault(key, set()).update(told["jobs"])
         self.clients.enrol(rights, sorted(set().union(*jobs.values())))
-        self.clients.may_join = jobs
+        self.clients.may_join, self.clients.ports = jobs, ports
         self.door.keys = set(self.rights)
 
     def _report_ready(self, job: Job) -> None:
@@ -212,10 +223,20 @@ class Gateway:
 
     def _obey(self, line: str, message: Message) -> None:
         if message["t"] == "enrol":
-            self.enrolled[line] = (message["keys"], message["jobs"])
+            self.enrolled[line] = message
             self._enrol()
+            self.lines.send({"t": "enrolled", "look": message["look"]}, line)
+            return
+        if message["t"] == "ask":
+            self.lines.send({"t": "here"}, line)
+            return
+        if message["t"] == "who":  # this node was lost for a while
+            self._hello(line)
             return
         job = self.jobs.get(message["job"])
+        if message["t"] == "elsewhere":
+            self.clients.tell_elsewhere(message["job"], message["gateways"], message["outside"])
+            return
         if message["t"] == "redirect":
             for key, endpoint, server_key in message["clients"]:
                 self.clients.redirect(message["job"], key, endpoint, server_key)
@@ -234,8 +255,17 @@ class Gateway:
                 ]:  # fmt: skip
                     self.clients.welcome(job, key, peer)
             case "round":
+                before = job.forward
                 job.start_round(message)
+                if before is not None and before != job.forward and before in self.peers:
+                    self.peers[before].forget(job.name)  # the top is elsewhere
                 self._start_round(job)
+            case "fence" if message["round"] == job.intake.round:
+                self._fence(job, message)
+            case "over":
+                for slot, header in job.intake.sealed():
+                    if header.round <= message["round"] and header.payload is Payload.SUM:
+                        job.intake.release(slot, job.intake.arena.state(slot), header)
             case "cut" if message["round"] == job.round:
                 job.cut = True
             case "close" if message["round"] == job.round:
@@ -258,9 +288,29 @@ class Gateway:
             return
         job.dirty = True  # what a gateway before this one accepted is told, too
         for key, peer in job.clients.items():
-            self.clients.announce(job, key, peer)
+            if key not in job.announced:
+                self.clients.announce(job, key, peer)
         for key, peer in job.workers.items():
             self.clients.hand_out(job, key, peer)
+        self._serve(job)
+
+    def _fence(self, job: Job, message: Message) -> None:
+        """Nodes are lost: no sum of theirs is taken any more, and what was taken is told.
+
+        Where the top's node is among them, the top comes here, and this node takes updates again.
+        """
+        job.nodes |= message["nodes"]
+        for key in message["nodes"]:
+            job.waiting.pop(key, None)
+            if (upload := job.uploads.get(key)) is not None:
+                self.clients.uploads.forget(job, upload)
+        round_ = message["round"]
+        if message["open"]:
+            job.intake.reopen(round_)
+        self.lines.send({
+            "t": "fenced", "job": job.name, "round": round_, "epoch": message["epoch"],
+            "clients": _bits(job.intake.arena.accepted(round_)),
+        })  # fmt: skip
         self._serve(job)
 
     def _close_round(self, job: Job) -> None:
@@ -321,6 +371,8 @@ class Gateway:
                     self.clients.send(peer, news)
             elif job.forward:
                 self._forward(job, slot, header)
+            elif job.top and job.round == header.round:
+                job.intake.hand_over(slot, header, job.top)
         waited = len(job.waiting)
         while job.waiting:
             key, asking = next(iter(job.waiting.items()))
@@ -331,7 +383,11 @@ class Gateway:
             job.intake.nudge()
 
     def _forward(self, job: Job, slot: int, header: Header) -> None:
-        """Send this node's sum to the node of the top; it stays here until that has it."""
+        """Send this node's sum to the node of the top.
+
+        It stays here until the round is over: the top's node may be lost, and then another needs
+        it.
+        """
         assert job.forward is not None
         state = job.intake.arena.state(slot)
         if (slot, state.generation) in job.forwarding:
@@ -340,11 +396,9 @@ class Gateway:
 
         def done() -> None:
             fault("gateway_forwarded", "gateway")
-            job.intake.release(slot, state, header)
 
         def refused(message: Message) -> None:
             log.warning("the sum of round %d was refused: %s", header.round, message.get("text"))
-            job.intake.release(slot, state, header)
 
         put = {
             "t": "put", "kind": "sum", "job": job.name, "round": header.round,
@@ -364,11 +418,10 @@ class Gateway:
             "t": "accepted", "job": job.name, "round": job.round,
             "clients": _bits(job.intake.arena.accepted(job.round)),
             "bytes": job.bytes_in - bytes_told, "metrics": job.metrics[metrics_told:],
-            "again": again,
+            "again": again, "begun": job.has_model,
             "excused": _bits(job.excused),
             "cut": job.cut or job.intake.arena.is_closed(job.round),
         })  # fmt: skip
-
 
     def _is_news(self, job: Job) -> bool:
         """Worth a message now: the node's last client, or the first for a while."""
@@ -384,12 +437,13 @@ def _bits(clients: int) -> bytes:
 @click.option("--socket", "socket_path", type=click.Path(path_type=Path), required=True)
 @click.option("--node", required=True)
 @click.option("--listen", required=True)
+@click.option("--bulk-port", default=0, help="for models and updates; 0: any")
 @click.option("--keys", type=click.Path(path_type=Path), help="the agent's, unless given")
 @click.option("--coordinator", default="")
 @click.option("--coordinator-key", default="")
 def main(
-    socket_path: Path, node: str, listen: str, keys: Path | None, coordinator: str,
-    coordinator_key: str,
+    socket_path: Path, node: str, listen: str, bulk_port: int, keys: Path | None,
+    coordinator: str, coordinator_key: str,
 ) -> None:  # fmt: skip
     """Run the gateway of one node until its agent's directory, or its run, is gone."""
     logging.basicConfig(format="%(name)s: %(message)s")
@@ -400,7 +454,7 @@ def main(
     try:
         where = (coordinator, coordinator_key) if coordinator else None
         own = Keys.load(keys) if keys else keys_of_node(socket_path)
-        gateway = Gateway(socket_path, node, listen, own, where)
+        gateway = Gateway(socket_path, node, listen, own, where, bulk_port)
     except LiflError as error:
         print(f"gateway of {node}: {error}", file=sys.stderr)
         sys.exit(HOPELESS)

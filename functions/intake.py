@@ -101,11 +101,18 @@ class Intake:
 
     def finish(self, grant: Grant, *, payload: Payload, weight: float, epoch: int) -> Verdict:
         """Seal what was written, unless the set came another way meanwhile."""
-        arena = self.arena
         self.drop(grant)
         verdict = self.look(grant.clients) if grant.round == self.round else "late"
         if verdict is not None:
             return verdict
+        self._seal(grant, payload, weight, epoch)
+        self.tally.accepted(payload, len(grant.view), grant.granted_at)
+        return "accepted"
+
+    def _seal(self, grant: Grant, payload: Payload, weight: float, epoch: int) -> None:
+        """Seal, then the bits, then the hint."""
+        arena = self.arena
+        self.drop(grant)
         arena.set_header(
             grant.slot,
             Header(grant.round, epoch, payload, grant.clients, weight, len(grant.view)),
@@ -119,8 +126,6 @@ class Intake:
             Descriptor(grant.slot, grant.generation, grant.round, lane(grant.consumer), Kind.UPDATE)
         )
         fault("gateway_sent", "gateway")
-        self.tally.accepted(payload, len(grant.view), grant.granted_at)
-        return "accepted"
 
     # -- a share of the slots ----------------------------------------------------------------
     def limit(self, slots: int) -> None:
@@ -175,6 +180,31 @@ class Intake:
         for role in self.ports:
             self._send(role, Descriptor(0, 0, round_, lane(role), Kind.FLUSH))
         fault("gateway_flushed", "gateway")
+
+    def reopen(self, round_: int) -> None:
+        """Take updates of a round again that was closed here: the top is here now.
+
+        What is accepted stays accepted: it is in a sum, or on its way into one.  Roles that are at
+        work still seal what they have, for this gateway or for the top; either reaches the top.
+        """
+        if self.arena.is_closed(round_):
+            self.arena.open_round(round_)
+            fault("gateway_reopened", "gateway")
+
+    def hand_over(self, slot: int, header: Header, top: int) -> bool:
+        """Give the top a sum that was sealed for this gateway before the top was on this node.
+
+        False where no input slot is free; killed between the two seals a successor does it again,
+        and the top releases the second copy unread.
+        """
+        state = self.arena.state(slot)
+        grant = self.begin(header.clients, top, header.length)
+        if grant is None:
+            return False
+        self.write(grant, 0, self.arena.payload(slot, header.length))
+        self._seal(grant, Payload.SUM, header.weight, header.epoch)
+        self.release(slot, state, header)
+        return True
 
     def release_old(self) -> None:
         """Let go, unread, of what is of older rounds."""

@@ -132,11 +132,22 @@ class Job:
     looked_at: float = 0.0  # at who waits (monotonic seconds)
     forwarding: set[tuple[int, int]] = field(default_factory=set)
     withholding: int | None = None  # number of the agent's last limit, while slots are in use
+    announced: set[str] = field(default_factory=set)  # who has heard of the round here
+
+    def in_service(self) -> int:
+        """Updates that wait for a slot, come in, or wait to be folded."""
+        return self.intake.in_use() + len(self.waiting)
 
     def start_round(self, message: Message) -> None:
-        """Take over what the coordinator says of a round; the same message twice is harmless."""
+        """Take over what the coordinator says of a round; the same message twice is harmless.
+
+        In mid-round it says who is here now, and where the top is, when a node was lost.
+        """
         if message["round"] != self.round:
             self.bytes_in, self.metrics, self.told, self.excused = 0, [], (0, 0), 0
+            self.announced.clear()
+        if message["round"] != self.round or _forward(message["forward"]) != self.forward:
+            self.forwarding.clear()
         self.excused |= int.from_bytes(message["excused"], "little")
         self.round, self.epoch = message["round"], message["epoch"]
         self.round_settings = message["settings"]
@@ -148,7 +159,6 @@ class Job:
         self.forward = _forward(message["forward"])
         self.model_from = _forward(message["model_from"])
         self.cut = False
-        self.forwarding.clear()
         self.intake.tally.start_round(self.round, message["elapsed_s"])
         self.shares = {}
         for bit in self.lanes:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lifl.errors import Refused, Unreachable
+from lifl.functions.ending import start_again
 from lifl.functions.intake import Intake
 from lifl.functions.jobs import Job
 from lifl.functions.orphaned import Orphaned
@@ -69,12 +70,12 @@ class Lanes:
     Args:
         jobs: the gateway's jobs by name; opened and forgotten here.
         ready: called when every lane of a job may be used, maybe again after a new plan.
-        forgotten: called with the name of a job before its memory is given back.
+        forgotten: called with a job before its memory is given back.
     """
 
     def __init__(
         self, socket_path: Path, endpoint: str, key: str, jobs: dict[str, Job],
-        ready: Callable[[Job], None], forgotten: Callable[[str], None],
+        ready: Callable[[Job], None], forgotten: Callable[[Job], None],
     ) -> None:  # fmt: skip
         self.socket_path, self.endpoint, self.key = socket_path, endpoint, key
         self.orphaned = Orphaned(socket_path)
@@ -137,6 +138,8 @@ class Lanes:
                 self.coordinators({
                     job["name"]: (job["endpoint"], job["key"]) for job in message["jobs"]
                 })  # fmt: skip
+            case "other-keys":  # the last agent had no job, and left nothing to this one
+                start_again()
             case "refused":
                 raise SystemExit(f"the agent refused this gateway: {message['error']}")
             case "close-job":
@@ -165,6 +168,8 @@ class Lanes:
         self.jobs[name].intake.limit(message["slots"])
         self.jobs[name].withholding = message["limit"]
         self.withhold(self.jobs[name])
+        if message["watch_queue"]:
+            self.jobs[name].intake.tally.watch_queue()
         self.proxy = message["proxy"]
         self._open_lanes(name, message["roles"], self.proxy)
 
@@ -202,7 +207,7 @@ class Lanes:
         job = self.jobs.pop(name, None)
         if job is None:
             return
-        self.forgotten(name)
+        self.forgotten(job)
         for key in [key for key in self.lanes if key[0] == name]:
             self.lanes.pop(key).close()
         close_all(job.fds)

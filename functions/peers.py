@@ -88,6 +88,10 @@ class Peer:
                 del group[job]
                 transfer.refused(message)
 
+    def forget(self, job: str) -> None:
+        """Nobody needs the other end to have this job's sum any more."""
+        self.uploads.pop(job, None)
+
     def tick(self) -> None:
         """Ask again for what has not moved."""
         now = time.monotonic()

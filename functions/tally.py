@@ -25,12 +25,25 @@ class Tally:
     Attributes:
         round_began_at: when the coordinator began the round, on this machine's clock.
         ingest: times in which an update that was accepted came in, merged now and then.
+        queue: since when the queue has been how long; None: nobody wants to know.
     """
 
     counts: dict[str, float] = field(default_factory=dict)
     round: int = 0
     round_began_at: float = 0.0
     ingest: list[Span] = field(default_factory=list)
+    queue: tuple[float, int] | None = None
+
+    def watch_queue(self) -> None:
+        """From now on `queue_is` is called whenever the queue may have changed."""
+        self.queue = self.queue or (time.monotonic(), 0)
+
+    def queue_is(self, length: int) -> None:
+        assert self.queue is not None
+        now, (since, before) = time.monotonic(), self.queue
+        if before:
+            self._add("queue_seconds", before * (now - since))
+        self.queue = now, length
 
     def start_round(self, round_: int, elapsed_s: float) -> None:
         """A round begins here, or begins again after a restart."""

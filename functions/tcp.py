@@ -17,14 +17,17 @@ from typing import Final
 LOCAL_CONTROL: Final = b"reno"  # built into every kernel, and no right is needed for it
 
 
-def listen(host: str, *, backlog: int) -> socket.socket:
-    """A listener at a port of the system's choice; what it accepts does not block.
+def listen(host: str, port: int = 0, *, backlog: int) -> socket.socket:
+    """A listener; what it accepts does not block.
+
+    Args:
+        port: 0: one of the system's choice.
 
     Raises:
-        OSError: this machine has no such address.
+        OSError: this machine has no such address, or somebody else listens there.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, 0), family=family, backlog=backlog)
+    listener = socket.create_server((host, port), family=family, backlog=backlog)
     _unpace(listener, listener.getsockname()[0])
     listener.setblocking(False)
     return listener

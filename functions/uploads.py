@@ -31,17 +31,20 @@ class Uploads:
 
     Args:
         jobs: the gateway's jobs by name.
-        host, server_key: where the bulk port listens, and what its tickets are bound to.
+        host, bulk_port, server_key: where the bulk port listens, and what its tickets are bound
+            to.
         send: a message to a connection.
         serve: looks at a job's words, when a slot may have become free.
     """
 
     def __init__(
-        self, jobs: dict[str, Job], host: str, server_key: str, *,
+        self, jobs: dict[str, Job], host: str, bulk_port: int, server_key: str, *,
         send: Callable[[bytes, Message], bool], serve: Callable[[Job], None],
     ) -> None:  # fmt: skip
         self.jobs, self.send, self.serve = jobs, send, serve
-        self.bulk = Bulk(host, server_key, wrote=self._wrote, lost=self._lost)
+        self.bulk = Bulk(
+            host, server_key, wrote=self._wrote, lost=self._lost, port=bulk_port
+        )
         # not from 1: a client may still think of the last gateway's
         self._transfers = itertools.count(1 + secrets.randbelow(1 << 31))
 
@@ -118,6 +121,10 @@ class Uploads:
         else:
             go |= {"n": UP_WINDOW, "grant": upload.grant.generation}
         return self.send(upload.asking.peer, go)
+
+    def forget(self, job: Job, upload: Uploading) -> None:
+        """Take the slot back from a node that is lost; nobody is told."""
+        self._drop(job, upload)
 
     def _drop(self, job: Job, upload: Uploading) -> None:
         """Forget an upload; what of it is still on its way is thrown away."""

@@ -9,8 +9,8 @@ the platform is made here, so that all of them have CURVE, no silent drops and h
                                 redirect, done
     gateway ─► worker           the same, and work; a worker says in `as` for which of its virtual
                                 clients it speaks, and is answered with the same `as`
-    gateway ─► coordinator      gateway, ready, client, gone, accepted, closed, published, metrics,
-                                ended
+    gateway ─► coordinator      gateway, enrolled, ready, client, gone, accepted, closed, published,
+                                metrics, ended
     coordinator ─► gateway      enrol, job, round, redirect, cut, close, end
     agent ─► coordinator        node, planned, failed, restart, work, dropped
     coordinator ─► agent        plan, report, drop
@@ -265,6 +265,7 @@ class Doorkeeper:
         self.socket.bind("inproc://zeromq.zap.01")
         self.keys: set[str] = set()
         self.is_open = False  # to every key; whoever listens looks at what they say
+        self.refused = 0  # since somebody last took the number
 
     def answer(self) -> None:
         """Answer the question that is waiting on `socket`; the key becomes the User-Id."""
@@ -273,5 +274,6 @@ class Doorkeeper:
         )
         key = z85.encode(credentials[0]).decode() if credentials else ""
         known = mechanism == b"CURVE" and (self.is_open or key in self.keys)
+        self.refused += not known
         status = [b"200", b"OK", key.encode()] if known else [b"400", b"unknown key", b""]
         self.socket.send_multipart([version, request, *status, b""])

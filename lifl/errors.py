@@ -4,6 +4,7 @@
     ├── TransientError        the same request may succeed later
     │   ├── Busy              no slot, no node, no client yet
     │   ├── Unreachable       a peer did not answer in time
+    │   ├── ModelLost         the newest model went with its node
     │   └── NoSpace           a disk is full
     └── PermanentError        the same request will fail again
         ├── InvalidJob        a job file that cannot be run
@@ -56,6 +57,10 @@ class Busy(TransientError):
 
 class Unreachable(TransientError):
     code = "unreachable"
+
+
+class ModelLost(TransientError):
+    code = "model-lost"
 
 
 class NoSpace(TransientError):

@@ -13,7 +13,7 @@ import random
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ State = dict[str, np.ndarray[Any, Any]]
 
 AGAIN_S = 2.0
 AGAIN_MS = int(AGAIN_S * 1000)
+AWAY_S = 3.0  # without its gateway a client tries another
 LISTEN_S = 0.01
 RETRY_S = 0.05  # before the next ticket
 RETRY_FIRST_S = 0.01  # after a refusal
@@ -67,10 +68,16 @@ class _Poller:
         return {source for source, _ in self._poller.poll(timeout_ms)}
 
 
+class Away(Exception):
+    """The gateway is gone, and what was under way is somebody else's to ask for."""
+
+
 class Exchange:
     """One client's conversation with the gateways of a job; single-threaded.
 
     Args:
+        moves: whether it goes to another gateway when its own is gone; a worker, which talks to all
+            of them, does not: it hears `Away`.
         may_bulk: whether payloads may take the bulk port; a worker's, for its many clients, do not.
 
     Attributes:
@@ -83,8 +90,9 @@ class Exchange:
     """
 
     def __init__(
-        self, address: Address, *, job: str, keys: Keys, timeout_s: float, may_bulk: bool = True
-    ) -> None:
+        self, address: Address, *, job: str, keys: Keys, timeout_s: float, may_bulk: bool = True,
+        moves: bool = True, elsewhere: Sequence[Address] = (),
+    ) -> None:  # fmt: skip
         self.job, self.timeout_s, self._may_bulk = job, timeout_s, may_bulk
         self.settings: dict[str, Any] = {}
         self.start = 0
@@ -92,7 +100,9 @@ class Exchange:
         self.pending: Message | None = None
         self.work: deque[Message] = deque()
         self.speaks_for: int | None = None
-        self._keys = keys
+        self._keys, self._moves = keys, moves
+        self.elsewhere = list(elsewhere)  # other gateways of the job
+        self._gone_at = math.inf  # since when no gateway is there
         self._connection = Connection(keys, address)
         self._poller = _Poller()
         self._heard_at = time.monotonic()
@@ -242,6 +252,9 @@ class Exchange:
                 self.hello()
                 asked_at = 0.0  # ask again for what is under way
             received = connection.receive() if connection.socket in ready else None
+            if received is None and not connection.is_up and self._goes_elsewhere(now, again):
+                asked_at = now  # whoever is there says what it needs
+                continue
             if received is None:
                 if bulk in ready:
                     return {"t": "bulk"}, None
@@ -249,7 +262,8 @@ class Exchange:
                     asked_at, self._retry_at = 0.0, math.inf
                 # who is connected and hears nothing waits for others to come, like everybody
                 expects = again is not None or not connection.is_up
-                if expects and now - max(self._heard_at, connection.down_at) > self.timeout_s:
+                down_at = min(connection.down_at, self._gone_at)
+                if expects and now - max(self._heard_at, down_at) > self.timeout_s:
                     raise Unreachable(
                         f"no gateway answered at {connection.address.endpoint} "
                         f"for {self.timeout_s:g} s: see whether the run is still under way"
@@ -258,7 +272,7 @@ class Exchange:
                     asked_at = now
                     connection.send(again())
                 continue
-            self._heard_at = now
+            self._heard_at, self._gone_at = now, math.inf
             message, payload = received
             if message.get("as") != self.speaks_for and message["t"] in ANSWERS:
                 continue  # to what was asked on behalf of another
@@ -309,17 +323,46 @@ class Exchange:
                 self._lane = message["settings"]["lane"] if self._may_bulk else "zmq"
                 self.start = message["settings"]["start"]
                 self._prepare(self.layout.update_bytes)
+                self._hear_of(message["elsewhere"])
+            case "elsewhere":
+                self._hear_of(message["gateways"])
             case "redirect":
-                before = self._connection
-                address = Address(message["endpoint"], message["key"])
-                self._connection = Connection(self._keys, address)
-                before.close()
-                self._close_bulk()
-                self.hello()
+                self._go_to(Address(message["endpoint"], message["key"]))
             case "round" | "done":
                 self.pending = message
             case "work":
                 self.work.append(message)
+
+    def _hear_of(self, gateways: list[list[str]]) -> None:
+        self.elsewhere = [Address(*where) for where in gateways]
+
+    def _go_to(self, address: Address) -> None:
+        before = self._connection
+        self._connection = Connection(self._keys, address)
+        before.close()
+        self._close_bulk()
+        self.hello()
+
+    def _goes_elsewhere(self, now: float, again: object) -> bool:
+        """True when the gateway has been gone for a while and another is tried.
+
+        Raises:
+            Away: this is a worker's exchange, and something is under way on it.
+        """
+        connection = self._connection
+        if now - connection.down_at < AWAY_S:
+            return False
+        if not self._moves:
+            if again is not None:
+                raise Away
+            return False
+        if not self.elsewhere:
+            return False
+        self._gone_at = min(self._gone_at, connection.down_at)
+        address = self.elsewhere.pop(0)
+        self.elsewhere.append(connection.address)  # which may be back when its turn comes
+        self._go_to(address)
+        return True
 
     def _prepare(self, size_bytes: int) -> None:
         """Have memory and code for large models before the first round needs them."""

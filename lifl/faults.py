@@ -5,17 +5,21 @@ model in tests/model has the same list, which a test compares.  The coordinator'
 of their own: tests/model/test_coordinator.py searches them.  A point is armed by the environment
 and is otherwise one dictionary look-up.
 
-    LIFL_FAULT=<who>:<point>:<kill|stop>:<nth>   for example  leaf:fold_written:kill:1
+    LIFL_FAULT=<who>:<point>:<kill|stop|lose>:<nth>   for example  leaf:fold_written:kill:1
     LIFL_FAULT_DIR=<directory>                   the nth hit over all processes fires, once
 
 `who` is `gateway`, `agent`, `coordinator` or the role that hits the point (`leaf`, `middle`,
-`top`), and may carry a node: `top@node-0`.
+`top`), and may carry a node: `top@node-0`.  `lose` is the whole node at once, as when its machine
+is gone: everybody on it is killed, and its agent is stopped, so that nobody starts them again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
+from pathlib import Path
 from typing import Final
 
 POINTS: Final = (
@@ -38,9 +42,14 @@ POINTS: Final = (
 COORDINATOR_POINTS: Final = (
     "coordinator_plan_saved", "coordinator_plan_sent", "coordinator_round_saved",
     "coordinator_round_sent", "coordinator_accepted", "coordinator_all_in",
-    "coordinator_close_sent", "coordinator_published", "coordinator_row_written",
+    "coordinator_close_sent", "coordinator_loss_saved", "coordinator_fenced",
+    "coordinator_moved", "coordinator_published", "coordinator_row_written",
     "checkpoint_partial", "checkpoint_written", "coordinator_files_written",
 )  # fmt: skip
+
+LOSS_POINTS: Final = ("gateway_reopened",)  # in mid-round, when the top's node is lost
+
+ACTIONS: Final = ("kill", "stop", "lose")
 
 _armed: dict[str, tuple[str, str, int]] = {}
 _node = ""
@@ -49,8 +58,9 @@ _node = ""
 def _arm() -> None:
     for entry in filter(None, os.environ.get("LIFL_FAULT", "").split(",")):
         who, point, action, nth = entry.split(":")
-        if point not in (*POINTS, *COORDINATOR_POINTS) or action not in ("kill", "stop"):
-            raise ValueError(f"LIFL_FAULT: {entry!r} is not <who>:<point>:<kill|stop>:<nth>")
+        if point not in (*POINTS, *COORDINATOR_POINTS, *LOSS_POINTS) or action not in ACTIONS:
+            form = f"<who>:<point>:<{'|'.join(ACTIONS)}>:<nth>"
+            raise ValueError(f"LIFL_FAULT: {entry!r} is not {form}")
         _armed[point] = (who, action, int(nth))
 
 
@@ -82,8 +92,27 @@ def _fire(point: str, who: str, armed_for: str, action: str, nth: int) -> None:
         if hit == nth:
             if action == "kill" and os.getpid() == 1:
                 os._exit(137)  # the first process of a container cannot kill itself
+            if action == "lose":
+                _lose_node()
             os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
         return
+
+
+def _lose_node() -> None:
+    """Stop this node's agent, then kill its gateway and aggregators, this process last."""
+    socket = next((word for word in sys.argv if word.endswith("/agent.sock")), "")
+    directory = os.path.dirname(socket) or sys.argv[sys.argv.index("--directory") + 1]
+    for words, sign in (
+        ({"lifl.placement.agent", directory}, signal.SIGSTOP),
+        ({f"{directory}/agent.sock"}, signal.SIGKILL),
+    ):
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                command = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                if words <= {*command} and int(entry.name) != os.getpid():
+                    os.kill(int(entry.name), sign)
+    if socket:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 _arm()

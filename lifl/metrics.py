@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 Kind = Literal["counter", "gauge", "histogram", "info"]
-Where = Literal["agent", "coordinator"]
+Where = Literal["agent", "coordinator", "operator"]
 Labels = tuple[str, ...]
 
 PHASES: Final = ("wait", "ingest", "fold", "hand_off", "publish")
@@ -71,9 +71,12 @@ METRICS: Final = (
            "Sums that other nodes sent here and that were accepted.", _JOB),
     Metric("lifl_peer_sum_bytes", "counter", "agent", "Payload bytes of those sums.", _JOB),
     Metric("lifl_joins_refused", "counter", "agent",
-           "Processes of other pods that were not let in, by why; in a cluster.", ("code",)),
+           "Processes of other pods that were not let in, or claimed what was not given to them, "
+           "by why; in a cluster.", ("code",)),
     Metric("lifl_rejections", "counter", "agent",
-           "Requests that the gateway refused, by the code that the sender was told.", ("code",)),
+           "Requests that the gateway refused, by the code that the sender was told; handshakes of "
+           "keys that nobody enrolled as `unknown-key`, those that fail otherwise as "
+           "`bad-handshake`, and what the bulk port refused as `bulk: ` and why.", ("code",)),
     # -- slots and queue -----------------------------------------------------------------------
     Metric("lifl_slots", "gauge", "agent", "Input slots that updates may use.", _JOB),
     Metric("lifl_slots_used", "gauge", "agent",
@@ -87,6 +90,12 @@ METRICS: Final = (
     Metric("lifl_queue_length_ewma", "gauge", "agent",
            "Exponentially weighted moving average of the queue length over time, with a time "
            "constant of 10 s.", _JOB),
+    Metric("lifl_queue_seconds", "counter", "agent",
+           "Updates that wait or are in service, integrated over time: rate() is the mean queue.  "
+           "Of jobs with scaling.leaves: queue.", _JOB),
+    Metric("lifl_queue_estimate", "gauge", "agent",
+           "What such a job's leaves on this node follow: the mean queue of each period, smoothed; "
+           "0 before the first has ended.", _JOB),
     Metric("lifl_arena_bytes", "gauge", "agent",
            "Pages of shared memory that exist for a job on this node.", _JOB),
     # -- descriptors ---------------------------------------------------------------------------
@@ -99,6 +108,9 @@ METRICS: Final = (
            "Part of those passed: malformed or forged.", _JOB),
     Metric("lifl_descriptors_credit_limited", "counter", "agent",
            "Part of those passed: their sender had no credit left.", _JOB),
+    Metric("lifl_proxy_repairs", "counter", "agent",
+           "What somebody else took out of the kernel and the agent put back: `program`, `socket`, "
+           "`credit` or `route`.", ("what",)),
     # -- arithmetic ----------------------------------------------------------------------------
     Metric("lifl_folds", "counter", "agent", "Passes over memory; one folds all that is queued.",
            _JOB),
@@ -111,8 +123,19 @@ METRICS: Final = (
            "Speed of one folding aggregator in the last round: bytes of inputs by time.", _JOB),
     # -- starts --------------------------------------------------------------------------------
     Metric("lifl_starts", "counter", "agent",
-           "Roles that began a round: `cold` in a process that was started for it, `warm` in one "
-           "that was there.", ("start",)),
+           "Roles that began a round: `cold` in a process that was started for it, `zygote` in one "
+           "that the node's zygote forked for it, `warm` in one that was there.", ("start",)),
+    Metric("lifl_runtimes_started", "counter", "agent",
+           "Aggregator runtimes that were started and have joined: `zygote`, forked by the node's "
+           "zygote; `cold`, as a new interpreter.", ("start",)),
+    Metric("lifl_runtime_start_seconds", "counter", "agent",
+           "From asking for a runtime until it has joined, added over those of "
+           "lifl_runtimes_started; pods, which the operator starts, are not in it.", ("start",)),
+    Metric("lifl_scaled_to_zero", "counter", "agent",
+           "Times that a job's runtimes on this node were stopped, since none were worth keeping.",
+           _JOB),
+    Metric("lifl_scaled_from_zero", "counter", "agent",
+           "Times that they were started again: for an update, or since one was expected.", _JOB),
     # -- the job -------------------------------------------------------------------------------
     Metric("lifl_job", "info", "coordinator", "The job and the run's directory.",
            ("fljob", "run", "algorithm", "mode")),
@@ -139,6 +162,16 @@ METRICS: Final = (
            "What the evaluator measured of the newest model that it has seen.", ("metric",)),
     Metric("lifl_restarts", "counter", "coordinator",
            "Processes that died or fell silent and were replaced.", ("node", "what")),
+    # -- the operator --------------------------------------------------------------------------
+    Metric("lifl_operator_leads", "gauge", "operator", "Whether this operator holds the Lease."),
+    Metric("lifl_operator_nodes", "gauge", "operator", "Nodes whose agent has a line here."),
+    Metric("lifl_operator_fljobs", "gauge", "operator", "FLJobs that have not ended."),
+    Metric("lifl_sink_events", "counter", "operator",
+           "CloudEvents for sinks of jobs (spec.eventSink) by how they ended: delivered; refused "
+           "by the sink; dropped, since too many waited or the job was gone.", ("outcome",)),
+    Metric("lifl_sink_retries", "counter", "operator",
+           "Tries to deliver an event that failed and were followed by another."),
+    Metric("lifl_sink_waiting", "gauge", "operator", "Events that wait for a sink."),
 )  # fmt: skip
 
 _BY_NAME: Final = {metric.name: metric for metric in METRICS}

@@ -39,7 +39,7 @@ class Observer:
         for connection in self._connections:
             poller.register(connection.socket, zmq.POLLIN)
         last, newest, download, source = -1, -1, None, self._connections[0]
-        newest_at = source
+        newest_at, start = source, 0
         while True:
             ready = dict(poller.poll(AGAIN_MS))
             if not ready and download is not None:
@@ -56,8 +56,13 @@ class Observer:
                             return
                         case "welcome":
                             self._layout = Layout.from_wire(message["layout"])
+                            if message["settings"]["start"] > start:  # earlier rounds again
+                                start, newest, last = message["settings"]["start"], -1, -1
+                                download = None
                         case "published" if message["round"] > newest:
                             newest, newest_at = message["round"], connection
+                            if not source.is_up:  # its node is lost, and an older model with it
+                                download = None
                         case "model" if (
                             download is not None and payload is not None and connection is source
                         ):

@@ -39,6 +39,7 @@ from lifl.fates import EVALUATOR, Fate, Fates
 from lifl.functions.sealing import preload
 from lifl.functions.wire import Keys
 from lifl.observer import Observer
+from lifl.placement.netns import enter
 from lifl.placement.output import Outputs, Speaker, last_words
 from lifl.placement.processes import end_with_parent
 from lifl.placement.record import initial_model
@@ -55,6 +56,13 @@ class InRound(Exception):
     def __init__(self, number: int, client: str = "") -> None:
         super().__init__(number)
         self.number, self.client = number, client
+
+
+def within(netns: str | None, work: Callable[[], Fate | None]) -> Fate | None:
+    """`work`, in that network namespace if there is one: of a forked process that has no thread."""
+    if netns is not None:
+        enter(netns)
+    return work()
 
 
 def train(function: Callable[..., None], path: Path, rounds: int) -> Fate | None:
@@ -278,19 +286,23 @@ def run(config: dict[str, Any]) -> None:
         if spec.evaluator and config["observer"]:
             figures = evaluator_of(job, job_path)
             trial = Trial(job, job_path) if config.get("is_new") else None
-            children.append(fork(EVALUATOR, partial(evaluate, figures, config, trial)))
+            look = partial(evaluate, figures, config, trial)
+            children.append(fork(EVALUATOR, partial(within, config.get("observer_netns"), look)))
         if spec.trainer and (config["workers"] or config["client_files"]):
             function = trainer_of(job, job_path)
             if spec.clients.lane == "fast":
                 preload()  # once for all that are forked
             if trial is None or trial.is_passed():
-                children += [
-                    fork(f"worker-{index}", partial(work, function, keys, config))
+                own = {
+                    f"worker-{index}": partial(work, function, keys, config)
                     for index, keys in enumerate(config["workers"])
-                ]
-                children += [
-                    fork(path.stem, partial(train, function, path, spec.rounds))
+                } | {
+                    path.stem: partial(train, function, path, spec.rounds)
                     for path in map(Path, config["client_files"])
+                }
+                children += [
+                    fork(what, partial(within, config.get("netns"), each))
+                    for what, each in own.items()
                 ]
     except InvalidJob as error:
         emit("failed", error=str(error), code=error.code)

@@ -17,13 +17,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import zmq
 
 from lifl.client import Progress, Round, answer, report, update
 from lifl.connection import Address
-from lifl.exchange import AGAIN_MS, Exchange, State
+from lifl.exchange import AGAIN_MS, Away, Exchange, State
 from lifl.functions.transfer import Upload
 from lifl.functions.wire import Keys, Message
 
@@ -60,8 +61,9 @@ class VirtualClient:
         self.reported = report(self.job, number, weight, metrics) | {"as": self.index}
         return self._say(self.reported)
 
-    def report_again(self) -> None:
+    def report_again(self, exchange: Exchange) -> None:
         """To a gateway that was restarted: unlike an update it was nowhere but in its mind."""
+        self._exchange = exchange
         if self.reported is not None:
             self._say(self.reported)
 
@@ -70,6 +72,8 @@ class VirtualClient:
         self._exchange.speaks_for = self.index
         try:
             return answer(self._exchange, what)
+        except Away:  # another gateway asks for it, or this one when it is back
+            return False
         finally:
             self._exchange.speaks_for = None
             for message in self._exchange.work:  # said before this answer was heard
@@ -99,10 +103,10 @@ class Worker:
         self, addresses: list[Address], *, job: str, keys: Keys, count: int, timeout_s: float = 60.0
     ) -> None:
         self.job, self.count = job, count
-        self._exchanges = [
-            Exchange(address, job=job, keys=keys, timeout_s=timeout_s, may_bulk=False)
-            for address in addresses
-        ]
+        self._open = partial(
+            Exchange, job=job, keys=keys, timeout_s=timeout_s, may_bulk=False, moves=False
+        )
+        self._exchanges = {address: self._open(address) for address in addresses}
         self.round = 0  # the newest that was heard of
         self.running: int | None = None  # the client whose function is running
         self._queue: deque[_Due] = deque()
@@ -118,18 +122,21 @@ class Worker:
                 self._wait()
 
     def close(self) -> None:
-        for exchange in self._exchanges:
+        for exchange in [*self._exchanges.values()]:
             exchange.close()
 
     # -- what is to be done ------------------------------------------------------------------
     def _listen(self) -> bool:
         """Take in what gateways say; False when the job is done."""
-        for exchange in self._exchanges:
+        for exchange in [*self._exchanges.values()]:
             exchange.listen()
             if exchange.pending is not None and exchange.pending["t"] == "done":
                 return False
             while exchange.work:
                 self._hear(exchange, exchange.work.popleft())
+            for address in exchange.elsewhere:  # a node that has joined
+                if address not in self._exchanges:
+                    self._exchanges[address] = self._open(address)
         return True
 
     def _hear(self, exchange: Exchange, message: Message) -> None:
@@ -144,13 +151,13 @@ class Worker:
         for index in message["clients"]:
             begun = self._begun.get(index)
             if begun is not None and begun.reported is not None:
-                begun.report_again()
+                begun.report_again(exchange)
             elif index not in queued:  # or its update went with a node: train it again
                 self._queue.append(_Due(exchange, number, index, message["settings"]))
 
     def _wait(self) -> None:
         poller = zmq.Poller()
-        for exchange in self._exchanges:
+        for exchange in [*self._exchanges.values()]:
             for source in exchange.sources:
                 poller.register(source, zmq.POLLIN)
         poller.poll(AGAIN_MS)
@@ -173,7 +180,10 @@ class Worker:
     def _fetch(self, due: _Due) -> State | None:
         """The model that a round starts from; None when that round is over."""
         if self._model[0] != due.round - 1:
-            model = due.exchange.fetch(due.round - 1)
+            try:
+                model = due.exchange.fetch(due.round - 1)
+            except Away:
+                return None
             if model is None:
                 return None
             self._model = due.round - 1, model

@@ -16,12 +16,16 @@ from typing import Any, Final
 from lifl.functions.tally import MOST_SPANS, Span, merged
 from lifl.functions.wire import Message
 from lifl.metrics import Figures
+from lifl.placement import autoscaler
 from lifl.placement.hosted import NodeJob
 from lifl.placement.node import Node
+from lifl.placement.pool import STARTS, Process, StartKind
 from lifl.proxy_ebpf.contract import Counters
 
 EWMA_S: Final = 10.0
 REPORTS_KEPT: Final = 3  # a coordinator that comes back asks for the last ones again
+REPAIRS: Final = ("program", "socket", "credit", "route")
+REFUSALS: Final = ("bad-token", "not-allowed", "malformed", "other-tenant", "not-its-role")
 LATE_S: Final = 0.1  # how long a round's row waits for what the top still has to say
 
 
@@ -36,9 +40,14 @@ class Account:
     handed: int = 0  # hand-offs since the last report
     warm: int = 0
     queue_at: float = -math.inf
+    queue: autoscaler.Queue = field(default_factory=lambda: _empty(time.monotonic()))
     due: Message | None = None  # a report that was asked for
     due_at: float = 0.0
     reports: dict[int, Message] = field(default_factory=dict)  # the last few, by round
+
+
+def _empty(now_s: float) -> autoscaler.Queue:
+    return autoscaler.Queue(since_s=now_s, looked_s=now_s)
 
 
 class Accounts:
@@ -51,9 +60,27 @@ class Accounts:
         self.figures.info(
             "lifl_node", node=node.name, proxy=node.router.name, kernels=node.kernels, isa=isa
         )
+        for what in REPAIRS:  # from 0 on, so that Prometheus sees the first one increase
+            self.figures.add("lifl_proxy_repairs", 0, what=what)
+        for code in REFUSALS:
+            self.figures.add("lifl_joins_refused", 0, code=code)
 
     def _of(self, job: NodeJob) -> Account:
         return self.jobs.setdefault(job.number, Account())
+
+    def started(self, start: StartKind, took_s: float | None) -> None:
+        """A runtime has joined."""
+        self.figures.add("lifl_runtimes_started", 1, start=start)
+        if took_s is not None:
+            self.figures.add("lifl_runtime_start_seconds", took_s, start=start)
+
+    def counts(self, name: str, job: NodeJob) -> None:
+        self.figures.add(name, 1, fljob=job.name)
+
+    def assigned(self, job: NodeJob, process: Process) -> None:
+        """A role was given to a runtime: one that was there for another starts it warm."""
+        self._of(job).warm += process.has_served
+        process.has_served = True
 
     # -- what processes say ------------------------------------------------------------------
     def worked(self, job: NodeJob, message: Message) -> None:
@@ -83,6 +110,15 @@ class Accounts:
             for job in [job for job in self.node.jobs.values() if job.name == name]:
                 figures.set("lifl_slots_used", said["slots_used"], fljob=name)
                 self._queue(job, said["queue"])
+                if (chosen := job.queue_settings) is not None:
+                    account = self._of(job)
+                    account.queue = autoscaler.measured(
+                        account.queue, time.monotonic(), length=said["in_service"],
+                        update_s=said["counts"].get("queue_seconds", 0.0), settings=chosen,
+                    )  # fmt: skip
+                    self.figures.set(
+                        "lifl_queue_estimate", account.queue.estimate or 0.0, fljob=name
+                    )
 
     def _queue(self, job: NodeJob, length: float) -> None:
         """e ← e + (1 - exp(-Δt/τ))·(q - e): samples need not come at equal distances."""
@@ -158,26 +194,35 @@ class Accounts:
         assert account.due is not None
         number, account.due = account.due["round"], None
         self._count(job)
-        cold, warm, self.node.pool.cold_starts = self.node.pool.cold_starts, account.warm, 0
-        self.figures.add("lifl_starts", cold, start="cold")
-        self.figures.add("lifl_starts", warm, start="warm")
+        starts, start_s = self.node.pool.take_starts()
+        warm = account.warm
+        for start, many in (*((kind, starts[kind]) for kind in STARTS), ("warm", warm)):
+            self.figures.add("lifl_starts", many, start=start)
         work: dict[str, Any] = dict(account.work)
         if work.get("fold_seconds"):
             speed = work["fold_bytes"] / work["fold_seconds"]
             self.figures.set("lifl_fold_bytes_per_second", speed, fljob=job.name)
         report = account.reports[number] = {
             "t": "work", "job": job.name, "round": number, "work": work,
-            "handoffs": {self.node.router.name: account.handed}, "cold": cold, "warm": warm,
+            "handoffs": {self.node.router.name: account.handed}, "warm": warm,
+            **{kind: starts[kind] for kind in STARTS},
+            "start_s": {kind: start_s[kind] for kind in STARTS},
             "folds": merged(account.folds.get(number, [])),
-            "model_at": account.models.get(number),
+            "queue": account.queue.estimate, "model_at": account.models.get(number),
         }  # fmt: skip
         account.reports.pop(number - REPORTS_KEPT, None)
         self.node.report(report)
         account.work, account.handed = Counter(), 0
-        account.warm = len(job.roles)  # every role that goes on in the next round starts warm
+        holders = [self.node.pool.holder(job.number, endpoint) for endpoint in job.roles]
+        account.warm = sum(p is not None for p in holders)  # who goes on starts the next warm
         for of_round in (account.folds, account.models):
             for old in [old for old in of_round if old <= number]:
                 del of_round[old]
+
+    def left(self, job: NodeJob) -> None:
+        """A role was given up between rounds."""
+        account = self._of(job)
+        account.warm = max(0, account.warm - 1)
 
     def close(self, job: NodeJob) -> None:
         """A job is about to be forgotten."""

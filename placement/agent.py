@@ -17,8 +17,11 @@ of its own, and all processes are in pods of their own:
 from __future__ import annotations
 
 import logging
+import math
 import signal
+import socket
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -39,11 +42,13 @@ from lifl.placement.guests import Guests
 from lifl.placement.hosted import saved_jobs
 from lifl.placement.measure import measure
 from lifl.placement.members import Members
+from lifl.placement.netns import enter
 from lifl.placement.node import Node
 from lifl.placement.notice import Notice
 from lifl.placement.pool import Pool
 from lifl.placement.processes import end_with_parent
-from lifl.placement.scrape import HOST, Endpoint
+from lifl.placement.scrape import Endpoint, listen
+from lifl.proxy_ebpf.descriptor import Kind
 from lifl.proxy_ebpf.open import open_router
 
 
@@ -53,8 +58,9 @@ class Agent:
     def __init__(
         self, *, node: str, pool: Pool, keys: Keys, coordinator: tuple[str, str] | None,
         proxy: str, kernels: str, pins: Path | None, listen_at: str, liveness_s: float,
-        arena_budget_bytes: int, metrics_at: tuple[str, int], doorman: Doorman | None = None,
-        operator: tuple[str, str] | None = None, notice: Notice | None = None,
+        arena_budget_bytes: int, metrics: socket.socket, link_bytes_s: int = 0,
+        doorman: Doorman | None = None, operator: tuple[str, str] | None = None,
+        notice: Notice | None = None,
     ) -> None:  # fmt: skip
         self.kernels = choose(kernels)  # type: ignore[arg-type]
         self.router = open_router(proxy, pins)  # type: ignore[arg-type]
@@ -64,16 +70,18 @@ class Agent:
         self.lines = Lines(self.context, self.keys, node)
         if coordinator is not None:
             self.lines.lead_to({EVERYTHING: coordinator})
+        self.link_bytes_s = link_bytes_s or math.inf
         self.capacity: dict[str, float] = {}
+        self.idle_in_s: float | None = None
         directory = pool.directory
         self.node = Node(
             name=node, directory=directory, router=self.router, pool=self.pool,
             kernels=self.kernels.name, budget_bytes=arena_budget_bytes, report=self.lines.send,
         )  # fmt: skip
         self.accounts = Accounts(self.node, self.kernels.isa)
-        host, port = metrics_at
-        self.endpoint = Endpoint(self.accounts.figures, self.accounts.refresh, port, host=host)
+        self.endpoint = Endpoint(self.accounts.figures, self.accounts.refresh, metrics)
         self.node.on_forget = self.accounts.close
+        self.node.on_count, self.node.on_assign = self.accounts.counts, self.accounts.assigned
         self.members = Members(
             self.node, self.accounts, liveness_s=liveness_s, listen_at=listen_at,
             doorman=doorman, keys=keys,
@@ -92,12 +100,14 @@ class Agent:
             led_by(self.notice.jobs(), self.node, self.members, self.lines)
         if self.pool.gateway is None:
             self.pool.start_gateway(self.members.gateway_address())
+        self.pool.start_zygote()
         self._hello()
         if self.restarted:
             fault("agent_restarted", "agent")
         members = self.members
         while True:
             ready = self._poll()
+            members.learn_who_was_forked()
             if members.listener.fileno() in ready:
                 members.accept()
             for fd in [fd for fd in members.connections if fd in ready]:
@@ -113,14 +123,15 @@ class Agent:
                     self._hello(name)
             for name in self.lines.came_back(ready):
                 self._hello(name)
-            for _, message in self.lines.received(ready):
-                self._obey(message)
+            for name, message in self.lines.received(ready):
+                self._obey(name, message)
             if self.steward is not None:
                 for name in self.steward.turn(ready, self._about_this_node()):
                     self._hello(name)
             if ready & set(self.endpoint.fds):
                 self.endpoint.answer()
             members.check()
+            self.idle_in_s = self.node.look_at_idle()
 
     def _poll(self) -> set[Any]:
         poller = zmq.Poller()
@@ -128,18 +139,22 @@ class Agent:
         fds = [members.listener.fileno(), self.router.fileno(), *self.endpoint.fds]
         fds += [members.doorman.fileno()] if members.doorman is not None else []
         fds += [self.notice.fileno()] if self.notice is not None else []
+        zygote = self.pool.zygote
+        fds += zygote.fds if zygote is not None else []
         fds += [p.pidfd for p in self.pool.processes.values() if p.pidfd >= 0]
         sockets = self.lines.sockets + (self.steward.sockets if self.steward is not None else [])
         for each in [*fds, *members.connections, *sockets]:
             poller.register(each, zmq.POLLIN)
         waits_s = [self.accounts.overdue() or (members.ping_s if self.node.jobs else None)]
+        waits_s += [self.idle_in_s]
         waits_s += [self.steward.silent_for_s() or None] if self.steward is not None else []
+        waits_s += [zygote.late_in_s()] if zygote is not None else []
         wait_s = min((each for each in waits_s if each is not None), default=None)
         return {what for what, _ in poller.poll(None if wait_s is None else int(wait_s * 1000) + 1)}
 
     # -- coordinator -------------------------------------------------------------------------
     def _about_this_node(self) -> Message:
-        self.capacity = self.capacity or measure(self.kernels)
+        self.capacity = self.capacity or measure(self.kernels, link_bytes_s=self.link_bytes_s)
         return {
             "t": "node", "key": self.keys.public, "proxy": self.router.name,
             "reason": self.router.reason, "kernels": self.kernels.name, "isa": self.kernels.isa,
@@ -150,23 +165,35 @@ class Agent:
     def _hello(self, only: str | None = None) -> None:
         self.lines.send(self._about_this_node(), only)
 
-    def _obey(self, message: Message) -> None:
+    def _obey(self, line: str, message: Message) -> None:
         match message["t"]:
+            case "ask":
+                self.lines.send({"t": "here"}, line)
+            case "who":
+                self._hello(line)
             case "plan":
                 self.node.carry_out(message)
             case "report":
                 if message["job"] in self.node.jobs:
                     # a round is over: FLUSHes to idle lanes, which no release answers, cost nothing
                     self.router.reset_credit(message["job"])
+                    self.node.jobs[message["job"]].idling.round_over(time.monotonic())
                     self.accounts.report(self.node.jobs[message["job"]], message)
             case "drop":
-                self.node.drop(message["job"])
+                self.node.drop(message["job"], message["name"])
 
     def _returned(self) -> None:
         """Descriptors that were not routed: only who must look is remembered."""
-        for number in {returned.job for returned in self.router.returned()}:
-            if number in self.node.jobs:
-                self.node.poke_everybody(self.node.jobs[number])
+        found = self.router.returned()
+        to_do = {
+            each.job for each in found
+            if any(d.kind not in (Kind.RELEASE, Kind.EXPECT) for d in each.descriptors)
+        }  # fmt: skip
+        for number in {each.job for each in found} & self.node.jobs.keys():
+            job = self.node.jobs[number]
+            if number in to_do and job.idling.asleep:
+                self.node.wake(job)
+            self.node.poke_everybody(job)
 
     def close(self) -> None:
         """End every process of this node and everything in the kernel that is its own.
@@ -203,6 +230,8 @@ class Agent:
 @click.option("--liveness-s", default=10.0, help="a role that does not answer is replaced")
 @click.option("--arena-budget-bytes", default=0, help="shared memory of all jobs; 0: no limit")
 @click.option("--metrics-port", default=0, help="of the metrics endpoint; 0: any")
+@click.option("--netns", help="network namespace that this node is in; its metrics stay outside")
+@click.option("--link-bytes-s", default=0, help="of the node's link, each way; 0: as measured")
 @click.option("--operator", help="in a cluster: ZeroMQ endpoint, instead of a coordinator's")
 @click.option("--operator-key", type=click.Path(path_type=Path), help="file with its public key")
 @click.option("--guests", multiple=True, help="gateway=NAMESPACE:ACCOUNT: whose pods may join")
@@ -210,7 +239,8 @@ class Agent:
 def main(
     node: str, directory: Path, coordinator: str | None, coordinator_key: str | None,
     jobs: Path | None, keys_path: Path | None, operator: str | None, operator_key: Path | None,
-    guests: tuple[str, ...], socket_path: Path | None, metrics_port: int, **options: Any,
+    guests: tuple[str, ...], socket_path: Path | None, metrics_port: int, netns: str | None,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Run the agent of one node until SIGTERM."""
     logging.basicConfig(format="%(name)s: %(message)s")
@@ -227,13 +257,16 @@ def main(
                     "name --operator, or --keys and either --jobs or a coordinator and its key"
                 )
             end_with_parent()
+            metrics = listen(metrics_port)
+            if netns is not None:
+                enter(netns)
             arguments, one = ["--keys", str(keys_path)], None
             if coordinator is not None and coordinator_key is not None:
                 one = (coordinator, coordinator_key)
                 arguments += ["--coordinator", coordinator, "--coordinator-key", coordinator_key]
             agent = Agent(
                 node=node, pool=Pool(node, directory, arguments), keys=Keys.load(keys_path),
-                coordinator=one, metrics_at=(HOST, metrics_port),
+                coordinator=one, metrics=metrics,
                 notice=Notice(jobs) if jobs is not None else None, **options,
             )  # fmt: skip
         else:
@@ -241,7 +274,7 @@ def main(
                 raise click.UsageError("--operator needs --operator-key and --socket")
             agent = Agent(
                 node=node, pool=Guests(node, directory, socket_path), keys=_own_keys(directory),
-                coordinator=None, metrics_at=("0.0.0.0", metrics_port),
+                coordinator=None, metrics=listen(metrics_port, host="0.0.0.0"),
                 doorman=Doorman(Api.of_pod(), tuple(map(Rule.of, guests)), node),
                 operator=(operator, operator_key.read_text().strip()), **options,
             )  # fmt: skip

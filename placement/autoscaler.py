@@ -56,7 +56,7 @@ class Queue:
 
     Attributes:
         estimate: Q̂; None before the first period has ended.
-        length: updates that wait or are in service now.
+        length: updates that wait or are in service now; a mean where only that is known.
         since_s: when the current period began.
         looked_s: until when `area` is summed up.
         area: update-seconds of this period so far.
@@ -64,7 +64,7 @@ class Queue:
     """
 
     estimate: float | None = None
-    length: int = 0
+    length: float = 0
     since_s: float = 0.0
     looked_s: float = 0.0
     area: float = 0.0
@@ -118,6 +118,26 @@ def pass_time(queue: Queue, now_s: float, settings: Settings) -> Queue:
     )
 
 
+def measured(
+    queue: Queue, now_s: float, *, update_s: float, length: int, settings: Settings
+) -> Queue:
+    """The queue after somebody else has looked at it all the time, and says what it came to.
+
+    Args:
+        update_s: its length integrated over the time since `queue.looked_s`.
+        length: now.
+
+    A period that ended in between is given its part of it by time.
+
+    Raises:
+        ValueError: a time before one that was already looked at.
+    """
+    passed_s = now_s - queue.looked_s
+    mean = update_s / passed_s if passed_s > 0 else 0.0
+    moved = pass_time(replace(queue, length=mean), now_s, settings)
+    return replace(moved, length=length, busy_s=now_s if update_s or length else queue.busy_s)
+
+
 def smoothed(before: float | None, now: float, alpha: float) -> float:
     """Q̂_t = α·Q̂_{t−1} + (1 − α)·Q_t; the first is taken as it is."""
     return now if before is None else alpha * before + (1 - alpha) * now
@@ -141,6 +161,11 @@ def leaves(queue: Queue, now_s: float, *, fan_in: int, room: Room, settings: Set
     if not queue.length and (queue.busy_s is None or now_s - queue.busy_s >= settings.idle_s):
         return 0
     expected = queue.estimate if queue.estimate is not None else float(queue.length)
+    return leaves_for(expected, fan_in=fan_in, room=room)
+
+
+def leaves_for(expected: float, *, fan_in: int, room: Room) -> int:
+    """Rule 3, of a node that has something to do."""
     bound = leaves_bound(cores=room.cores, input_slots=room.input_slots)
     return min(max(1, math.ceil(expected / fan_in - 1e-9)), bound)
 

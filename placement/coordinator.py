@@ -35,7 +35,7 @@ import zmq
 from lifl.api.codes import error_of
 from lifl.api.job import FLJob
 from lifl.api.load import load_job
-from lifl.errors import InvalidUpdate, LiflError
+from lifl.errors import InvalidUpdate, LiflError, ModelLost, TransientError
 from lifl.events import emit, keep_stdout
 from lifl.faults import fault
 from lifl.functions.layout import Layout
@@ -51,18 +51,21 @@ from lifl.functions.wire import (
     sender,
     server,
 )
+from lifl.placement import drains
 from lifl.placement.asking import STDIN, Asking
 from lifl.placement.checkpoint import Checkpoints, due_every, read
 from lifl.placement.course import LAST_METRICS_S, RECONNECT_S, Course
 from lifl.placement.enrolment import Enrolment
 from lifl.placement.limits import unwritten
-from lifl.placement.membership import Known, Membership
+from lifl.placement.membership import Known, Membership, Outside
 from lifl.placement.models import move
+from lifl.placement.netns import enter
 from lifl.placement.planning import JOB, Planning
+from lifl.placement.presence import Presence
 from lifl.placement.processes import end_with_parent
 from lifl.placement.record import Recorder, initial_model
-from lifl.placement.resume import STORE, as_text, checkpoint_folder, rewound
-from lifl.placement.scrape import Endpoint
+from lifl.placement.resume import REWIND, STORE, as_text, checkpoint_folder, rewound
+from lifl.placement.scrape import Endpoint, listen
 from lifl.placement.store import Change, Checkpoint, JobStore, Saved
 from lifl.placement.store_sqlite import SqliteStore
 
@@ -76,6 +79,9 @@ class Coordinator:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
+        metrics = listen(config["metrics_port"])
+        if config.get("netns"):  # what listens already can be reached from where it was made
+            enter(config["netns"])
         self.job: FLJob = load_job(Path(config["job"]))
         self.name = self.job.metadata.full_name
         spec, run_dir = self.job.spec, Path(config["run_dir"])
@@ -87,15 +93,18 @@ class Coordinator:
         self.router.bind(config["listen"])
         self.enrolment = Enrolment(Path(config["keyring"]), config["clients"])
         self.members = Membership(
-            config["nodes"], self.enrolment.names, config["observers"], config["workers"]
+            config["nodes"], self.enrolment.names, config["observers"], config["workers"],
+            outside=Outside.of(config.get("outside")),
         )
         self.door.keys = set(config["nodes"].values())
+        self._see_who_drains()
+        self.presence = Presence(
+            config["nodes"], self.job.spec.placement.node_grace_s, time.monotonic()
+        )
         self.early: deque[tuple[bytes, str, Message]] = deque()  # came while a model was moved
         self.grace_s = spec.clients.grace_s
         self.record = Recorder(self.job, run_dir, spec.evaluator is not None)
-        self.endpoint = Endpoint(
-            self.record.monitoring.figures, self._refresh, config["metrics_port"]
-        )
+        self.endpoint = Endpoint(self.record.monitoring.figures, self._refresh, metrics)
         self.record.monitoring.url = self.endpoint.url
         self.store = _open_store(config, run_dir)
         saved = self.store.load()
@@ -123,6 +132,7 @@ class Coordinator:
         self.course = Course(
             self.job, self.members, planning, self.record, self.store, send=self._send,
             put_model=self._put_model, offer=self.checkpoints.offer,
+            must_be_kept=self._must_be_kept,
         )  # fmt: skip
         self.course.first_needs = self._started()
         self.course.go_on(saved)
@@ -159,7 +169,10 @@ class Coordinator:
         for fd in (*own, *self.endpoint.fds):
             poller.register(fd, zmq.POLLIN)
         while not course.is_over:
-            due = (course.deadline_at, course.done_at or math.inf, self.members.next_gone_at)
+            due = (
+                course.deadline_at, course.done_at or math.inf, self.members.next_gone_at,
+                self.enrolment.answer_by, self._next_look(),
+            )  # fmt: skip
             wait_s = min(due) - time.monotonic()
             timeout_ms = None if wait_s == math.inf else max(0, int(wait_s * 1000) + 1)
             ready = dict(poller.poll(timeout_ms))
@@ -184,6 +197,8 @@ class Coordinator:
                 self._pause()
                 return
             self._let_go()
+            self._answer_enrolment()
+            self._look_for_the_lost()
             if ready.keys() & set(self.endpoint.fds):
                 self.endpoint.answer()
             if time.monotonic() >= course.deadline_at:
@@ -226,8 +241,26 @@ class Coordinator:
             log.warning("%r speaks for %r: ignored", key, message.get("node"))
             return
         if message["t"] not in ("node", "gateway") and peer not in (node.agent, node.gateway):
+            if node.is_lost:
+                self._send(peer, {"t": "who"})
             return  # meant for the coordinator before this one; all of it is said again
+        is_agent = message["t"] == "node" or peer == node.agent
+        self.presence.heard(node.name, "agent" if is_agent else "gateway")
+        if node.is_lost:
+            self._comes_back(node, peer, message)
+            return
         match message["t"]:
+            case "here":
+                pass
+            case "dropped":  # a node that drains
+                node.ready, node.begun, node.model = False, 0, -1
+                self.course.holding.discard(node.name)
+            case "fenced":
+                self.course.losses.fenced(node, message)
+            case "lost":
+                self._lost(node.name, message["error"])
+                again = {"t": "node", "capacity": node.measured}
+                self._comes_back(self.members[node.name], peer, again)
             case "node":
                 node.agent = peer
                 node.measured = message["capacity"] | {"budget_bytes": message["budget_bytes"]}
@@ -238,9 +271,12 @@ class Coordinator:
                 self._gateway(node, peer, message)
             case "ready":
                 node.ready, node.model = True, message["model"]
+                node.begun = max(node.begun, message["model"] + 1)
                 node.in_model = int.from_bytes(message["in_model"], "little")
                 self._send(node.gateway, self.course.planning.job_to_gateway())
                 self.course.catch_up(node)
+            case "enrolled":
+                node.enrolled = message["look"]
             case "client":
                 self._client(node, message)
             case "gone":
@@ -257,6 +293,7 @@ class Coordinator:
                 self.record.metrics(message["round"], message["metrics"])
                 self.course.look_whether_to_stop()
             case "work":
+                node.queue = message["queue"]
                 self.record.work(node.name, message)
             case "restart":
                 self.record.restarted(node.name, message["what"])
@@ -270,9 +307,10 @@ class Coordinator:
         self._enrol(node, peer, message)
         if where := self.members.gateways:
             self.record.gateways(where)
-            for other in self.members if was_last else ():  # who had to wait for its address
+            for other in self.members.here if was_last else ():  # who had to wait for its address
                 self.course.redirect(other)
                 self.course.catch_up(other)
+                self.course.tell_elsewhere(other)
         self.course.try_to_plan()
 
     def _enrol(self, node: Known, peer: bytes, message: Message) -> None:
@@ -288,11 +326,14 @@ class Coordinator:
 
     def _tell_rights(self, node: Known) -> None:
         """Who may speak to a gateway; whom this does not name has no rights there."""
-        rights = {"t": "enrol", "keys": self.members.rights, "jobs": [self.name]}
-        self._send(node.gateway, rights)
+        self._send(node.gateway, {
+            "t": "enrol", "keys": self.members.rights, "jobs": [self.name],
+            "ports": self.members.outside.ports(node.name),
+            "look": self.enrolment.looks,
+        })  # fmt: skip
 
     def _keys_changed(self) -> None:
-        """Somebody was enrolled or revoked: gateways hear it before whoever did it does."""
+        """Somebody was enrolled or revoked: gateways go by it before whoever did it is answered."""
         change = self.enrolment.look()
         self.members.names = self.enrolment.names
         for node in self.members:
@@ -304,6 +345,13 @@ class Coordinator:
         self.course.try_to_plan()
         if change.enrolled or change.revoked:
             emit("keys", enrolled=[*change.enrolled.values()], revoked=[*change.revoked.values()])
+
+    def _answer_enrolment(self) -> None:
+        """Once every gateway goes by the new keys: a client that is refused does not try again."""
+        due, looks = self.enrolment.answer_by, self.enrolment.looks
+        missing = any(node.gateway is not None and node.enrolled < looks for node in self.members)
+        if due == math.inf or (missing and time.monotonic() < due):
+            return
         self.enrolment.answer(
             job=self.name, run_dir=self.config["run_dir"], gateways=self.members.gateways or {},
             own=len(self.config["clients"]),
@@ -336,6 +384,86 @@ class Coordinator:
             name = self.members.names.get(key, key)
             emit("warning", text=f"{name} has left: its connection ended {self.grace_s:g} s ago")
             self.course.client_is_gone(key)
+
+    # -- nodes that are lost, and come back --------------------------------------------------
+    def _next_look(self) -> float:
+        return self.presence.next_at if len(self.members.nodes) > 1 else math.inf
+
+    def _look_for_the_lost(self) -> None:
+        """Ask whoever is here; one that does not answer is lost, if another is there."""
+        now = time.monotonic()
+        if len(self.members.nodes) == 1 or not self.presence.ask(
+            (node.name for node in self.members.here), now
+        ):
+            return
+        self._see_who_drains()
+        for node in self.members.here:
+            for peer in (node.agent, node.gateway):
+                self._send(peer, {"t": "ask"})
+            was_silent, node.is_silent = node.is_silent, node.name in self.presence.quiet(now)
+            if was_silent and not node.is_silent:  # whose clients may have gone elsewhere
+                for other in self.members.here:
+                    self.course.redirect(other)
+        silent = self.presence.silent(now)
+        if len(silent) < len(self.members.here):  # else it is this process that hears nobody
+            for name in silent:
+                self._lost(name, f"silent for {self.presence.grace_s:g} s")
+
+    def _see_who_drains(self) -> None:
+        """Nodes that are to be left: from the next round on nobody is there."""
+        draining = drains.read(Path(self.config["run_dir"]))
+        for node in self.members:
+            if node.is_draining != (node.name in draining):
+                node.is_draining = not node.is_draining
+                emit("draining" if node.is_draining else "uncordoned", node=node.name)
+
+    def _lost(self, name: str, why: str) -> None:
+        """A node is lost; without another the job ends here.
+
+        Raises:
+            TransientError: this was the last.
+        """
+        if [node.name for node in self.members.here] == [name]:
+            raise TransientError(f"{name}: {why}", code="node-lost")
+        self.course.losses.lose(name, why)
+
+    def _comes_back(self, node: Known, peer: bytes, message: Message) -> None:
+        """A node that was lost begins anew: what it has of the job goes first."""
+        match message["t"]:
+            case "node":
+                node.agent, node.measured = peer, message["capacity"]
+                node.is_empty = False
+                self._send(node.agent, self._drop())
+            case "gateway":
+                node.gateway, node.endpoint = peer, message["endpoint"]
+                self._tell_rights(node)
+                self.course.send_away(node.name, peer)
+            case "dropped":
+                node.is_empty = True
+        if node.is_empty and node.agent and node.gateway:
+            self.members.returns(node.name)
+            self.presence.heard(node.name, "agent")
+            emit("node_back", node=node.name)
+            for other in self.members.here:
+                self.course.tell_elsewhere(other)
+            self.course.try_to_plan()
+
+    def _drop(self) -> Message:
+        return {"t": "drop", "job": self.course.planning.number, "name": self.name}
+
+    def _must_be_kept(self, number: int) -> None:
+        """The model of a round is lost with its node, unless it is on disk.
+
+        Raises:
+            ModelLost: it is not.
+        """
+        last = self.checkpoints.last
+        if last != number and number:
+            where = f"the checkpoint of round {last}" if last else "the beginning"
+            raise ModelLost(
+                f"the model of round {number} was on a node that is lost, and on no other: rounds "
+                f"go on from {where}"
+            )
 
     # -- whole models ------------------------------------------------------------------------
     def _initial_model(self) -> dict[str, Any]:
@@ -402,7 +530,8 @@ class Coordinator:
         course = self.course
         assert course.round is not None
         number = course.round.number
-        if course.plan is None:  # its last round was a checkpoint when everything was killed
+        if course.plan is None or self.members[course.round.top_node].is_lost:
+            # its last round was a checkpoint when everything was killed, or its node is lost
             model = self._first_model(number)
         else:
             top = self.members[course.round.top_node]
@@ -421,7 +550,7 @@ class Coordinator:
             self._send(node.gateway, {"t": "end", "job": self.name, "round": number})
         self._wait_until_all("ended", {node.name for node in self.members if node.ready})
         for node in self.members:
-            self._send(node.agent, {"t": "drop", "job": course.planning.number})
+            self._send(node.agent, self._drop())
         self._wait_until_all("dropped", course.holding)
         self.enrolment.close()
         self.router.close(linger=200)
@@ -491,6 +620,10 @@ def main(config: Path) -> None:
         coordinator = Coordinator(json.loads(config.read_text()))
         signal.signal(signal.SIGUSR1, lambda *_: coordinator.pause())
         coordinator.run()
+    except ModelLost as error:
+        emit("warning", text=str(error))
+        emit("rewind", why=str(error))
+        sys.exit(REWIND)
     except (LiflError, OSError) as error:
         failure = error if isinstance(error, LiflError) else unwritten(error)
         if failure is None:

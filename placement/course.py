@@ -19,6 +19,7 @@ from lifl.errors import Busy, PermanentError
 from lifl.events import emit
 from lifl.faults import fault
 from lifl.functions.wire import Message
+from lifl.placement.loss import Losses
 from lifl.placement.membership import Known, Membership
 from lifl.placement.planning import Planning, roles_of, selected
 from lifl.placement.record import Recorder
@@ -37,6 +38,7 @@ class Course:
         send: a message to a connection of a node, if there is one.
         put_model: takes the model that this start of the run begins with to a node.
         offer: hears which node has the model of a round that is over.
+        must_be_kept: raises NodeLost unless there is a checkpoint of this round.
 
     Attributes:
         first_needs: clients that the first round waits for, beside spec.clients.min.
@@ -51,10 +53,12 @@ class Course:
         self, job: FLJob, members: Membership, planning: Planning, record: Recorder,
         store: JobStore, *, send: Callable[[bytes | None, Message], None],
         put_model: Callable[[Known, int], None], offer: Callable[[int, Known], None],
+        must_be_kept: Callable[[int], None],
     ) -> None:  # fmt: skip
         self.job, self.members, self.planning = job, members, planning
         self.record, self.store = record, store
         self.send, self.put_model, self.offer = send, put_model, offer
+        self.must_be_kept = must_be_kept
         self.first_needs = 1
         self.plan: Plan | None = None
         self.roster: list[str] = []
@@ -65,6 +69,9 @@ class Course:
         self.deadline_at = math.inf
         self.done_at: float | None = None
         self.is_paused = False
+        self.started_at_s: float | None = None  # the round under way (Unix time)
+        self.losses = Losses(self)
+        self._told_epoch = 0  # of the plan that nodes have
         self._has_said_who_is_late = False
 
     def go_on(self, saved: Saved) -> None:
@@ -79,6 +86,7 @@ class Course:
                 self._end_if_last()
             return
         self.plan, self.epoch = under_way.plan, under_way.epoch
+        self.base = max(self.base, under_way.base)
         self.roster, self.members.homes = list(under_way.roster), dict(under_way.homes)
         self.holding = {*self.plan.used, *self.members.homes.values()}
         self.slots = self._slots_now()
@@ -96,7 +104,12 @@ class Course:
             self.round.on_published()
             self._end_if_last()
         elif under_way.started_at_s is not None:
+            self.started_at_s = under_way.started_at_s
             self._open(time.time() - under_way.started_at_s)
+        for name, epoch in under_way.lost.items():
+            self.members.lose(name, epoch, gone_at)
+        if under_way.is_moving and self.round.phase == "open":
+            self.losses.go_on()
 
     # -- plan --------------------------------------------------------------------------------
     def _needed(self) -> int:
@@ -129,29 +142,32 @@ class Course:
             before = self.round.number - 1
             self.round = Round(before, {}, "", phase="published") if before > self.base else None
         if self.is_between and self.planning.asking.is_crowded_out and self.plan is not None:
-            slots = self._slots_now()
+            slots = dict.fromkeys(self.slots, 0)
             if slots != self.slots:  # those who have a share may have the memory of its slots
                 self.slots = slots
-                for node in self.members:
-                    self._send_plan(node)
+                for node in self.members.here:
+                    self.send_plan(node)
         self.try_to_plan()
 
     def _slots_now(self) -> dict[str, int]:
-        """Input slots of each node that may have memory of the job."""
-        return {name: self.planning.slots(name) for name in sorted(self.holding)}
+        """Input slots of each node that may have memory of the job; where it has roles, some."""
+        return {name: self._slots_of(name) for name in sorted(self.holding)}
 
-    def _tell_plan(self) -> None:
-        self.epoch += 1
-        self.slots = self._slots_now()
-        self._save()
-        fault("coordinator_plan_saved", "coordinator")
-        for node in self.members:  # those whose roles stay only learn the epoch
-            self._send_plan(node)
-        fault("coordinator_plan_sent", "coordinator")
+    def _slots_of(self, node: str) -> int:
+        assert self.plan is not None
+        part = self.plan.nodes.get(node)
+        return max(self.planning.slots(node), bool(part and part.roles))
 
     def _next_round(self) -> None:
         """Select, plan, and start as soon as everybody has what they need."""
-        number = (self.round.number if self.round else self.base) + 1
+        self._plan_round((self.round.number if self.round else self.base) + 1)
+
+    def plan_again(self) -> None:
+        """A node is lost before the round has begun."""
+        if self.round is not None and self.round.phase == "planned":
+            self._plan_round(self.round.number)
+
+    def _plan_round(self, number: int) -> None:
         members, before = self.members, self.plan
         by_name = {members.names[key]: key for key in members.connected}
         self.roster = self.planning.draw(number, by_name)
@@ -165,14 +181,19 @@ class Course:
         members.homes |= {key: homes[key] for key in homes if members.connected[key]}
         self.holding |= set(self.plan.used)
         self._set_round(number)
-        roles_are_new = any(
-            roles_of(before, name) != roles_of(self.plan, name) for name in members.nodes
-        )
-        if roles_are_new or self._slots_now() != self.slots:
-            self._tell_plan()
+        same = all(roles_of(before, name) == roles_of(self.plan, name) for name in members.nodes)
+        if not same or self.epoch != self._told_epoch or self._slots_now() != self.slots:
+            self.epoch += 1
+            self.slots = self._slots_now()
+            self.save()
+            fault("coordinator_plan_saved", "coordinator")
+            for node in members.here:  # those whose roles stay only learn the epoch
+                self.send_plan(node)
+            fault("coordinator_plan_sent", "coordinator")
         self.try_to_start()
 
     def _set_round(self, number: int) -> None:
+        self.started_at_s = None
         assert self.plan is not None
         assert self.plan.top_node is not None
         minimum = self.job.spec.clients.min_updates
@@ -181,12 +202,16 @@ class Course:
             phase="planned", enough=self.planning.enough(len(self.roster)),
         )  # fmt: skip
 
-    def _send_plan(self, node: Known) -> None:
+    def send_plan(self, node: Known) -> None:
         assert self.plan is not None
+        self._told_epoch = self.epoch
         number = self.round.number if self.round else 1
+        slots = self.slots.get(node.name, self._slots_of(node.name))
         self.send(
             node.agent,
-            self.planning.to_agent(self.plan, node.name, epoch=self.epoch, number=number),
+            self.planning.to_agent(
+                self.plan, node.name, epoch=self.epoch, number=number, slots=slots
+            ),
         )
 
     # -- nodes that come, or come back -------------------------------------------------------
@@ -194,7 +219,7 @@ class Course:
         """It hears the plan again, and what is still missing of earlier rounds."""
         if self.plan is not None:
             node.planned = -1
-            self._send_plan(node)
+            self.send_plan(node)
             for number in self.record.unreported_by(node.name):
                 self._ask_for_report(node, number)
 
@@ -202,6 +227,7 @@ class Course:
         if epoch == self.epoch:
             node.planned = epoch
             self.try_to_start()
+            self.losses.advance()
 
     def catch_up(self, node: Known) -> None:
         """A gateway holds the arena, maybe again after a restart: it hears everything again."""
@@ -209,10 +235,12 @@ class Course:
             return
         if self.round is None or self.round.phase in ("planned", "published"):
             self.try_to_start()
+        elif self.losses.stage:
+            self.losses.is_back(node)
         elif self.members[self.round.top_node].model >= self.round.number:
             self.published(self.round.number)
         else:
-            self._send_round(node)
+            self.send_round(node)
             self.order(self.round.orders_for(node.name))
 
     def redirect(self, node: Known) -> None:
@@ -221,6 +249,11 @@ class Course:
         if away:
             name = self.planning.name
             self.send(node.gateway, {"t": "redirect", "job": name, "clients": away})
+
+    def send_away(self, name: str, gateway: bytes | None) -> None:
+        """Everybody who belongs elsewhere is sent there, whether or not this node said so."""
+        away = self.members.sent_away(name, self.members.homes)
+        self.send(gateway, {"t": "redirect", "job": self.planning.name, "clients": away})
 
     # -- rounds ------------------------------------------------------------------------------
     def try_to_start(self) -> None:
@@ -234,13 +267,14 @@ class Course:
             return
         if self.round.number == self.base + 1:
             self.put_model(self.members[self.round.top_node], self.base)
-        self._save(started_at_s=time.time())
+        self.started_at_s = time.time()
+        self.save()
         fault("coordinator_round_saved", "coordinator")
         self._open()
         for node in used:
-            self._send_round(node)
+            self.send_round(node)
         fault("coordinator_round_sent", "coordinator")
-        for node in self.members:
+        for node in self.members.here:
             self.redirect(node)
 
     def _open(self, age_s: float = 0.0) -> None:
@@ -252,7 +286,7 @@ class Course:
         deadline_s = self.job.spec.deadline_s
         self.deadline_at = time.monotonic() + deadline_s - age_s if deadline_s else math.inf
 
-    def _save(self, started_at_s: float | None = None) -> None:
+    def save(self) -> None:
         """Write down the round that is about to be announced, and what is new since the last."""
         assert self.round is not None
         assert self.plan is not None
@@ -260,29 +294,84 @@ class Course:
             Change(
                 round=UnderWay(
                     number=self.round.number, epoch=self.epoch, roster=tuple(self.roster),
-                    plan=self.plan, homes=self.members.homes, started_at_s=started_at_s,
+                    plan=self.plan, homes=self.members.homes, started_at_s=self.started_at_s,
+                    base=self.base, is_moving=bool(self.losses.stage),
+                    lost={node.name: node.epoch for node in self.members if node.is_lost},
                 ),
                 rows=self.record.take_unsaved(), model_at=self.record.published_by,
                 clock=self.record.clock(),
             )
         )  # fmt: skip
 
-    def _send_round(self, node: Known) -> None:
+    def send_round(self, node: Known) -> None:
         assert self.plan is not None
         assert self.round is not None
         self.send(
             node.gateway,
             self.planning.round_to_gateway(
                 self.plan, node, self.members, epoch=self.epoch, number=self.round.number,
-                roster=self.roster, model_at=self.record.published_by,
+                roster=self.roster, holder=self._holder(node),
                 elapsed_s=self.record.elapsed_s(self.round.number), excused=self.round.excused,
             ),
         )  # fmt: skip
+
+    def _holder(self, node: Known) -> Known:
+        """Who has the model that the round starts from; this node itself, if it is all that has."""
+        assert self.round is not None
+        members = self.members
+        if self.record.published_by is not None:
+            holder = members[self.record.published_by]
+            if not holder.is_lost:
+                return holder
+        top = members[self.round.top_node]
+        begun = [each for each in (top, *members.here) if each.begun >= self.round.number]
+        return begun[0] if begun else top
+
+    def needs_model_of(self, number: int) -> None:
+        """Between rounds the newest model is where the top was: see that it can be had.
+
+        Raises:
+            NodeLost: it cannot; the run can go on from an earlier round.
+        """
+        by = self.record.published_by
+        if number == self.base or by is None or not self.members[by].is_lost:
+            return
+        if any(node.begun > number for node in self.members.here):
+            return
+        self.must_be_kept(number)
+        self.base = number  # the next round's top is given it
+
+    def bring_model(self, node: Known, number: int) -> None:
+        """No node has it any more: the model of a round goes from its checkpoint to a node.
+
+        Raises:
+            NodeLost: there is none of that round.
+        """
+        if number != self.base:
+            self.must_be_kept(number)
+        self.base = number
+        self.put_model(node, number)
+
+    def new_deadline(self) -> None:
+        """Who has to send again has as long for it as the round had."""
+        if (deadline_s := self.job.spec.deadline_s) is not None:
+            self.deadline_at = time.monotonic() + deadline_s
+
+    def tell_elsewhere(self, node: Known) -> None:
+        """Where this node's clients go when it is gone."""
+        others = self.members.elsewhere(node.name)
+        self.send(node.gateway, {
+            "t": "elsewhere", "job": self.planning.name,
+            "gateways": [[other.endpoint, other.key] for other in others],
+            "outside": [[self.members.outside.door(other), other.key] for other in others],
+        })  # fmt: skip
 
     def accepted(self, node: Known, message: Message) -> None:
         """A gateway says what it has accepted; of another round it is nothing new."""
         if self.round is None or message["round"] != self.round.number:
             return
+        if message["begun"]:
+            node.begun = max(node.begun, message["round"])
         self.record.taken(node.name, message)
         if self.round.phase in ("open", "closing", "closed"):  # else it is told again, for nothing
             rows = [row for row in message["metrics"] if row[2] in self.members.names]  # no sums
@@ -368,13 +457,14 @@ class Course:
         """The model of a round exists; the same news twice is harmless."""
         if self.round is None or number != self.round.number:
             return
-        if self.round.phase in ("planned", "published"):
+        if self.round.phase in ("planned", "published") or self.losses.stage:
             return
         assert self.plan is not None
         holder = self.members[self.round.top_node]
         if holder.model < number:  # it says so itself; what is in it was told with `accepted`
             holder.model, holder.in_model = number, 0
-        if not all(self.members[name].ready for name in self.plan.used):
+        used = [self.members[name] for name in self.plan.used]
+        if any(not node.ready for node in used if not node.is_lost):
             return  # to a coordinator that came back, some have not said yet what they took
         self.round.on_accepted(holder.name, holder.in_model)
         fault("coordinator_published", "coordinator")
@@ -383,6 +473,10 @@ class Course:
         self.record.published(self.round)
         for name in self.plan.used:
             self._ask_for_report(self.members[name], number)
+            if name != holder.name:  # which keeps its sum until here
+                over = {"t": "over", "job": self.planning.name, "round": number}
+                self.send(self.members[name].gateway, over)
+        self._leave_who_drains()
         self._end_if_last()
         self._let_go_of_the_away()
         self.try_to_plan()
@@ -395,6 +489,20 @@ class Course:
             )  # fmt: skip
         if self.done_at is None:
             self.offer(number, holder)
+
+    def _leave_who_drains(self) -> None:
+        """A round is over without a node that drains: nobody needs anything of it any more."""
+        assert self.plan is not None
+        for name in self.holding - set(self.plan.used):
+            if self.members[name].is_draining:
+                self.send(self.members[name].agent, {
+                    "t": "drop", "job": self.planning.number, "name": self.planning.name,
+                })  # fmt: skip
+
+    def published_if_so(self) -> None:
+        """A node that this round waited for at its end is lost."""
+        if self.round is not None and self.members[self.round.top_node].model >= self.round.number:
+            self.published(self.round.number)
 
     def _ask_for_report(self, node: Known, number: int) -> None:
         self.send(node.agent, {"t": "report", "job": self.planning.number, "round": number})

@@ -39,12 +39,20 @@ from lifl.errors import LiflError
 from lifl.events import emit, keep_stdout, say
 from lifl.fates import FIRST_WAITS
 from lifl.functions.wire import Keys
+from lifl.placement import resume
 from lifl.placement.arbiter import Arbiter, Share, Want
+from lifl.placement.fabric import Fabric
 from lifl.placement.limits import oom_kills
 from lifl.placement.localjob import LocalJob
 from lifl.placement.monitoring import end_of_metrics
 from lifl.placement.output import Outputs, Speaker
-from lifl.placement.processes import adopt_orphans, end_descendants, private_bpffs, unmount
+from lifl.placement.processes import (
+    adopt_orphans,
+    end_descendants,
+    end_those_with,
+    private_bpffs,
+    unmount,
+)
 from lifl.placement.record import write_whole
 
 LAST_WORDS_S: Final = 3.0  # for trainers that are busy when the job is done
@@ -92,8 +100,10 @@ class Engine:
         self.children: dict[int, Child] = {}
         self.restarts: Counter[str] = Counter()
         self.selector = selectors.DefaultSelector()
+        self.fabric: Fabric | None = None
         self.outputs = Outputs(self.selector)
         self.pins = ""
+        self.given_up: set[str] = set()  # nodes whose agent cannot be kept up
         self.oom_kills = oom_kills()
         self.over_at = math.inf  # when those who have not ended by themselves are ended
         self.unread: dict[int, bytes] = {}  # what each child has begun to say
@@ -113,6 +123,7 @@ class Engine:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # and so do agents until they listen
         self.selector.register(0, selectors.EVENT_READ, "lifeline")
         self.selector.register(wake, selectors.EVENT_READ, "wake")
+        self._make_network()
         self._post_jobs()
         for job in self.jobs.values():
             self._start_coordinator(job)
@@ -131,6 +142,13 @@ class Engine:
                     self.outputs.read(key.fd)
                 elif key.fd in self.unread:  # not closed since, with its process
                     self._read_events(key.fd)
+
+    def _make_network(self) -> None:
+        """Namespaces, where the run has some, and where coordinators listen."""
+        if network := self.config["network"]:
+            self.fabric = Fabric([*self.config["nodes"]], network["link_bit_s"])
+        for job in self.jobs.values():
+            job.listen(self.fabric)
 
     def _terminated(self, *_: object) -> None:
         raise Over("the engine was told to end")
@@ -186,7 +204,8 @@ class Engine:
         write_whole(self.directory / "jobs.json", json.dumps(posted).encode(), mode=0o600)
         for child in self.children.values():
             if child.job is None:
-                os.kill(child.pid, signal.SIGHUP)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGHUP)
 
     def _start_agent(self, name: str) -> None:
         directory = self.directory / name
@@ -200,13 +219,16 @@ class Engine:
             "--arena-budget-bytes", str(self.config["arena_bytes"]),
             "--liveness-s", str(self.config["liveness_s"]),
             "--metrics-port", str(self._metrics_port(name)),
-            "--listen", self._listened_at(name) or f"tcp://{self.config['host']}:*",
+            "--listen", self._listened_at(name) or f"tcp://{self._host(name)}:*",
         ]  # fmt: skip
         if self.is_shared:
             arguments += ["--jobs", str(self.directory / "jobs.json")]
         else:
             (only,) = self.jobs.values()
             arguments += ["--coordinator", only.endpoint, "--coordinator-key", only.key]
+        if self.fabric:
+            rate = self.config["network"]["link_bit_s"] // 8
+            arguments += ["--netns", self.fabric.path(name), "--link-bytes-s", str(rate)]
         if self.pins:
             arguments += ["--pins", f"{self.pins}/{name}"]
         self._spawn(name, "lifl.placement.agent", *arguments)
@@ -219,9 +241,20 @@ class Engine:
         endpoint = self.config["gateways"].get(name, [""])[0]
         host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
         if host:
-            with contextlib.suppress(OSError), socket.create_server((host, int(port))):
+            with contextlib.suppress(OSError), (
+                self.fabric.listen(name, port=int(port)) if self.fabric
+                else socket.create_server((host, int(port)))
+            ):  # fmt: skip
                 return str(endpoint)
         return None
+
+    def _host(self, node: str) -> str:
+        """Where the gateway of a node listens."""
+        return self.fabric.address(node) if self.fabric else str(self.config["host"])
+
+    def _netns(self, name: str) -> str | None:
+        """The network namespace that a process moves into; None: it stays where it is."""
+        return self.fabric.path(name) if self.fabric else None
 
     def _metrics_port(self, name: str) -> int:
         """Coordinators have the first ones, nodes those after them in their order."""
@@ -263,13 +296,16 @@ class Engine:
         is_crash = code <= 0 and self.restarts[child.what] <= RESTARTS
         if job is None:
             if not is_crash:
-                raise Over(_ending(f"the agent of {child.what}", code, child.speaker.last))
+                self._give_up(child.what, _ending("the agent", code, child.speaker.last))
+                return
             emit("restart", what=f"agent of {child.what}")
             self._start_agent(child.what)
         elif child.what != job.named("coordinator"):
             if code:
                 why = _ending("the process of the trainers", code, child.speaker.last)
                 self._fails(job, Over(why, code="trainer-failed"))
+        elif code == resume.REWIND:
+            self._rewind(job)
         elif is_crash and code < 0:
             job.say("restart", what="coordinator")
             self._start_coordinator(job)
@@ -314,6 +350,43 @@ class Engine:
     def _tell_share(self, name: str, share: Share) -> None:
         self.jobs[name].tell(share.wire())
         self.jobs[name].say("share", **share.wire())
+
+    def _give_up(self, node: str, why: str) -> None:
+        """The agent of a node cannot be kept up; the others go on, if there are any."""
+        self.given_up.add(node)
+        if self.given_up >= set(self.config["nodes"]):
+            raise Over(f"{node}: {why}")
+        emit("warning", text=f"{node} is given up: {why}")
+        end_those_with(self.directory / node)
+
+    def _begin_anew(self, node: str) -> None:
+        """A node is lost: what is left of it goes, and an agent begins with nothing."""
+        agent = next((child for child in self.children.values() if child.what == node), None)
+        end_those_with(self.directory / node)
+        for path in (self.directory / node).glob("*"):
+            if path.name == "processes.json" or path.name.startswith("job-"):
+                path.unlink(missing_ok=True)
+        if agent is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(agent.pid, signal.SIGKILL)  # and another is started
+
+    def _rewind(self, job: LocalJob) -> None:
+        """The newest model is lost: what `lifl run --resume` does, without ending clients.
+
+        All nodes begin with nothing, which no other job has deserved.
+        """
+        self.restarts["rewind"] += 1
+        if self.restarts["rewind"] > RESTARTS:
+            raise Over(f"the run went back to its last checkpoint {RESTARTS} times")
+        if self.is_shared:
+            way = f"lifl run --resume {job.run_dir} goes on from its last checkpoint"
+            self._fails(job, Over(f"the newest model was on a node that is lost: {way}"))
+            return
+        job.config["start"] += 1
+        resume.keep(job.config)
+        for node in self.config["nodes"]:
+            self._begin_anew(node)
+        self._start_coordinator(job)
 
     def _see_memory(self, what: str) -> None:
         """A memory limit that has killed one process would kill the next: the run ends."""
@@ -368,6 +441,8 @@ class Engine:
                 job.has_begun = True
             case "restart":
                 self._see_memory(event["what"])
+            case "node_lost":
+                self._begin_anew(event["node"])
             case "done":
                 job.done = True
                 self._is_over(job)
@@ -376,6 +451,19 @@ class Engine:
             self.arbiter.round_done(job.name)
         if event["event"] == "failed":
             self._fails(job, Over())
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Of the run as a whole: `lifl run`, and the sinks of those jobs that it ends."""
+        left = [job for job in self.jobs.values() if not job.is_over]
+        for job in left:
+            job.say(**event)
+        if not left:
+            emit(**event)
+
+    def _last_events(self) -> None:
+        """Sinks that are there have everything by now, or soon."""
+        for job in self.jobs.values():
+            job.close_sink(LAST_WORDS_S)
 
     # -- the end -----------------------------------------------------------------------------
     def end(self) -> None:
@@ -394,10 +482,13 @@ class Engine:
                 os.close(pidfd)
         end_descendants()
         with contextlib.suppress(BrokenPipeError):
+            self._last_events()
             self.outputs.drain_all()
             self.outputs.close_all()
         if self.pins:
             unmount(self.directory / "bpf")
+        if self.fabric:
+            self.fabric.close()
         for job in self.jobs.values():
             end_of_metrics(job.run_dir)
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -420,15 +511,16 @@ def main(config: Path) -> None:
     except Over as over:
         if str(over):
             with contextlib.suppress(BrokenPipeError):
-                emit("failed", error=str(over), code=over.code)
+                engine.tell({"event": "failed", "error": str(over), "code": over.code})
     except LiflError as error:
-        emit("failed", error=str(error), code=error.code)
+        engine.tell({"event": "failed", "error": str(error), "code": error.code})
     except BrokenPipeError:  # nobody reads: `lifl run` is gone or going
         pass
     except Exception as error:
         for line in traceback.format_exc().splitlines():
             say("engine", line)
-        emit("failed", error=f"the engine failed: {type(error).__name__}: {error}")
+        text = f"the engine failed: {type(error).__name__}: {error}"
+        engine.tell({"event": "failed", "error": text, "code": "defect"})
     finally:
         engine.end()
     sys.exit(0 if all(job.done for job in engine.jobs.values()) else 1)

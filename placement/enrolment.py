@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lifl.placement.keyring import Keyring, short
+
+ANSWER_S = 2.0  # whoever changed the keys waits no longer for a gateway that does not answer
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Enrolment:
     """
 
     def __init__(self, directory: Path, own: dict[str, str]) -> None:
+        self.looks = 0  # how often the directory was read; gateways say which they go by
+        self.answer_by = math.inf  # monotonic seconds
         self._own = own
         self._keyring = Keyring(directory)
         self.names: dict[str, str] = {}
@@ -56,6 +62,8 @@ class Enrolment:
         with contextlib.suppress(BlockingIOError):
             while True:
                 self._asking.append(self._listener.accept()[0])
+                self.answer_by = min(self.answer_by, time.monotonic() + ANSWER_S)
+        self.looks += 1
         names = dict(self._own)
         for entry in self._keyring.entries:
             if entry.revoked_at is None:
@@ -69,12 +77,13 @@ class Enrolment:
         )
 
     def answer(self, **fields: Any) -> None:
-        """Tell those who asked that it is done; they read until the end."""
+        """Tell those who asked that it is done and in force; they read until the end."""
         for asking in self._asking:
             with contextlib.suppress(OSError):
                 asking.sendall(json.dumps(fields).encode())
             asking.close()
         self._asking.clear()
+        self.answer_by = math.inf
 
     def close(self) -> None:
         self._listener.close()

@@ -28,11 +28,14 @@ class Guests(Pool):
         self._stuck: list[str] = []
         self._until = 0.0
 
-    def start_runtime(self) -> Process | None:
-        return None
+    def start_zygote(self) -> None:
+        """What it forked would be in this pod."""
 
-    def start_gateway(self, listen: str) -> Process | None:
-        return None
+    def start_runtime(self) -> None:
+        """The operator does."""
+
+    def start_gateway(self, listen: str) -> None:
+        """The operator does."""
 
     def starting(self) -> int:
         """As many as anybody could want: they are started elsewhere."""
@@ -40,6 +43,9 @@ class Guests(Pool):
 
     def kill(self, process: Process) -> None:
         self._stuck.append(process.pod)
+
+    def retire(self, process: Process) -> None:
+        """The operator takes it away, or not: it hears how many are wanted, and who is idle."""
 
     def take_stuck(self) -> list[str]:
         stuck, self._stuck = self._stuck, []

@@ -16,6 +16,8 @@ from typing import Any
 
 from lifl.errors import Busy
 from lifl.functions.wire import Message, decode, encode
+from lifl.placement.autoscaler import Settings
+from lifl.placement.idling import Idling
 from lifl.proxy_ebpf.descriptor import lane
 from lifl.shm.arena import ArenaFiles
 
@@ -39,6 +41,7 @@ class NodeJob:
     limit_number: int = field(default_factory=lambda: secrets.randbelow(1 << 30))
     waits: bool = False  # for memory that other jobs have
     handed: bool = False  # some process has had the memory, so that something may be in it
+    idling: Idling = field(default_factory=Idling)
 
     @property
     def roles(self) -> dict[int, dict[str, Any]]:
@@ -49,6 +52,14 @@ class NodeJob:
         """Whose it is: only runtimes of the same may work for it."""
         tenant: str = self.plan.get("tenant", "")
         return tenant
+
+    @property
+    def queue_settings(self) -> Settings | None:
+        """How its queue is looked at; None: its plans go by rosters."""
+        scaling = self.plan["scaling"]
+        if scaling["leaves"] != "queue":
+            return None
+        return Settings(**{name: scaling[name] for name in ("alpha", "period_s", "idle_s")})
 
     @property
     def endpoints(self) -> list[int]:

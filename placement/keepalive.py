@@ -8,9 +8,10 @@ Wild", USENIX ATC 2020, section 4:
     * with a head h (5th percentile, rounded down to the bin's lower edge, less 10 %) and a tail t
       (99th percentile, rounded up to the bin's upper edge, plus 10 %) a runtime may be stopped at
       once, is wanted again h after it fell idle, and is kept until t
-    * the histogram counts as representative when the coefficient of variation (standard deviation
-      / mean) of its bins' counts is at least 2; before, and when more than half of the idle times
-      were above the range, runtimes are kept for the whole range
+    * the histogram counts as representative when it has `ENOUGH` idle times (the paper asks for
+      enough and gives no number) and the coefficient of variation (standard deviation / mean) of
+      its bins' counts is at least 2; before, and when more than half of the idle times were above
+      the range, runtimes are kept for the whole range
 
 Two things are different here.  The paper's bins are one minute wide and reach to four hours, for
 functions that people call; rounds follow one another within milliseconds to minutes, so bins are
@@ -32,6 +33,7 @@ PER_DOUBLING: Final = 2
 BINS: Final = 39  # the last upper edge is 5243 s
 HEAD, TAIL, MARGIN = 0.05, 0.99, 0.10
 VARIATION_LEAST: Final = 2.0
+ENOUGH: Final = 5
 BEYOND_MOST: Final = 0.5
 
 
@@ -102,7 +104,8 @@ def window(idle: Idle, *, worth_s: float = 1.0) -> Window:
     """When runtimes are to be there, by what was seen so far."""
     within = sum(idle.counts)
     always = Window(from_s=0.0, until_s=RANGE_S, learned=False)
-    if not within or idle.beyond > BEYOND_MOST * idle.total or _variation(idle) < VARIATION_LEAST:
+    unclear = within < ENOUGH or idle.beyond > BEYOND_MOST * idle.total
+    if unclear or _variation(idle) < VARIATION_LEAST:
         return always
     head, tail = _percentile(idle.counts, HEAD), _percentile(idle.counts, TAIL)
     from_s = (1 - MARGIN) * (upper_s(head - 1) if head else 0.0)

@@ -28,6 +28,7 @@ from lifl.errors import InvalidJob
 from lifl.functions.orphaned import is_held
 from lifl.functions.wire import Keys, virtual_key
 from lifl.placement import resume
+from lifl.placement.fabric import check_network
 from lifl.placement.host import LOOPBACK, check_host, warning_of
 from lifl.placement.keyring import Keyring
 from lifl.placement.limits import full_disk_says
@@ -53,6 +54,7 @@ def run(
     keys_dir: Path | None = None,
     host: str | None = None,
     arena_bytes: int = 0,
+    link_bit_s: int = 0,
     resumed: Sequence[dict[str, Any]] = (),
 ) -> int:
     """Run jobs to their end; every event goes to `handle`, with `job` where there are several.
@@ -65,6 +67,8 @@ def run(
         proxy, kernels: override the job's.
         keys_dir: key directory with clients from outside; the run's own unless given.
         host: where gateways listen and clients call; 127.0.0.1, or the resumed run's, unless given.
+        link_bit_s: of each node's link, with a network namespace for each; 0: all share this
+            machine's, and its loopback interface.
         liveness_s: a process that holds a role and does not answer for so long is replaced.
         metrics_port: of the first coordinator's metrics; those of others, and then nodes, have the
             ports after it.  0: any.
@@ -83,6 +87,13 @@ def run(
         try:
             host = host or (resumed[0].get("host") if resumed else None) or LOOPBACK
             check_host(host)
+            if link_bit_s or (resumed and resumed[0].get("network")):
+                check_network()
+            if link_bit_s and any(_has_outsiders(job, keys_dir) for job, _ in jobs):
+                raise InvalidJob(
+                    "--network netns: clients from outside cannot reach its nodes: give the job a "
+                    "trainer, and leave out --keys and a spec.clients.max beyond its clients"
+                )
             if keys_dir is not None and not keys_dir.is_dir():
                 raise InvalidJob(
                     f"--keys {keys_dir}: there is no such key directory: lifl keys enroll KEY.pub "
@@ -91,6 +102,7 @@ def run(
                 )
             check_together(jobs)
             configs = list(resumed) or _configure_all(jobs, out or Path("runs"), nodes, keys_dir)
+            network = {"link_bit_s": link_bit_s} if link_bit_s else None
             for (job, _), fields in zip(jobs, configs, strict=True):
                 run_dir = Path(fields["run_dir"])
                 held.append(_lock(run_dir))  # which tells `lifl top` that it lives
@@ -101,6 +113,7 @@ def run(
                 fields |= {
                     "liveness_s": liveness_s, "metrics_port": metrics_port, "host": host,
                     "arena_bytes": arena_bytes or fields.get("arena_bytes", 0),
+                    "network": fields["network"] if resumed else network,
                 }  # fmt: skip
                 whose = {"job": fields["name"]} if len(jobs) > 1 else {}
                 handle({
@@ -288,7 +301,8 @@ def _configure(
         "client_count": count,
         "workers": workers,
         "observer": pair("observer"),
-        "outside": keys_dir is not None or count > (trainer.clients if trainer else 0),
+        "event_sink": spec.event_sink,
+        "outside": _has_outsiders(job, keys_dir),
         "trainers": trainer.clients - virtual if trainer else 0,
         "proxy": spec.aggregation.proxy,
         "kernels": spec.aggregation.kernels,
@@ -297,6 +311,12 @@ def _configure(
         "start": 1,
         "gateways": {},
     }
+
+
+def _has_outsiders(job: FLJob, keys_dir: Path | None) -> bool:
+    """Clients may come that the run does not start."""
+    trainer = job.spec.trainer
+    return keys_dir is not None or job.spec.client_count > (trainer.clients if trainer else 0)
 
 
 def _too_few(job: FLJob, fields: dict[str, Any], keys_dir: Path) -> str | None:

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from lifl.events import emit
-from lifl.placement import clientfiles, resume
+from lifl.placement import clientfiles, cloudevents, resume
+from lifl.placement.cloudevents import About
+from lifl.placement.fabric import CLIENTS, CONTROL, Fabric
 from lifl.placement.host import LOOPBACK
 from lifl.placement.keyring import Keyring
 from lifl.placement.limits import full_disk_says
+from lifl.placement.sink import TIMEOUT_S, Sink
 
 
 class LocalJob:
@@ -42,20 +45,46 @@ class LocalJob:
         self.name: str = config["name"]
         self.run_dir = Path(config["run_dir"])
         self._directory = directory
-        self.listener = socket.create_server((LOOPBACK, 0), backlog=1024)
-        self.endpoint = "tcp://{}:{}".format(*self.listener.getsockname())
+        self.listener: socket.socket
+        self.endpoint = ""
+        self._netns: dict[str, str | None] = {}
+        url, run = config["event_sink"], self.run_dir.name
+        self.sink = Sink(url) if url else None
+        self._about = About(self.name, f"urn:lifl:run:{run}", f"{run}/{config['start']}")
         self.key: str = config["coordinator"][0]
         self.gateways: dict[str, list[str]] = {}
         self.has_begun = self.done = self.is_over = self.is_withdrawn = False
         self._line = -1
+
+    def listen(self, fabric: Fabric | None) -> None:
+        """Where its coordinator is called; in the network of namespaces, where there is one."""
+        if fabric is None:
+            self.listener = socket.create_server((LOOPBACK, 0), backlog=1024)
+        else:
+            self.listener = fabric.listen(CONTROL, backlog=1024)
+            self._netns = {name: fabric.path(name) for name in (CONTROL, CLIENTS)}
+        self.endpoint = "tcp://{}:{}".format(*self.listener.getsockname())
 
     def named(self, what: str) -> str:
         """Of a process of this job."""
         return f"{what} of {self.name}" if self.is_shared else what
 
     def say(self, event: str, **fields: Any) -> None:
-        """An event, with the job's name where there are several."""
+        """An event, with the job's name where there are several; also to its sink of events."""
+        known = {"event": event, **fields}
+        if event == "done":
+            known["place"] = str(self.run_dir / "model.safetensors")
+        if self.sink is not None and (made := cloudevents.of(known, self._about)) is not None:
+            self.sink.put(made)
         emit(event, **fields, **({"job": self.name} if self.is_shared else {}))
+
+    def close_sink(self, words_s: float) -> None:
+        """A sink that is there has everything by now, or soon."""
+        if self.sink is not None:
+            self.sink.close(words_s)
+            if lost := self.sink.join(words_s + TIMEOUT_S):
+                emit("warning", text=f"{lost} events were not taken by spec.eventSink, "
+                     f"{self.sink.url}: see whether it is there")  # fmt: skip
 
     def posted(self) -> dict[str, Any]:
         """What agents hear of it."""
@@ -80,7 +109,7 @@ class LocalJob:
             "observers": [self.config["observer"][0]],
             "workers": [keys[0] for keys in self.config["workers"]],
             "metrics_port": first + self.number - 1 if first else 0,
-            "number": self.number, "shared": self.is_shared,
+            "number": self.number, "shared": self.is_shared, "netns": self._netns.get(CONTROL),
         })  # fmt: skip
 
     def hears(self, line: int) -> None:
@@ -125,6 +154,7 @@ class LocalJob:
             "client_files": [file for key, file in files if key not in revoked],
             "workers": self.config["workers"], "client_count": self.config["client_count"],
             "others": self.config["outside"], "is_new": self.config["start"] == 1,
+            "netns": self._netns.get(CLIENTS), "observer_netns": self._netns.get(CONTROL),
         })  # fmt: skip
 
     def _write_client_files(self) -> None:

@@ -28,6 +28,8 @@ from lifl.proxy_ebpf.descriptor import lane
 log = logging.getLogger("lifl.agent")
 
 PING_S = 2.0
+UNREADABLE = (KeyError, TypeError, ValueError)  # fields or descriptors that are not there
+STRANGERS = 256  # who have connected and not said who they are, or said it and are asked about
 
 
 class Members:
@@ -54,6 +56,7 @@ class Members:
         self.coordinators: list[Message] | None = None
         self.listener = listen(node.pool.socket_path, to_all=doorman is not None)
         self.connections: dict[int, tuple[Control, Process | None]] = {}
+        self.waiting = 0  # whom the doorman asks about
         self.pinged_at = self.checked_at = 0.0
 
     @property
@@ -72,6 +75,14 @@ class Members:
         connection, _ = self.listener.accept()
         control = Control(connection)
         self.connections[control.fileno()] = (control, None)
+        silent = [each for each, process in self.connections.values() if process is None]
+        if len(silent) > STRANGERS:  # the oldest first
+            self._turn_away(silent[0], [], "silent", "it has not said who it is", say=False)
+
+    def learn_who_was_forked(self) -> None:
+        """Before anybody joins: who comes from the zygote is known then."""
+        for _ in range(self.node.pool.take_forked()):
+            self.node.report({"t": "restart", "what": "zygote"})
 
     def receive(self, fd: int) -> None:
         control, process = self.connections[fd]
@@ -83,8 +94,15 @@ class Members:
             control.close()
             return
         message, fds = received
+        if not isinstance(message.get("t"), str):
+            self._turn_away(control, fds, "malformed", "what it sent cannot be read")
+            return
         if process is None and self.doorman is not None:
+            if self.waiting >= STRANGERS:
+                self._turn_away(control, fds, "busy", "too many wait", say=False)
+                return
             del self.connections[fd]  # whatever else it says waits until it is known
+            self.waiting += 1
             self.doorman.ask((control, message, fds), str(message.get("token", "")))
             return
         if process is None:
@@ -93,6 +111,8 @@ class Members:
         process.asked_at = None
         try:
             self._hears(process, message, fds)
+        except UNREADABLE as error:
+            self._misled(control, [], error)
         finally:
             close_all(fds)
 
@@ -100,28 +120,53 @@ class Members:
         """The doorman knows who some of those are that wait."""
         assert self.doorman is not None
         for (control, message, fds), who in self.doorman.answers():
+            self.waiting -= 1
             stale = self.keys is not None and message.get("key", "") != self.keys.public
             if isinstance(who, Guest) and message["t"] == "gateway" == who.kind and stale:
-                answer: Message = {  # it starts again, with this node's keys
-                    "t": "refused", "error": "the node has other keys now: start again",
-                }  # fmt: skip
+                answer: Message = {"t": "other-keys"}  # it starts again, and asks for them
             elif isinstance(who, Guest) and message["t"] == who.kind:
                 self.connections[control.fileno()] = (control, None)
-                self._joins(control, message, fds, who)
+                try:
+                    self._joins(control, message, fds, who)
+                except UNREADABLE as error:
+                    self._misled(control, fds, error)
                 continue
             elif isinstance(who, Guest) and who.kind == "gateway" and message["t"] == "keys":
                 assert self.keys is not None
                 answer = {"t": "keys", "public": self.keys.public, "secret": self.keys.secret}
             else:
-                error = who if isinstance(who, LiflError) else f"a {who.kind} is no such process"
+                why = who if isinstance(who, LiflError) else f"a {who.kind} is no such process"
                 code = who.code if isinstance(who, LiflError) else "not-allowed"
-                self.accounts.figures.add("lifl_joins_refused", 1, code=code)
-                log.warning("somebody may not join: %s", error)
-                answer = {"t": "refused", "error": str(error), "code": code}
+                self._turn_away(control, fds, code, str(why))
+                continue
             close_all(fds)
             with contextlib.suppress(Unreachable):
                 control.send(answer)
             control.close()
+
+    def _misled(self, control: Control, fds: list[int], error: Exception) -> None:
+        """A member says what makes no sense: of a pod it may be anything, here it is a defect."""
+        if self.doorman is None:
+            raise error
+        self._turn_away(control, fds, "malformed", f"a member's message: {error!r}")
+
+    def _turn_away(
+        self, control: Control, fds: list[int], code: str, why: str, *, say: bool = True
+    ) -> None:
+        """Count it and hear no more of it; whoever is not told why comes again."""
+        self._refused(code, why)
+        _, process = self.connections.pop(control.fileno(), (control, None))
+        if process and process.control is control:
+            process.control = None
+        close_all(fds)
+        with contextlib.suppress(Unreachable):
+            if say:
+                control.send({"t": "refused", "error": why, "code": code})
+        control.close()
+
+    def _refused(self, code: str, why: str) -> None:
+        self.accounts.figures.add("lifl_joins_refused", 1, code=code)
+        log.warning("somebody may not join: %s", why)
 
     def _joins(
         self, control: Control, message: Message, fds: list[int], who: Guest | None
@@ -137,10 +182,12 @@ class Members:
             process = self.node.pool.processes[name] = Process(message["t"], name, pidfd)
             if who is not None:
                 process.tenant, process.pod = who.tenant, who.pod
-                self.node.pool.cold_starts += who.kind == "runtime"
+                self._is_new(process)
             self.node.pool.save()
         else:
             self.node.pool.came(process, pidfd)
+        if process.began_at is not None:
+            self._is_new(process)
         process.control, process.asked_at = control, None
         self.connections[control.fileno()] = (control, process)
         if process.kind == "gateway":
@@ -159,6 +206,10 @@ class Members:
             make_if_nobody_holds(self.node, job)
             self.node.staff(job)
 
+    def _is_new(self, process: Process) -> None:
+        if process.kind == "runtime":
+            self.accounts.started(process.start, self.node.pool.started(process))
+
     def tell_coordinators(self, gateway: Process) -> None:
         if self.coordinators is not None:
             self.node.send(gateway, {"t": "jobs", "jobs": self.coordinators})
@@ -170,12 +221,16 @@ class Members:
             if number in self.node.jobs:
                 self.node.jobs[number].assigned.pop(endpoint, None)
         process.role, process.joined = None, False
+        process.idle_since_s = time.monotonic()
 
     def _rejoin(self, process: Process, message: Message, fds: list[int]) -> None:
         """A runtime comes back with its role, its socket pair and its memory."""
         near, far, *files = fds
         job = self.node.jobs.get(message["job"])
-        if job is None or process.tenant not in (None, job.tenant):
+        if job is not None and process.tenant not in (None, job.tenant):
+            self._refused("other-tenant", f"pod {process.pod} is not of job {job.name}'s tenant")
+            return
+        if job is None:
             return
         process.role = (job.number, message["endpoint"])
         take_files(self.node, job, files)
@@ -184,6 +239,10 @@ class Members:
             self.node.take_back(job, message["endpoint"])
 
     def _hears(self, process: Process, message: Message, fds: list[int]) -> None:
+        if process.kind == "runtime" and "job" in message and not _is_its(process, message):
+            what, number = message["t"], message["job"]
+            self._refused("not-its-role", f"{process.pod or process.pid}: {what} of job {number}")
+            return
         match message["t"]:
             case "join":
                 self._register(process, message, fds)
@@ -196,6 +255,8 @@ class Members:
             case "left":
                 self.node.router.unregister(message["job"], message["endpoint"])
                 self._vacate(process)
+                if message["job"] in self.node.jobs:
+                    self.accounts.left(self.node.jobs[message["job"]])
                 for job in list(self.node.jobs.values()):
                     self.node.staff(job)
                     self.node.forget_if_left(job)
@@ -205,8 +266,10 @@ class Members:
                     "t": "failed", "job": name, "code": "defect", "error": message["error"],
                 })  # fmt: skip
             case "work" if message["job"] in self.node.jobs:
-                self.accounts.worked(self.node.jobs[message["job"]], message)
-            case "pong":
+                job = self.node.jobs[message["job"]]
+                self.node.wake(job, max(began for _, began, _ in message["spans"]))
+                self.accounts.worked(job, message)
+            case "pong" if process.kind == "gateway":
                 self.accounts.gateway_says(message)
 
     def _register(self, process: Process, message: Message, fds: list[int]) -> None:
@@ -235,6 +298,8 @@ class Members:
                            "endpoint": endpoint}  # fmt: skip
         if process.kind == "runtime":
             process.joined = True
+            if job.idling.asleep:  # it was to leave, and has something to do
+                self.node.wake(job)
             role = job.roles.get(endpoint, {"parent": 0, "expected": 0})
             answer |= {"parent": role["parent"], "expected": role["expected"]}
         else:
@@ -270,7 +335,9 @@ class Members:
             what = job.roles.get(role[1], {"kind": what})["kind"]
             if self.node.pool.holder(*role) is None:
                 self.node.router.unregister(*role)
-        if not process.pod or role or process.kind == "gateway":  # idle ones go as they are scaled
+        if process.is_retired or (process.pod and not role and process.kind != "gateway"):
+            pass  # idle ones go as they are scaled
+        else:
             self.node.report({"t": "restart", "what": what})
         for job in list(self.node.jobs.values()):
             make_if_nobody_holds(self.node, job)
@@ -293,6 +360,7 @@ class Members:
         if not self.node.jobs or now - self.pinged_at < self.ping_s:
             return
         self.pinged_at = now
+        self._mend()
         for process in list(self.node.pool.processes.values()):
             holds = process.joined or process.kind == "gateway"
             if not holds or process.control is None:
@@ -304,6 +372,12 @@ class Members:
                 log.warning("%s %d does not answer: replaced", process.kind, process.pid)
                 self._replace(process)
 
+    def _mend(self) -> None:
+        """See that the kernel has what descriptors need: others with the right can take it."""
+        for what, count in self.node.mend().items():
+            self.accounts.figures.add("lifl_proxy_repairs", count, what=what)
+            log.warning("somebody took %d × %s out of the kernel: put back", count, what)
+
     def _replace(self, process: Process) -> None:
         """Fence: the successor asks for the role's lock, which is free when this one is dead."""
         if process.role is not None:
@@ -314,3 +388,11 @@ class Members:
             if successor and job:
                 self.node.assign(job, endpoint, successor)
         self.node.pool.kill(process)
+
+
+def _is_its(process: Process, message: Message) -> bool:
+    """A runtime speaks of the role that it was given, and of no other job."""
+    if process.role is None:
+        return False
+    number, endpoint = process.role
+    return bool(message["job"] == number and message.get("endpoint", endpoint) == endpoint)

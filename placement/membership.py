@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from lifl.functions.wire import worker_and_number
 
@@ -27,6 +28,50 @@ class Known:
     ready: bool = False  # its gateway holds the job's arena
     model: int = -1  # ... and in it the model of this round
     in_model: int = 0  # with the updates of these clients
+    queue: float | None = None  # Q̂ of its queue, where that is measured and a period has ended
+    enrolled: int = 0  # its gateway goes by the keys of this look at the key directory
+    is_lost: bool = False  # it has been silent for too long, or has lost its memory
+    is_draining: bool = False  # takes nobody new, and gives its clients away between rounds
+    is_empty: bool = False  # lost, and it has nothing of the job any more
+    is_silent: bool = False  # it has not answered lately: nobody is sent there
+    begun: int = 0  # newest round whose first model it has
+    epoch: int = 0  # of the last plan that it was lost in; what it had before counts no more
+
+
+@dataclass(frozen=True)
+class Outside:
+    """How clients from outside of a cluster reach gateways: not as nodes reach one another.
+
+    Attributes:
+        clients: their keys.
+        doors: endpoint and port for models and updates, as they see them, by node.
+    """
+
+    clients: frozenset[str] = frozenset()
+    doors: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any] | None) -> Outside:
+        """From a coordinator's configuration; None: everybody is inside."""
+        if config is None:
+            return cls()
+        doors = {node: (endpoint, port) for node, (endpoint, port) in config["doors"].items()}
+        return cls(frozenset(config["clients"]), doors)
+
+    def wire(self) -> dict[str, Any]:
+        return {"clients": sorted(self.clients), "doors": dict(self.doors)}
+
+    def endpoint(self, client: str, node: Known) -> str:
+        """Where this client finds that node's gateway."""
+        return self.door(node) if client in self.clients else node.endpoint
+
+    def door(self, node: Known) -> str:
+        """Where those from outside do."""
+        return self.doors[node.name][0] if node.name in self.doors else node.endpoint
+
+    def ports(self, node: str) -> dict[str, int]:
+        """Where each of them finds the bulk port of that node."""
+        return dict.fromkeys(self.clients, self.doors[node][1]) if node in self.doors else {}
 
 
 class Membership:
@@ -37,6 +82,7 @@ class Membership:
         names: name of each enrolled client, by key.
         observers: keys of those who may see models and report on them.
         workers: keys of those who speak for virtual clients.
+        outside: who does not call at the addresses that nodes have among themselves.
 
     Attributes:
         connected: client key → node whose gateway it talks to; "" for a virtual one, whose worker
@@ -48,11 +94,11 @@ class Membership:
 
     def __init__(
         self, nodes: Mapping[str, str], names: Mapping[str, str], observers: Iterable[str],
-        workers: Iterable[str] = (),
+        workers: Iterable[str] = (), *, outside: Outside | None = None,
     ) -> None:  # fmt: skip
         self.nodes = {name: Known(name, key) for name, key in nodes.items()}
         self.names = dict(names)
-        self.observers = list(observers)
+        self.observers, self.outside = list(observers), outside or Outside()
         self.is_observed = False
         self.connected: dict[str, str] = {}
         self.homes: dict[str, str] = {}
@@ -124,24 +170,59 @@ class Membership:
 
     @property
     def is_whole(self) -> bool:
-        """Agent and gateway of every node have reported."""
-        return all(node.agent and node.gateway for node in self.nodes.values())
+        """Agent and gateway of every node have reported, but for those that are lost."""
+        return all(node.agent and node.gateway for node in self.here)
+
+    @property
+    def here(self) -> list[Known]:
+        """Nodes that are not lost, by name."""
+        return [node for node in self if not node.is_lost]
 
     @property
     def gateways(self) -> dict[str, list[str]] | None:
-        """Endpoint and key of every gateway, once all are known."""
-        if not all(node.gateway for node in self.nodes.values()):
+        """Endpoint and key of every gateway, once all are known; of lost nodes none."""
+        if not all(node.gateway for node in self.here):
             return None
-        return {node.name: [node.endpoint, node.key] for node in self}
+        return {node.name: [node.endpoint, node.key] for node in self.here}
+
+    def lose(self, name: str, epoch: int, gone_at: float) -> None:
+        """Forget where a node was; its clients have until `gone_at` to call elsewhere."""
+        node = self.nodes[name]
+        self.nodes[name] = Known(
+            node.name, node.key, measured=node.measured, is_lost=True, epoch=epoch
+        )
+        for key, where in self.connected.items():
+            if where == name:
+                self._leaving.setdefault(key, gone_at)
+
+    def returns(self, name: str) -> None:
+        """A node that was lost is here again, with nothing of the job."""
+        self.nodes[name].is_lost = False
+        self.nodes[name].planned = -1
 
     def astray(self, name: str) -> list[list[str]]:
         """[client key, endpoint, server key] of clients that called here and belong elsewhere.
 
-        Without those whose gateway has not reported yet.
+        Without those whose gateway has not reported yet, or does not answer.
         """
-        homes, nodes = self.homes, self.nodes
+        where = [key for key, at in self.connected.items() if at == name]
+        return self.sent_away(name, where)
+
+    def sent_away(self, name: str, keys: Iterable[str]) -> list[list[str]]:
+        """[client key, endpoint, server key] of those who belong to another node than this one."""
+        at = {key: self.nodes[self.homes.get(key, name)] for key in keys}
         return [
-            [key, nodes[homes[key]].endpoint, nodes[homes[key]].key]
-            for key, where in self.connected.items()
-            if where == name and homes.get(key, where) != where and nodes[homes[key]].endpoint
+            [key, self.outside.endpoint(key, node), node.key]
+            for key, node in at.items()
+            if node.name != name and node.endpoint and not node.is_silent
         ]
+
+    def elsewhere(self, name: str, most: int = 8) -> list[Known]:
+        """Other nodes with gateways: where clients of this one go without it.
+
+        Of many nodes each is told of a few, the next ones by name, so that not all go to the same.
+        """
+        names = [node.name for node in self.here if node.endpoint and node.name != name]
+        later = [other for other in names if other > name]
+        order = [*later, *(other for other in names if other < name)][:most]
+        return [self.nodes[other] for other in order]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lifl.errors import LiflError, Unreachable
@@ -44,12 +46,18 @@ class Node:
         self.budget_bytes, self.report = budget_bytes, report
         self.jobs: dict[int, NodeJob] = {}
         self.on_forget: Callable[[NodeJob], None] = lambda _: None
+        self.on_count: Callable[[str, NodeJob], None] = lambda *_: None
+        self.on_assign: Callable[[NodeJob, Process], None] = lambda *_: None
 
     # -- plan --------------------------------------------------------------------------------
     def carry_out(self, message: Message) -> None:
         """Carry out a plan: memory, routes, roles, and a poke for everybody."""
         job = self.jobs.setdefault(message["job"], NodeJob(message["job"], message["name"]))
         job.plan, job.announced = message, False
+        job.idling.least_s = message["scaling"]["keep_alive_s"]
+        if job.queue_settings is not None:
+            job.idling.limit_s = job.queue_settings.idle_s
+        job.idling.work(time.monotonic())  # whoever sent the plan waits for every role
         try:
             self._carry_out(job)
         except LiflError as error:
@@ -79,10 +87,30 @@ class Node:
         self.announce(job)
 
     def route(self, job: NodeJob) -> None:
-        """Write the plan's next hops: lane to role, role to parent, root to its lane."""
-        for endpoint, role in job.roles.items():
-            self.router.route(job.number, lane(endpoint), endpoint)
-            self.router.route(job.number, endpoint, role["parent"] or lane(endpoint))
+        """Write the plan's next hops."""
+        for sender, to in self._hops(job).items():
+            self.router.route(job.number, sender, to)
+
+    def _hops(self, job: NodeJob) -> dict[int, int]:
+        """Lane to role, role to parent, root to its lane."""
+        roles = job.roles.items()
+        return {lane(endpoint): endpoint for endpoint, _ in roles} | {
+            endpoint: role["parent"] or lane(endpoint) for endpoint, role in roles
+        }
+
+    def mend(self) -> Counter[str]:
+        """Put back what was taken out of the kernel behind this agent's back; how often what."""
+        found = self.router.mend()
+        for job in self.jobs.values():
+            if job.files is None or job.over:
+                continue  # its routes are not written yet, or of no use any more
+            missing = self._hops(job).items() - self.router.routes(job.number).items()
+            if missing:
+                found["route"] += len(missing)
+                self.route(job)
+                self.router.reset_credit(job.number)
+                self.poke_everybody(job)
+        return found
 
     def make_room(self, job: NodeJob) -> bool:
         """The job's memory on this node: its input slots, and sum slots for every role of the plan.
@@ -134,10 +162,16 @@ class Node:
         for job in [job for job in self.jobs.values() if job.waits and not job.over]:
             self.carry_out(job.plan)
 
-    def drop(self, number: int) -> None:
-        """The job is over: its roles leave, then its memory goes."""
+    def drop(self, number: int, name: str = "") -> None:
+        """The job is over, or begins anew here: its roles leave, then its memory goes.
+
+        Args:
+            name: of the job, whose coordinator hears also that there was nothing.
+        """
         job = self.jobs.get(number)
         if job is None:
+            if name:
+                self.report({"t": "dropped", "job": name})
             return
         job.over = True
         for endpoint in {*job.roles, *job.assigned}:
@@ -163,7 +197,7 @@ class Node:
     # -- roles -------------------------------------------------------------------------------
     def staff(self, job: NodeJob) -> None:
         """Give every role that nobody holds to an idle runtime; start what is missing."""
-        if job.files is None or job.over or job.waits:
+        if job.files is None or job.over or job.waits or job.idling.asleep:
             return
         vacant = [
             endpoint for endpoint in job.roles
@@ -178,9 +212,16 @@ class Node:
         for _ in range(waiting - self.pool.starting()):
             self.pool.start_runtime()
 
+    def drain(self, pods: Iterable[str]) -> None:
+        """These pods get no role from now on, others do (again)."""
+        self.pool.draining = frozenset(pods)
+        for job in self.jobs.values():
+            self.staff(job)
+
     def assign(self, job: NodeJob, endpoint: int, process: Process) -> None:
         assert job.files is not None
         process.role, process.joined = (job.number, endpoint), False
+        self.on_assign(job, process)
         job.assigned[endpoint] = job.roles[endpoint]["kind"]
         self.pool.save()
         inputs = job.files.read_only_inputs()
@@ -202,8 +243,59 @@ class Node:
         """The role leaves when nobody needs its slots any more: at once where the job is over."""
         process = self.pool.holder(job.number, endpoint)
         if process:
-            leave = {"t": "leave", "job": job.number, "endpoint": endpoint, "over": over}
-            self.send(process, leave)
+            self.send(process, {
+                "t": "leave", "job": job.number, "endpoint": endpoint, "over": over,
+                "if_idle": False,
+            })  # fmt: skip
+
+    # -- to zero and from zero ---------------------------------------------------------------
+    def look_at_idle(self) -> float | None:
+        """Stop runtimes that are not worth keeping, have those there that are expected.
+
+        Returns:
+            When to look again, in seconds; None: nothing comes with time alone.
+        """
+        now_s, waits_s = time.monotonic(), []
+        for job in self.jobs.values():
+            match job.idling.turn(now_s):
+                case "stop":
+                    self._sleep(job)
+                case "start":
+                    self.on_count("lifl_scaled_from_zero", job)
+                    self.staff(job)
+            waits_s.append(job.idling.next_in_s(now_s))
+        for process in list(self.pool.processes.values()):
+            idle_s = now_s - process.idle_since_s
+            if process.is_free and self.jobs and all(
+                job.idling.asleep or job.idling.is_to_go(idle_s) for job in self.jobs.values()
+            ):  # fmt: skip
+                self.pool.retire(process)
+        return min((wait_s for wait_s in waits_s if wait_s is not None), default=None)
+
+    def _sleep(self, job: NodeJob) -> None:
+        """Ask every role to leave, if nobody needs its slots.
+
+        Each is taken out of the routing first.  Whatever is sealed later is then a descriptor
+        that finds no receiver, which wakes the job; whatever was sealed before, the role finds in
+        the words before it leaves, and stays: it registers again.
+        """
+        self.on_count("lifl_scaled_to_zero", job)
+        for endpoint in job.roles:
+            process = self.pool.holder(job.number, endpoint)
+            if process is not None and process.joined:
+                self.router.unregister(job.number, endpoint)
+                self.send(process, {
+                    "t": "leave", "job": job.number, "endpoint": endpoint, "over": False,
+                    "if_idle": True,
+                })  # fmt: skip
+
+    def wake(self, job: NodeJob, at_s: float | None = None) -> None:
+        """Something is to be done since `at_s`, or now: every role is given out again."""
+        was_asleep = job.idling.asleep
+        job.idling.work(time.monotonic() if at_s is None else at_s)
+        if was_asleep and not job.idling.asleep:
+            self.on_count("lifl_scaled_from_zero", job)
+            self.staff(job)
 
     def tell_gateway(self, job: NodeJob) -> None:
         gateway = self.pool.gateway
@@ -216,6 +308,7 @@ class Node:
                 "t": "arena", "job": job.number, "name": job.name, "roles": list(job.roles),
                 "geometry": job.plan["geometry"], "proxy": self.router.name,
                 "slots": job.limit, "limit": job.limit_number,
+                "watch_queue": job.queue_settings is not None,
             },
             [files.inputs, files.sums, files.locks],
         )  # fmt: skip

@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,27 +30,39 @@ import kopf
 
 from lifl.errors import LiflError
 from lifl.functions.wire import Keys
+from lifl.metrics import Figures
 from lifl.placement.arbiter import Arbiter, Share
-from lifl.placement.cluster import names
+from lifl.placement.cluster import names, services
+from lifl.placement.cluster.admission import Webhook
 from lifl.placement.cluster.api import Api, Missing, Object, path_of
 from lifl.placement.cluster.decide import ENDED
 from lifl.placement.cluster.deployments import Deployments
 from lifl.placement.cluster.desk import AUDIENCE, Desk, NodeHere, agent_rule
+from lifl.placement.cluster.draining import Drains
 from lifl.placement.cluster.gather import fetched, together
 from lifl.placement.cluster.keeper import Keeper
 from lifl.placement.cluster.lease import wait_until_elected
-from lifl.placement.cluster.objects import Install
-from lifl.placement.cluster.scaling import Scaler
+from lifl.placement.cluster.nodes import Notes
+from lifl.placement.cluster.objects import FunctionsRuntime, Install
+from lifl.placement.cluster.scaling import Runtime, Scaler
 from lifl.placement.cluster.tokens import review_of
+from lifl.placement.sink import OUTCOMES, Counts
 
 log = logging.getLogger("lifl.operator")
 
-LEADS: Final = "Whether this operator holds the Lease."
+LEVELS: Final = {
+    "debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING,
+    "error": logging.ERROR,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The process's own."""
+    """The process's own.
+
+    Attributes:
+        tls: folder with the webhook's certificate; None: this operator has no webhook.
+    """
 
     identity: str
     address: str
@@ -59,6 +72,8 @@ class Settings:
     directory: Path
     agent_account: str
     functions_idle_s: float
+    webhook_port: int = 9443
+    tls: Path | None = None
 
 
 @dataclass
@@ -71,7 +86,10 @@ class Operator:
     epoch: int
     desk: Desk | None = None  # until it has started
     keepers: dict[str, Keeper] = field(default_factory=dict)
+    scalers: dict[FunctionsRuntime, Scaler] = field(default_factory=dict)
+    services: services.Services | None = None  # with a webhook alone
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    events: Counts = field(default_factory=Counts)  # of all jobs' sinks
 
     def __post_init__(self) -> None:
         self.arbiter = Arbiter(self._tell_share)
@@ -86,18 +104,30 @@ class Operator:
         there = await asyncio.to_thread(self.api.items, names.fljob("", ""))
         self.desk = desk = Desk(
             keys, f"tcp://0.0.0.0:{self.settings.port}", who=self._see_agent,
-            on_nodes=self._wake_all, on_demand=self._on_demand, on_evict=self._evict,
+            on_nodes=self._on_nodes, on_demand=self._on_demand, on_evict=self._evict,
             on_initial=self._wake,
         )  # fmt: skip
-        self.scaler = Scaler(
-            Deployments(self.api, self.install), self.settings.functions_idle_s
-        )
+        self._scale_by("deployment", Deployments(self.api, self.install))
+        self.notes = Notes(self.api, desk.nodes)
+        works = [desk.run(), self.notes.run()]
+        if self.settings.tls is not None:
+            webhook = Webhook(self.install, self.settings.webhook_port, self.settings.tls)
+            await webhook.start()
+            self.services = services.Services(self.api, self.install, desk.gateway_of)
+            self._scale_by("knative", self.services)
+            works += [webhook.run(), self.services.run()]
         for body in there:
             if body.get("status", {}).get("phase") in ("Placed", "Running"):
                 desk.unclaimed.add(_full_name(body))
-        self.tasks += [asyncio.create_task(work) for work in (desk.run(), self.scaler.run())]
+        works += [scaler.run() for scaler in self.scalers.values()]
+        self.tasks += [asyncio.create_task(work) for work in works]
         for task in self.tasks:
             task.add_done_callback(_must_not_end)
+
+    def _scale_by(self, name: FunctionsRuntime, runtime: Runtime) -> None:
+        self.scalers[name] = Scaler(
+            runtime, self.settings.functions_idle_s, Drains(self._tell_drained)
+        )
 
     # -- what kopf says ----------------------------------------------------------------------
     def fljob(self, body: Object) -> None:
@@ -117,8 +147,11 @@ class Operator:
             self.api, self.desk, self.install, body, epoch=self.epoch,
             identity=settings.identity, address=settings.address, directory=settings.directory,
             arbiter=self.arbiter,
+            events=self.events,
         )  # fmt: skip
         keeper.start().add_done_callback(_must_not_fail)
+        for node in self.desk.nodes.values():  # it may have been said before this job was known
+            self._on_demand(node)
 
     async def deleted(self, body: Object) -> None:
         """An FLJob is to go; its finalizer waits for this."""
@@ -130,14 +163,27 @@ class Operator:
         await keeper.end()
         self.keepers.pop(metadata["uid"], None)
         tenant = metadata["namespace"]
-        if not any(other.namespace == tenant for other in self.keepers.values()):
-            await self.scaler.forget(tenant)
+        left = {each.runtime for each in self.keepers.values() if each.namespace == tenant}
+        for name, scaler in self.scalers.items():
+            if name not in left:
+                await scaler.forget(tenant)
 
     def member(self, body: Object) -> None:
         """A batch Job of a member has changed."""
         for owner in body["metadata"].get("ownerReferences", []):
             if (keeper := self.keepers.get(owner["uid"])) is not None:
                 keeper.member_says(body)
+
+    def node(self, body: Object, *, is_gone: bool) -> None:
+        """A node of the cluster has changed."""
+        assert self.desk is not None
+        name, before = body["metadata"]["name"], set(self.desk.cordoned)
+        if is_gone or not body.get("spec", {}).get("unschedulable"):
+            self.desk.cordoned.discard(name)
+        else:
+            self.desk.cordoned.add(name)
+        if self.desk.cordoned != before:
+            self._wake_all()
 
     # -- what agents say ---------------------------------------------------------------------
     def _see_agent(self, token: str, node: str) -> None:
@@ -150,6 +196,12 @@ class Operator:
             review, pod, namespace=namespace, account=self.settings.agent_account, node=node
         )
 
+    def _on_nodes(self) -> None:
+        self.notes.wake()
+        if self.services is not None:
+            self.services.gateways_changed()
+        self._wake_all()
+
     def _wake_all(self) -> None:
         for keeper in self.keepers.values():
             keeper.wake()
@@ -160,7 +212,23 @@ class Operator:
                 keeper.wake()
 
     def _on_demand(self, node: NodeHere) -> None:
-        self.scaler.want(node.name, node.demand, node.idle)
+        """A node's roles are its jobs', and each job says what its functions run as."""
+        wanted: dict[FunctionsRuntime, Counter[str]] = {name: Counter() for name in self.scalers}
+        for keeper in self.keepers.values():
+            if keeper.runtime in wanted and (number := node.demand.get(keeper.full_name, 0)):
+                wanted[keeper.runtime][keeper.namespace] += number
+        asked = set()
+        for name, scaler in self.scalers.items():
+            scaler.drains.hear(node.name, node.busy, node.draining)
+            scaler.want(node.name, wanted[name])
+            asked |= scaler.drains.asked_of(node.name)
+        if asked - {*node.busy, *node.draining}:  # an agent that began anew knows of none
+            self._tell_drained(node.name)
+
+    def _tell_drained(self, node: str) -> None:
+        pods = {pod for each in self.scalers.values() for pod in each.drains.asked_of(node)}
+        if self.desk is not None:
+            self.desk.drain(node, sorted(pods))
 
     def _evict(self, pod: str) -> None:
         """Its process holds a role and does not answer; who waits for the role cannot kill it."""
@@ -168,21 +236,29 @@ class Operator:
         log.warning("pod %s does not answer: deleted", pod)
         asyncio.get_running_loop().run_in_executor(None, lambda: self.api.delete(path, grace_s=0))
 
-    def figures(self) -> tuple[dict[str, str], dict[str, tuple[str, float]]]:
+    def figures(self) -> tuple[dict[str, str], Figures]:
         """Where coordinators' figures are, and the operator's own; called from another thread."""
         keepers = list(self.keepers.values())
         urls = {each.full_name: each.metrics_at for each in keepers if each.metrics_at}
         phases = [each.status.phase for each in keepers]
-        nodes = len(self.desk.nodes) if self.desk is not None else 0
-        return urls, {
-            "lifl_operator_leads": (LEADS, 1),
-            "lifl_operator_nodes": ("Nodes whose agent has a line here.", nodes),
-            "lifl_operator_fljobs": ("FLJobs that have not ended.",
-                                     sum(phase not in ENDED for phase in phases)),
-        }  # fmt: skip
+        figures = own_figures(leads=True)
+        figures.set("lifl_operator_nodes", len(self.desk.nodes) if self.desk is not None else 0)
+        figures.set("lifl_operator_fljobs", sum(phase not in ENDED for phase in phases))
+        for outcome in OUTCOMES:
+            figures.add("lifl_sink_events", self.events[outcome], outcome=outcome)
+        figures.add("lifl_sink_retries", self.events["retries"])
+        sinks = [each.sink for each in keepers if each.sink is not None]
+        figures.set("lifl_sink_waiting", sum(map(len, sinks)))
+        return urls, figures
 
     async def stop(self) -> None:
         await asyncio.gather(*(keeper.leave() for keeper in self.keepers.values()))
+
+
+def own_figures(*, leads: bool) -> Figures:
+    figures = Figures("operator")
+    figures.set("lifl_operator_leads", leads)
+    return figures
 
 
 def _full_name(body: Object) -> str:
@@ -247,8 +323,8 @@ class Probe:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self.ask: Callable[[], tuple[dict[str, str], dict[str, tuple[str, float]]]] = (
-            lambda: ({}, {"lifl_operator_leads": (LEADS, 0)})
+        self.ask: Callable[[], tuple[dict[str, str], Figures]] = (
+            lambda: ({}, own_figures(leads=False))
         )
         threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True).start()
 
@@ -313,11 +389,22 @@ def watch(operator: Operator, keys: Keys) -> kopf.OperatorRegistry:
     async def member(body: kopf.Body, **_: Any) -> None:
         operator.member(_plain(body))
 
+    @kopf.on.event("", "v1", "nodes", registry=registry)
+    async def node(body: kopf.Body, type: str | None, **_: Any) -> None:  # noqa: A002
+        operator.node(_plain(body), is_gone=type == "DELETED")
+
     return registry
 
 
 def _plain(body: kopf.Body) -> Object:
     return json.loads(json.dumps(dict(body), default=dict))  # type: ignore[no-any-return]
+
+
+def say_from(level: str) -> None:
+    """Log from a level on; what libraries say of every event and lease is one level lower."""
+    logging.basicConfig(format="%(name)s: %(message)s", level=LEVELS[level])
+    for library in ("kopf", "leaderelection", "aiohttp", "urllib3"):
+        logging.getLogger(library).setLevel(max(LEVELS[level] + 10, logging.INFO))
 
 
 @click.command()
@@ -332,21 +419,28 @@ def _plain(body: kopf.Body) -> Object:
 @click.option("--functions-service-account", required=True)
 @click.option("--functions-resources", default="{}", help="JSON")
 @click.option("--functions-priority-class", default="")
+@click.option("--functions-runtime", type=click.Choice(["deployment", "knative"]),
+              default="deployment", help="of jobs that do not say")  # fmt: skip
 @click.option("--functions-idle-s", default=30.0, help="for how long an idle function stays")
 @click.option("--agent-service-account", required=True)
 @click.option("--run-directory", default="/run/lifl")
+@click.option("--gateway-bulk-port", default=7711, help="of every node")
+@click.option("--log-level", default="info", type=click.Choice([*LEVELS]))
 @click.option("--port", default=7700)
 @click.option("--metrics-port", default=8080)
+@click.option("--webhook-port", default=9443)
+@click.option("--tls", type=click.Path(path_type=Path), help="folder of the webhook's certificate")
 @click.option("--directory", type=click.Path(path_type=Path), default=Path("/var/lib/lifl"))
 def main(
     namespace: str, identity: str, address: str, lease: str, service: str | None, image: str,
     image_pull_policy: str, functions_namespace: str, functions_service_account: str,
-    functions_resources: str, functions_priority_class: str, functions_idle_s: float,
-    agent_service_account: str, run_directory: str, port: int, metrics_port: int, directory: Path,
+    functions_resources: str, functions_priority_class: str,
+    functions_runtime: FunctionsRuntime, functions_idle_s: float, agent_service_account: str,
+    run_directory: str, gateway_bulk_port: int, log_level: str, port: int, metrics_port: int,
+    webhook_port: int, tls: Path | None, directory: Path,
 ) -> None:  # fmt: skip
     """Run the operator; it waits until it holds the Lease."""
-    logging.basicConfig(format="%(name)s: %(message)s", level=logging.INFO)
-    logging.getLogger("leaderelection").setLevel(logging.WARNING)
+    say_from(log_level)
     probe = Probe(metrics_port)
     api = Api.of_pod()
     epoch = wait_until_elected(
@@ -363,12 +457,14 @@ def main(
         functions_namespace=functions_namespace, functions_account=functions_service_account,
         functions_resources=json.loads(functions_resources),
         functions_priority_class=functions_priority_class, run_directory=run_directory,
+        gateway_bulk_port=gateway_bulk_port,
+        functions_runtime=functions_runtime, has_webhook=tls is not None,
         operator=f"tcp://{service or lease}.{namespace}.svc:{port}", operator_key=keys.public,
     )  # fmt: skip
     settings = Settings(
         identity=identity, address=address, lease=lease, port=port, metrics_port=metrics_port,
         directory=directory, agent_account=agent_service_account,
-        functions_idle_s=functions_idle_s,
+        functions_idle_s=functions_idle_s, webhook_port=webhook_port, tls=tls,
     )  # fmt: skip
     operator = Operator(api, install, settings, epoch)
     probe.ask = operator.figures

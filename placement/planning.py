@@ -6,7 +6,7 @@ Owns the snapshot that planner.py is asked with, the size of the job's memory an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from lifl.errors import Busy
 from lifl.functions.layout import Layout
 from lifl.functions.wire import Message
 from lifl.placement.asking import Asking
+from lifl.placement.autoscaler import Room, leaves_for
 from lifl.placement.capacity import capacity
 from lifl.placement.fanin import LEAVES_MOST, Work, leaves_bound
 from lifl.placement.history import History
@@ -129,8 +130,14 @@ class Planning:
         return enough(drawn, factor=spec.over_provision, minimum=spec.min_updates)
 
     def plan(
-        self, members: Membership, roster: Sequence[str], *, previous: Plan | None, epoch: int
+        self, members: Membership, roster: Sequence[str], *, previous: Plan | None, epoch: int,
+        takers: Container[str] | None = None,
     ) -> Plan:
+        """Who is where.
+
+        Args:
+            takers: in mid-round, nodes that may be given clients; None: between rounds.
+        """
         spec = self.job.spec
 
         def over(nodes: tuple[Node, ...]) -> Plan:
@@ -138,9 +145,13 @@ class Planning:
                 Snapshot(
                     nodes=nodes,
                     clients=tuple(
-                        Client(key=key, name=members.names[key], node=members.homes.get(key))
+                        Client(
+                            key=key, name=members.names.get(key, key),
+                            node=members.homes.get(key),
+                        )
                         for key in roster
                     ),
+                    mid_round=takers is not None,
                     fan_in=self._fan_in(len(roster)),
                     work=Work(
                         update_bytes=self.layout.update_bytes, sum_bytes=self.layout.sum_bytes,
@@ -153,14 +164,19 @@ class Planning:
                 )
             )
 
+        nodes = tuple(
+            self._node(node, takes=takers is None or node.name in takers)
+            for node in members if node.measured
+        )  # fmt: skip
         try:
-            return over(tuple(self._within_share(self._node(node)) for node in members))
+            return over(tuple(map(self._within_share, nodes)))
         except Busy:  # the nodes of its share are gone, and it has no other share yet
-            return over(tuple(self._node(node) for node in members))
+            return over(nodes)
 
-    def _node(self, node: Known) -> Node:
+    def _node(self, node: Known, *, takes: bool) -> Node:
         slots = self.job.spec.memory.input_slots
         fold, ingress = node.measured["fold_bytes_s"], node.measured["ingress_bytes_s"]
+        cores = min(self.leaves_most, int(node.measured["cores"]))
         room = capacity(
             update_bytes=self.layout.update_bytes, fold_bytes_s=fold, ingress_bytes_s=ingress,
             input_slots=slots,
@@ -168,7 +184,8 @@ class Planning:
         return Node(
             name=node.name, capacity_updates=room.updates, input_slots=slots, fold_bytes_s=fold,
             ingress_bytes_s=ingress, gateway=node.endpoint,
-            cores=min(self.leaves_most, int(node.measured["cores"])),
+            cores=cores, leaves_max=self._leaves_max(node, Room(cores=cores, input_slots=slots)),
+            alive=not node.is_lost, draining=node.is_draining or not takes,
         )  # fmt: skip
 
     # -- a share of the nodes ----------------------------------------------------------------
@@ -192,8 +209,14 @@ class Planning:
             "job": self.name, "clients": clients, "slots": spec.memory.input_slots,
             "priority": spec.placement.priority, "weight": spec.placement.weight,
             "policy": spec.placement.policy,
-            "nodes": {node.name: self._node(node).capacity_updates for node in members},
-            "budgets": {node.name: int(node.measured["budget_bytes"]) for node in members},
+            "nodes": {
+                node.name: self._node(node, takes=True).capacity_updates
+                for node in members.here if node.measured and not node.is_draining
+            },
+            "budgets": {
+                node.name: int(node.measured["budget_bytes"])
+                for node in members.here if node.measured
+            },
             "fixed_bytes": fixed, "slot_bytes": self.geometry.for_inputs.slot_bytes,
             "holding": sorted(holding),
         }  # fmt: skip
@@ -204,21 +227,33 @@ class Planning:
         leaves = min(clients, self.leaves_most) if fan_in is None else leaf_count(clients, fan_in)
         return min(self.geometry.sums, 2 * (leaves + 1) + 3)
 
+    def _leaves_max(self, node: Known, room: Room) -> int | None:
+        """By the node's queue, where that is what leaves follow; None: by the roster alone.
+
+        With `fanIn: auto` there are at most as many leaves as there are updates in the queue.
+        """
+        if self.job.spec.scaling.leaves != "queue" or node.queue is None:
+            return None
+        return leaves_for(node.queue, fan_in=self.job.spec.aggregation.fan_in or 1, room=room)
+
     # -- messages ----------------------------------------------------------------------------
-    def to_agent(self, plan: Plan, name: str, *, epoch: int, number: int) -> Message:
-        """A node's part of the plan."""
+    def to_agent(
+        self, plan: Plan, name: str, *, epoch: int, number: int, slots: int
+    ) -> Message:  # fmt: skip
+        """A node's part of the plan, with so many input slots."""
         spec, geometry = self.job.spec.aggregation, self.geometry
+        scaling = self.job.spec.scaling
         roles = [
             {
                 "endpoint": role.endpoint, "kind": role.kind, "parent": role.parent,
                 "expected": role.expected, "lazy": spec.mode == "lazy",
             }
-            for role in plan.nodes[name].roles
+            for role in (plan.nodes[name].roles if name in plan.nodes else ())
         ]  # fmt: skip
         return {
             "t": "plan", "job": self.number, "name": self.name,
             "tenant": self.job.metadata.namespace, "epoch": epoch, "round": number, "roles": roles,
-            "slots": max(self.slots(name), bool(roles) and not self.asking.is_crowded_out),
+            "slots": slots,
             "limit_bytes": self.job.spec.memory.arena_bytes or 0,
             "geometry": {
                 "inputs": geometry.inputs, "sums": geometry.sums, "roster": geometry.roster,
@@ -228,6 +263,7 @@ class Planning:
                 [int(s.code), s.count, s.update_offset, s.sum_offset]
                 for s in self.layout.sections
             ],
+            "scaling": scaling.model_dump(),
             "lane": self.job.spec.clients.lane,
             "update_bytes": self.layout.update_bytes, "sum_bytes": self.layout.sum_bytes,
             "velocity_at": self.layout.velocity_at,
@@ -256,20 +292,19 @@ class Planning:
 
     def round_to_gateway(
         self, plan: Plan, node: Known, members: Membership, *, epoch: int, number: int,
-        roster: Sequence[str], model_at: str | None, elapsed_s: float, excused: int,
+        roster: Sequence[str], holder: Known, elapsed_s: float, excused: int,
     ) -> Message:  # fmt: skip
-        """A node's part of a round; the model of the one before is at `model_at`."""
+        """A node's part of a round; the model of the one before is at `holder`."""
         assert plan.top_node is not None
         part, top = plan.nodes[node.name], members[plan.top_node]
         is_top = node is top
         trainer = self.job.spec.trainer
         index = {key: bit for bit, key in enumerate(roster)}
-        holder = members[model_at] if model_at else top
         return {
             "t": "round", "job": self.name, "round": number,
             "epoch": epoch, "roster": list(roster), "elapsed_s": elapsed_s,
             "lanes": {str(index[key]): leaf for key, leaf in part.lanes.items()},
-            "nodes": {n.key: 0 for n in members if n is not node} if is_top else {},
+            "nodes": {n.key: n.epoch for n in members if n is not node} if is_top else {},
             "top": plan.top.endpoint if is_top and plan.top else 0,
             "excused": excused.to_bytes(-(-excused.bit_length() // 8), "little"),
             "settings": trainer.settings(number) if trainer else {},
@@ -280,8 +315,24 @@ class Planning:
 
 def roles_of(plan: Plan | None, name: str) -> list[Any]:
     """What an agent must know of a plan; the same roles need no new one."""
-    roles = plan.nodes[name].roles if plan else ()
+    roles = plan.nodes[name].roles if plan and name in plan.nodes else ()
     return [(role.endpoint, role.kind, role.parent, role.expected) for role in roles]
+
+
+def settled(plan: Plan, keys: Sequence[str]) -> Plan:
+    """The same with these clients at the top's node, which has their updates and expects none.
+
+    Whoever of them asks there hears that its update counts.
+    """
+    if not keys:
+        return plan
+    assert plan.top_node is not None
+    node = plan.nodes[plan.top_node]
+    first, *others = node.roles
+    roles = (replace(first, clients=(*first.clients, *keys)), *others)
+    lanes = dict(node.lanes) | dict.fromkeys(keys, first.endpoint)
+    node = replace(node, roles=roles, lanes=lanes, clients=(*node.clients, *keys))
+    return replace(plan, nodes={**plan.nodes, node.name: node})
 
 
 def selected(plan: Plan, roster: Iterable[str]) -> dict[str, int]:

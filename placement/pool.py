@@ -2,7 +2,8 @@
 
 Owns starting them, noticing that they died (pidfd) or do not answer, and which runtime is idle.
 Does not own what they do: placement/node.py gives out roles.  Runtimes outlive roles and rounds;
-a role that gets an idle one starts warm.
+a role that gets an idle one starts warm.  New ones are forked by the node's zygote (forking.py),
+or cold, as an interpreter of their own, where there is none.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
+from lifl.placement.forking import Forking
 from lifl.proxy_ebpf.control import Control
 
 ProcessKind = Literal["runtime", "gateway"]
+StartKind = Literal["zygote", "cold"]
+STARTS: Final[tuple[StartKind, ...]] = ("zygote", "cold")
 
 
 @dataclass
@@ -30,6 +37,11 @@ class Process:
         pid: its name: below 0 for one in a pod of its own, see Control.peer.
         tenant: whose jobs it may work for; None: anybody's.
         pod: in which it runs, in a cluster.
+        start: how it was started.
+        began_at: when it was asked for (monotonic), until it has joined; None: nobody here knows.
+        idle_since_s: since when it has had no role, where it has none (monotonic).
+        has_served: it has had one.
+        is_retired: it was told to end, since nobody needs it.
     """
 
     kind: ProcessKind
@@ -42,6 +54,19 @@ class Process:
     asked_at: float | None = None  # when it was asked what it has not answered (monotonic)
     tenant: str | None = None
     pod: str = ""
+    start: StartKind = "cold"
+    began_at: float | None = None
+    idle_since_s: float = field(default_factory=time.monotonic)
+    has_served: bool = False
+    is_retired: bool = False
+
+    @property
+    def is_free(self) -> bool:
+        """A connected runtime without a role, which is not on its way out."""
+        return (
+            self.kind == "runtime" and self.control is not None and self.role is None
+            and not self.is_retired
+        )  # fmt: skip
 
     def fileno(self) -> int:
         return self.pidfd
@@ -60,16 +85,63 @@ class Pool:
         self.socket_path = directory / "agent.sock"
         self.gateway_arguments = gateway_arguments
         self.processes: dict[int, Process] = {}
-        self.cold_starts = 0
+        self.starts: Counter[StartKind] = Counter()  # runtimes that joined, since the last report
+        self.start_s = dict.fromkeys(STARTS, 0.0)  # and how long that took, in all
+        self.zygote: Forking | None = None
+        self.draining: frozenset[str] = frozenset()  # pods that are to take no role
 
     # -- starting ----------------------------------------------------------------------------
-    def start_runtime(self) -> Process | None:
-        self.cold_starts += 1
-        return self._start("runtime", "lifl.functions.aggregator", [])
+    def start_zygote(self) -> None:
+        """Have runtimes forked from now on."""
+        command = [sys.executable, "-m", "lifl.functions.zygote", "--socket", str(self.socket_path)]
+        self.zygote = Forking([*command, "--node", self.node], os.environ | _QUIET)
+        self.zygote.start()
 
-    def start_gateway(self, listen: str) -> Process | None:
+    def start_runtime(self) -> None:
+        if self.zygote is None or not self.zygote.ask():
+            self._start_cold(time.monotonic())
+
+    def _start_cold(self, asked_at: float) -> None:
+        process = self._start("runtime", "lifl.functions.aggregator", [])
+        process.began_at = asked_at
+
+    def take_forked(self) -> int:
+        """Know what the zygote has forked, start what it cannot; how often it died meanwhile.
+
+        To be called before anybody is let in: a runtime is known here before it joins.
+        """
+        if self.zygote is None:
+            return 0
+        forked, cold = self.zygote.answers()
+        for each in forked:
+            self.processes[each.pid] = Process(
+                "runtime", each.pid, each.pidfd, start="zygote", began_at=each.asked_at
+            )
+        if forked:
+            self.save()
+        for asked_at in cold:
+            self._start_cold(asked_at)
+        deaths, self.zygote.deaths = self.zygote.deaths, 0
+        return deaths
+
+    def started(self, process: Process) -> float | None:
+        """A runtime has joined: how long it took, where that is known."""
+        self.starts[process.start] += 1
+        if process.began_at is None:
+            return None
+        took_s, process.began_at = time.monotonic() - process.began_at, None
+        self.start_s[process.start] += took_s
+        return took_s
+
+    def take_starts(self) -> tuple[Counter[StartKind], dict[StartKind, float]]:
+        """How many have joined since the last time by how they were started, and their seconds."""
+        taken = self.starts, self.start_s
+        self.starts, self.start_s = Counter(), dict.fromkeys(STARTS, 0.0)
+        return taken
+
+    def start_gateway(self, listen: str) -> None:
         arguments = [*self.gateway_arguments, "--listen", listen]
-        return self._start("gateway", "lifl.functions.gateway", arguments)
+        self._start("gateway", "lifl.functions.gateway", arguments)
 
     def _start(self, kind: ProcessKind, module: str, arguments: list[str]) -> Process:
         command = [sys.executable, "-m", module, "--socket", str(self.socket_path)]
@@ -93,6 +165,11 @@ class Pool:
         """End one that does not answer."""
         process.kill()
 
+    def retire(self, process: Process) -> None:
+        """End one that has no role and is not needed."""
+        process.is_retired = True
+        process.kill()
+
     def take_stuck(self) -> list[str]:
         """Pods of processes to be killed that nobody here can kill, once; somebody else must."""
         return []
@@ -103,15 +180,15 @@ class Pool:
             (
                 p
                 for p in self.processes.values()
-                if p.kind == "runtime" and p.control is not None and p.role is None and p is not but
-                and p.tenant in (None, tenant)
+                if p.is_free and p is not but and p.tenant in (None, tenant)
+                and p.pod not in self.draining
             ),
             None,
         )
 
     def starting(self) -> int:
-        """Runtimes that were started and have not connected yet."""
-        return sum(
+        """Runtimes that were started, or asked for, and have not connected yet."""
+        return (self.zygote.unanswered if self.zygote else 0) + sum(
             p.kind == "runtime" and p.control is None and p.role is None
             for p in self.processes.values()
         )
@@ -171,12 +248,16 @@ class Pool:
         return True
 
     def end(self) -> None:
-        """Kill every process and wait until it is gone."""
+        """Kill every process and wait until it is gone: the zygote first, whose children it reaps.
+
+        What it forked and nobody heard of finds nobody to talk to, and ends.
+        """
+        if self.zygote is not None:
+            self.zygote.end()
         for process in self.processes.values():
             process.kill()
         for process in list(self.processes.values()):
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(process.pid, 0)
+            select.select([process.pidfd], [], [])
             self.bury(process)
         (self.directory / "processes.json").unlink(missing_ok=True)
 

@@ -71,6 +71,15 @@ def descendants(root: int) -> set[int]:
     return found
 
 
+def end_those_with(directory: Path) -> None:
+    """Kill every process below this one that belongs to the node with this directory."""
+    socket = f"{directory}/agent.sock".encode()
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(OSError):
+            if socket in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                os.kill(pid, signal.SIGKILL)
+
+
 def end_descendants(limit_s: float = 10.0) -> None:
     """Kill every process below this one and wait for it."""
     until = time.monotonic() + limit_s

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,19 +116,42 @@ class Recorder:
         self.monitoring.started(round_)
         self.used = plan.used
         self.taken_bytes, self.reported, self.taken_s = {}, {}, {}
-        tree = {
-            name: [
-                {
-                    "role": role.kind, "endpoint": role.endpoint, "parent": role.parent,
-                    "clients": role.expected,
-                }
-                for role in plan.nodes[name].roles
-            ]
-            for name in plan.used
-        }  # fmt: skip
+        tree = _tree(plan)
         self.rows[round_.number] = {"round": round_.number, "tree": tree}
         emit("round_started", round=round_.number, clients=round_.of_count, tree=tree,
              epoch=epoch, unplaced=len(plan.unplaced))  # fmt: skip
+
+    def lost(self, node: str) -> None:
+        """A node reports nothing any more; rounds that are over do without its part."""
+        self.used = tuple(name for name in self.used if name != node)
+        for number, missing in list(self.open_rows.items()):
+            if node in missing:
+                missing.discard(node)
+                self._when_whole(number)
+        self._write()
+
+    def moved(
+        self, round_: Round, plan: Plan, epoch: int, *, again: int, answered: Container[str]
+    ) -> None:
+        """A round goes on with other nodes.
+
+        Args:
+            again: clients that have to send again.
+            answered: clients from whom nothing is needed; what others had sent to a lost node is
+                counted where they send it again.
+        """
+        row = self.rows[round_.number]
+        self.used = plan.used
+        for node in [node for node in self.reported if node not in plan.used]:
+            rows = self.reported[node]
+            kept = [each for each in rows if each[2] in answered]
+            self.reported[node] = kept
+            self.taken_s[node] = self.taken_s.get(node, [])[: len(kept)]
+            self.taken_bytes[node] = self.taken_bytes[node] * len(kept) // max(1, len(rows))
+        row["tree"] = _tree(plan)
+        row["moves"] = row.get("moves", 0) + again
+        emit("moved", round=round_.number, clients=again, tree=row["tree"], epoch=epoch)
+        self.monitoring.progress(round_)
 
     def elapsed_s(self, number: int) -> float:
         """Since a round began; said to gateways, whose clocks are their own."""
@@ -183,21 +206,27 @@ class Recorder:
             return
         for backend, count in message["handoffs"].items():
             row["handoffs"][backend] = row["handoffs"].get(backend, 0) + count
-        row["cold_starts"] += message["cold"]
-        row["warm_starts"] += message["warm"]
+        for start in ("cold", "zygote", "warm"):
+            row[f"{start}_starts"] += message[start]
+        for start, seconds in message["start_s"].items():
+            row["start_seconds"][start] += seconds
         row["fold_seconds"] += message["work"].get("fold_seconds", 0.0)
         row["fold_bytes"] += int(message["work"].get("fold_bytes", 0))
         timeline = self.timelines.setdefault(message["round"], Timeline())
         timeline.folded(node, message["folds"], message["model_at"])
         self.open_rows[message["round"]].discard(node)
         self.unsaved.add(message["round"])
-        if not self.open_rows[message["round"]]:
+        self._when_whole(message["round"])
+        self._write()
+
+    def _when_whole(self, number: int) -> None:
+        """Once no node has anything to add to a round's row."""
+        if not self.open_rows[number]:
+            row, timeline = self.rows[number], self.timelines.pop(number, Timeline())
             phases = split(timeline, row["seconds"])
             row["phases"] = {phase: round(share, 6) for phase, share in phases.items()}
             self.monitoring.split(phases)
-            del self.timelines[message["round"]]
             emit("round_done", **row)
-        self._write()
 
     def unreported_by(self, node: str) -> list[int]:
         """Rounds of which a node has still to report its part."""
@@ -288,6 +317,20 @@ class Recorder:
         return summary
 
 
+def _tree(plan: Plan) -> dict[str, list[dict[str, Any]]]:
+    """The roles of each node, as a row has them."""
+    return {
+        name: [
+            {
+                "role": role.kind, "endpoint": role.endpoint, "parent": role.parent,
+                "clients": role.expected,
+            }
+            for role in plan.nodes[name].roles
+        ]
+        for name in plan.used
+    }  # fmt: skip
+
+
 def initial_model(job: FLJob, job_path: Path) -> dict[str, Any]:
     """The model that round 1 starts from, as the job names it: arrays by name, at least one.
 
@@ -361,8 +404,9 @@ def save_model(layout: Layout, model: memoryview, path: Path) -> None:
 def _no_work() -> dict[str, Any]:
     """What nodes report of a round, before they have."""
     return {
-        "handoffs": {"ebpf": 0, "unix": 0}, "cold_starts": 0, "warm_starts": 0,
-        "fold_seconds": 0.0, "fold_bytes": 0,
+        "handoffs": {"ebpf": 0, "unix": 0},
+        "cold_starts": 0, "zygote_starts": 0, "warm_starts": 0,
+        "start_seconds": {"cold": 0.0, "zygote": 0.0}, "fold_seconds": 0.0, "fold_bytes": 0,
     }  # fmt: skip
 
 

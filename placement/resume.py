@@ -23,6 +23,7 @@ from lifl.placement.store import Saved
 from lifl.placement.store_sqlite import SqliteStore
 
 STORE: Final = "job.sqlite"
+REWIND: Final = 3  # exit status of a coordinator: the run is to go on from its last checkpoint
 RUN: Final = "run.json"  # what the engine was started with: nodes, keys, back ends; mode 0600
 
 
@@ -34,13 +35,7 @@ def find(run: Path) -> tuple[FLJob, dict[str, Any]]:
         Busy: the run has not ended.
     """
     run = run.resolve()
-    try:
-        config: dict[str, Any] = json.loads((run / RUN).read_text())
-    except (OSError, ValueError) as error:
-        raise InvalidJob(
-            f"{run} is not the directory of a run: it has no readable {RUN}; name one such as "
-            "runs/latest"
-        ) from error
+    config = _config(run)
     job = load_job(config["job"])
     store = SqliteStore(run / STORE)
     try:
@@ -62,9 +57,28 @@ def find(run: Path) -> tuple[FLJob, dict[str, Any]]:
     own_keys = Path(config["keyring"]).parent == Path(config["run_dir"])
     return job, config | ({"keyring": str(run / "keys")} if own_keys else {}) | {
         "run_dir": str(run), "client_files": clients, "start": config["start"] + 1,
+        "network": config.get("network"),
     }  # fmt: skip
 
 
+def _config(run: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((run / RUN).read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidJob(
+            f"{run} is not the directory of a run: it has no readable {RUN}; name one such as "
+            "runs/latest"
+        ) from error
+    return config
+
+
+def names_of_nodes(run: Path) -> list[str]:
+    """Of a run.
+
+    Raises:
+        InvalidJob: no run's directory.
+    """
+    return [*_config(run)["nodes"]]
 def find_all(run: Path) -> list[tuple[FLJob, dict[str, Any]]]:
     """The same of a run of several jobs: of those that are not complete; else of the one there is.
 

@@ -47,6 +47,7 @@ class Round:
     overdue: bool = False
     is_decided: bool = False  # by a coordinator before this one: some gateway takes no more
     gone: int = 0  # clients that left: not waited for, though their update may still count
+    is_held: bool = False  # a node is lost, and it is not settled yet what of it counts
 
     @property
     def in_count(self) -> int:
@@ -98,12 +99,47 @@ class Round:
         self.overdue = True
         return self._next()
 
+    # -- a node is lost --------------------------------------------------------------------
+    @property
+    def may_go_on(self) -> bool:
+        """What other nodes had is in: a node that is lost now takes nothing along."""
+        return self.phase in ("closed", "published")
+
+    @property
+    def takers(self) -> set[str]:
+        """Nodes that may still take updates: once the round was closed, the top's alone."""
+        return set(self.selected) if self.phase == "open" else {self.top_node}
+
+    def on_lost(self, node: str) -> None:
+        """Nothing is decided until it is known what of the lost node has arrived at the top."""
+        self.is_held = True
+        self.closed.pop(node, None)
+
+    def on_moved(self, selected: dict[str, int], top_node: str, *, again: int) -> list[Order]:
+        """The round goes on with other nodes: who is where, and who has to send `again`.
+
+        What a lost node said of its updates counts no more; what arrived from it is the top's.
+        A deadline that has passed, or enough updates, decide again once those are back.
+        """
+        lost = self.selected.keys() - selected.keys()
+        self.selected, self.top_node = selected, top_node
+        for node in lost:
+            self.accepted.pop(node, None)
+            self.closed.pop(node, None)
+        self.closed.pop(top_node, None)
+        self.is_held = self.is_decided = False
+        if again & ~self.excused:
+            self.overdue = False
+        if self.phase in ("closing", "closed"):
+            self.phase = "open"
+        return self._next()
+
     def on_published(self) -> None:
         self.phase = "published"
 
     def orders_for(self, node: str) -> list[Order]:
         """What a gateway that came back must hear again."""
-        if self.phase in ("planned", "open", "published"):
+        if self.is_held or self.phase in ("planned", "open", "published"):
             return []
         if node != self.top_node:
             return [Order(node, "close")]
@@ -111,6 +147,8 @@ class Round:
 
     def _next(self) -> list[Order]:
         orders: list[Order] = []
+        if self.is_held:
+            return orders
         others = [node for node in self.selected if node != self.top_node]
         if self.phase == "open" and self._is_over():
             self.phase = "closing"

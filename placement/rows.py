@@ -58,7 +58,9 @@ def summary_of(rows: Iterable[Mapping[str, Any]], *, evaluated: bool) -> dict[st
     accuracy: float | None = None
     measured = 0
     last: dict[str, Any] = {"metrics": {}, "evaluation": {}}
-    sums = dict.fromkeys(("clients", "bytes", "cold_starts", "warm_starts"), 0)
+    starts = ("cold_starts", "zygote_starts", "warm_starts")
+    sums = dict.fromkeys(("clients", "bytes", *starts), 0)
+    start_s = {"cold": 0.0, "zygote": 0.0}
     handoffs = dict.fromkeys(BACKENDS, 0)
     for row in rows:
         seconds.append(row["seconds"])
@@ -66,7 +68,9 @@ def summary_of(rows: Iterable[Mapping[str, Any]], *, evaluated: bool) -> dict[st
         measured += "evaluation" in row
         last |= {name: row[name] for name in last if row.get(name)}
         for name in sums:
-            sums[name] += row[name]
+            sums[name] += row.get(name, 0)  # a run that goes on may have begun before there were
+        for kind, spent_s in row.get("start_seconds", {}).items():
+            start_s[kind] += spent_s
         for name in BACKENDS:
             handoffs[name] += row["handoffs"].get(name, 0)
     return {
@@ -75,5 +79,5 @@ def summary_of(rows: Iterable[Mapping[str, Any]], *, evaluated: bool) -> dict[st
             "measured": measured, "skipped": len(seconds) - measured if evaluated else 0,
         },
         "round_s_median": statistics.median(seconds), "updates": sums.pop("clients"),
-        "handoffs": handoffs, **sums,
+        "handoffs": handoffs, **sums, "start_seconds": start_s,
     }  # fmt: skip

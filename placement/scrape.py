@@ -29,34 +29,43 @@ LIMIT_S: Final = 5.0
 Answer = queue.SimpleQueue[Figures]
 
 
+def listen(port: int = 0, *, host: str = HOST) -> socket.socket:
+    """Where scrapers call: a socket of the network namespace that this process is in now.
+
+    Args:
+        port: 0 for any.
+
+    Raises:
+        Busy: the port is taken.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise Busy(
+            f"metrics cannot be served on {host}:{port} ({error.strerror}): choose another "
+            "--metrics-port, or 0 for any"
+        ) from error
+    listener.listen(MOST)
+    listener.setblocking(False)
+    return listener
+
+
 class Endpoint:
     """Where a process can be asked for its figures.
 
     Args:
         figures: what is handed out.
         refresh: brings the figures up to date; called in the loop, before each copy.
-        port, host: where it listens; port 0 for any.
-
-    Raises:
-        Busy: the port is taken.
+        listener: of `listen`.
     """
 
     def __init__(
-        self, figures: Figures, refresh: Callable[[], None], port: int = 0, *, host: str = HOST
+        self, figures: Figures, refresh: Callable[[], None], listener: socket.socket
     ) -> None:
-        self.figures, self.refresh = figures, refresh
-        self.listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self.listener.bind((host, port))
-        except OSError as error:
-            self.listener.close()
-            raise Busy(
-                f"metrics cannot be served on {host}:{port} ({error.strerror}): choose another "
-                "--metrics-port, or 0 for any"
-            ) from error
-        self.listener.listen(MOST)
-        self.listener.setblocking(False)
+        self.figures, self.refresh, self.listener = figures, refresh, listener
         self.asked = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.waiting: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self.room = threading.BoundedSemaphore(MOST)

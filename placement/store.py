@@ -31,6 +31,9 @@ class UnderWay:
         roster: client keys; a client's place is its bit in every set.
         homes: node of every client that ever had one, also of those that sit out.
         started_at_s: Unix time at which gateways were told; None: agents at most have the plan.
+        base: round whose model this start of the run began with, or went on with after a loss.
+        lost: nodes that are lost, and the epoch from which on nothing of them counts.
+        is_moving: ... and the round's other nodes may not all have heard of the plan without them.
     """
 
     number: int
@@ -39,6 +42,9 @@ class UnderWay:
     plan: Plan
     homes: Mapping[str, str]
     started_at_s: float | None = None
+    base: int = 0
+    lost: Mapping[str, int] = field(default_factory=dict)
+    is_moving: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,12 +165,16 @@ def plan_from_wire(wire: list[Any]) -> Plan:
 
 
 def round_to_wire(r: UnderWay) -> list[Any]:
-    return [r.number, r.epoch, r.roster, plan_to_wire(r.plan), dict(r.homes), r.started_at_s]
+    return [
+        r.number, r.epoch, r.roster, plan_to_wire(r.plan), dict(r.homes), r.started_at_s,
+        r.base, dict(r.lost), r.is_moving,
+    ]  # fmt: skip
 
 
 def round_from_wire(wire: list[Any]) -> UnderWay:
-    number, epoch, roster, plan, homes, started_at_s = wire
+    number, epoch, roster, plan, homes, started_at_s, *more = wire
+    base, lost, is_moving = more or (0, {}, False)  # of a job that began before nodes could be lost
     return UnderWay(
         number=number, epoch=epoch, roster=tuple(roster), plan=plan_from_wire(plan), homes=homes,
-        started_at_s=started_at_s,
+        started_at_s=started_at_s, base=base, lost=lost, is_moving=is_moving,
     )  # fmt: skip

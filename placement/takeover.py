@@ -29,7 +29,8 @@ def take_files(node: Node, job: NodeJob, fds: list[int]) -> None:
 def make_if_nobody_holds(node: Node, job: NodeJob) -> None:
     """The last agent died before it handed the memory to anyone: nothing was in it.
 
-    If it had, everybody who held it has died, too, and updates with them: the job has failed.
+    If it had, everybody who held it has died, too, and updates with them: this node is lost for the
+    round, and begins anew when the coordinator says so.
     """
     processes = node.pool.processes.values()
     if job.files is None and job.inodes and all(
@@ -37,9 +38,7 @@ def make_if_nobody_holds(node: Node, job: NodeJob) -> None:
     ):  # fmt: skip
         job.inodes = []
         if job.handed:
-            error = f"every process of {node.name} died at once, and the job's memory with them"
-            node.report({
-                "t": "failed", "job": job.name, "error": error, "code": "defect",
-            })
+            error = "every process of it died at once, and the job's memory with them"
+            node.report({"t": "lost", "job": job.name, "error": error})
             return
         node.carry_out(job.plan)

@@ -36,6 +36,7 @@ conspire, one sending and the other releasing what it never reads.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from socket import socket
 from typing import Final, Protocol
@@ -122,6 +123,14 @@ class Router(Protocol):
         """Give every sender of `job` its whole credit back.
 
         Due whenever RELEASEs may have been lost: a process died, or routes changed.
+        """
+
+    def mend(self) -> Counter[str]:
+        """Put back what others have taken out of the kernel since the last call; how often what.
+
+        `program`: attached again.  `socket`: its connection is ended, so that whoever has the
+        other end makes a new pair and registers it, to which the program applies.  `credit`: given
+        out again.  Routes are the caller's to compare.
         """
 
     def fileno(self) -> int:

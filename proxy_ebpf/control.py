@@ -64,7 +64,10 @@ class Control:
             raise Unreachable(f"the other end is gone ({error.strerror})") from error
 
     def receive(self) -> tuple[dict[str, Any], list[int]] | None:
-        """The next message and the descriptors that came with it; None when the peer is gone."""
+        """The next message and the descriptors that came with it; None when the peer is gone.
+
+        What cannot be read is a message without anything in it: whoever sent it may be anybody.
+        """
         try:
             data, fds, _, _ = socket.recv_fds(self.socket, _LARGEST, _MOST_FDS)
         except (ConnectionError, OSError):
@@ -74,11 +77,11 @@ class Control:
             return None
         for fd in fds:
             os.set_inheritable(fd, False)
-        message = msgpack.unpackb(data)
-        if not isinstance(message, dict):
-            close_all(fds)
-            return None
-        return message, fds
+        try:
+            message = msgpack.unpackb(data)
+        except (ValueError, TypeError, msgpack.UnpackException):
+            message = None
+        return (message if isinstance(message, dict) else {}), fds
 
     def peer(self) -> tuple[int, int] | None:
         """(name, pidfd) of the process at the other end; None when it is gone already.

@@ -13,6 +13,7 @@ import hashlib
 import shutil
 import socket
 import struct
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -95,6 +96,7 @@ class EbpfRouter:
         self._limit = credit
         self._ends = Ends()
         self._tails: dict[Key, bytes] = {}
+        self._cookies: dict[Key, int] = {}  # of the socket that is in force
         self._closed = False
 
     def _start(self) -> None:
@@ -120,8 +122,7 @@ class EbpfRouter:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         packed = _pack(key)
         try:
-            self._credit.insert(packed, _HELD.pack(0, 0, self._limit, FLUSHES))
-            self._counters.insert(packed, bytes(_COUNTS.size * libbpf.possible_cpus()))
+            self._admit(packed)
             if before != key:  # a handed-back socket stays where it is, with what it has not read
                 self._identity.update(_FD.pack(near.fileno()), packed)
                 self._sockets.update(packed, _SOCKET.pack(near.fileno()))
@@ -140,13 +141,22 @@ class EbpfRouter:
                 ) from error
             raise
         self._ends.add(key, far)
-        self._tails[key] = b""
+        self._tails[key], self._cookies[key] = b"", cookie_of(near)
+
+    def _admit(self, packed: bytes) -> None:
+        """Its credit and counters, where it has none yet."""
+        self._credit.insert(packed, _HELD.pack(0, 0, self._limit, FLUSHES))
+        self._counters.insert(packed, bytes(_COUNTS.size * libbpf.possible_cpus()))
 
     def unregister(self, job: int, endpoint: int) -> None:
         key = Key(job, endpoint)
         self._sockets.delete(_pack(key))
+        self._drop(key)
+
+    def _drop(self, key: Key) -> None:
         self._ends.drop(key)
         self._tails.pop(key, None)
+        self._cookies.pop(key, None)
 
     def route(self, job: int, sender: int, to: int | None) -> None:
         key = _pack(Key(job, sender))
@@ -161,8 +171,7 @@ class EbpfRouter:
 
     def forget(self, job: int) -> None:
         for key in self._ends.of(job):
-            self._ends.drop(key)
-            self._tails.pop(key, None)
+            self._drop(key)
         for each in (self._sockets, self._next_hop, self._counters, self._credit):
             for packed in each:
                 if _unpack(packed).job == job:
@@ -181,6 +190,29 @@ class EbpfRouter:
             if _unpack(packed).job == job:
                 self._credit.update(packed, whole)
 
+    def mend(self) -> Counter[str]:
+        """A socket keeps the program that was attached when it entered the map, or none."""
+        found: Counter[str] = Counter()
+        attached = self._program.is_attached(self._sockets)
+        if not attached:
+            self._program.attach(self._sockets)
+            found["program"] += 1
+        for key, cookie in list(self._cookies.items()):
+            packed = _pack(key)
+            if self._credit.lookup(packed) is None or self._counters.lookup(packed) is None:
+                self._admit(packed)
+                found["credit"] += 1
+            in_force = self._sockets.lookup(packed)
+            if attached and in_force is not None and _SOCKET.unpack(in_force)[0] == cookie:
+                continue
+            if not self._ends.is_whole(key):
+                continue
+            found["socket"] += 1
+            self._sockets.delete(packed)
+            self._ends.sever(key)
+            self._drop(key)
+        return found
+
     def fileno(self) -> int:
         return self._ends.fileno()
 
@@ -188,7 +220,7 @@ class EbpfRouter:
         found: list[Returned] = []
         for key, chunk in self._ends.read():
             if not chunk:
-                del self._tails[key]
+                del self._tails[key], self._cookies[key]
                 self._sockets.delete(_pack(key))
                 found.append(Returned(job=key.job, sender=key.endpoint, closed=True))
                 continue

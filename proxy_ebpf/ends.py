@@ -6,6 +6,7 @@ to come or to go.  Knows nothing of routes.  Both routers have one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -18,6 +19,7 @@ from lifl.proxy_ebpf.policy import Key
 _READ: Final = 1 << 16
 _READS: Final = 16  # per end and call: one busy sender does not hold up the others
 _EVENTS: Final = 64
+_ESTABLISHED: Final = 1  # tcpi_state
 _NOW: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
@@ -76,6 +78,21 @@ class Ends:
             self._epoll.unregister(end.socket)
             del self._by_fd[end.socket.fileno()]
             end.socket.close()
+
+    def sever(self, key: Key) -> None:
+        """End the connection for both sides: the runtime makes a new pair and registers it."""
+        end = self._by_key.get(key)
+        if end is not None:
+            with contextlib.suppress(OSError):  # it has ended already
+                end.socket.shutdown(socket.SHUT_RDWR)
+            self.drop(key)
+
+    def is_whole(self, key: Key) -> bool:
+        """The runtime's end of this TCP connection is open; one that is not will say so itself."""
+        end = self._by_key.get(key)
+        return end is not None and end.socket.getsockopt(
+            socket.IPPROTO_TCP, socket.TCP_INFO, 1
+        )[0] == _ESTABLISHED
 
     def of(self, job: int) -> list[Key]:
         return [key for key in self._by_key if key.job == job]

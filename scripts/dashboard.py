@@ -147,6 +147,10 @@ ROWS: Final[dict[str, list[Panel]]] = {
             unit="ops",
         ),
         Panel(
+            "Put back into the kernel",
+            {"{{node}} {{what}}": "sum by (node, what) (increase(lifl_proxy_repairs_total[5m]))"},
+        ),
+        Panel(
             "Speed of folding",
             {"{{node}}": f"sum by (node) (rate(lifl_fold_bytes_total{{{JOB}}}[$__rate_interval])) "
              f"/ sum by (node) (rate(lifl_fold_seconds_total{{{JOB}}}[$__rate_interval]))"},
@@ -172,6 +176,10 @@ ROWS: Final[dict[str, list[Panel]]] = {
             "Replaced",
             {"{{node}} {{what}}": "sum by (node, what) (increase(lifl_restarts_total[5m])) "
              "or vector(0)"},
+        ),
+        Panel(
+            "Refused",
+            {"{{node}} {{code}}": "sum by (node, code) (increase(lifl_joins_refused_total[5m]))"},
         ),
     ],
 }  # fmt: skip

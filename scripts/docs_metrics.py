@@ -32,7 +32,9 @@ so the next scrape is fresh. What the proxy moved is read from the eBPF maps whe
 platform that is idle and not scraped spends nothing on metrics.
 """
 
-WHOSE: dict[Where, str] = {"agent": "Agents", "coordinator": "Coordinator"}
+WHOSE: dict[Where, str] = {
+    "agent": "Agents", "coordinator": "Coordinator", "operator": "Operator, in a cluster",
+}  # fmt: skip
 
 
 def page() -> str:

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Finds or makes what the chart's tests need: helm and promtool, as build/helm and build/promtool.
+# Finds or makes what the chart's tests need, and one of those on a cluster: helm, promtool and
+# prometheus, in build/.
 #
 # helm is the one in PATH, the one that `make cluster-up` has built, or is built with Go.  promtool
-# is in Debian's package prometheus, of which it alone is taken: nothing is installed.
+# is in Debian's package prometheus, of which it and the server are taken: nothing is installed.
 
 set -eu
 umask 022
@@ -27,9 +28,10 @@ if ! [ -x build/helm ]; then
         GOBIN=$PWD/build nice go install "helm.sh/helm/v4/cmd/helm@$HELM"
     fi
 fi
-if ! [ -x build/promtool ]; then
-    if have promtool; then
+if ! [ -x build/promtool ] || ! [ -x build/prometheus ]; then
+    if have promtool && have prometheus; then
         ln -sf "$(command -v promtool)" build/promtool
+        ln -sf "$(command -v prometheus)" build/prometheus
     else
         have apt-get || die "promtool is missing: it comes with Prometheus"
         folder=$(mktemp -d)
@@ -40,7 +42,7 @@ if ! [ -x build/promtool ]; then
             || { apt-get update -qq && apt-get download -qq prometheus >/dev/null; } \
             || die "apt-get download prometheus failed"
         dpkg -x prometheus_*.deb files
-        mv files/usr/bin/promtool "$here/build/promtool"
+        mv files/usr/bin/promtool files/usr/bin/prometheus "$here/build/"
         cd "$here"
     fi
 fi

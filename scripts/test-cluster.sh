@@ -20,4 +20,5 @@ if [ -z "${KUBECONFIG:-}" ]; then
     exports=$(cluster env)
     eval "$exports"
 fi
+sh scripts/setup-chart.sh # for Prometheus
 "$python" -m pytest -m cluster "${@:-tests/cluster}"

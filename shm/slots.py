@@ -187,6 +187,10 @@ class Arena:
     def close_round(self, round_: int) -> None:
         _words.store_u32(self.inputs, CLOSED_AT + 4 * (round_ & 1), round_)
 
+    def open_round(self, round_: int) -> None:
+        """Undo `close_round`."""
+        _words.store_u32(self.inputs, CLOSED_AT + 4 * (round_ & 1), 0)
+
     def accepted(self, round_: int) -> int:
         geometry = self.geometry
         found = _words.load_set(self.inputs, geometry.accepted_at(round_), geometry.set_bytes // 8)

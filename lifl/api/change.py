@@ -18,6 +18,7 @@ CHANGEABLE: Final[Mapping[str, str]] = {
     "clients.fraction": "from the next round on",
     "clients.minPerRound": "from the next round on",
     "clients.minUpdates": "from the next round on",
+    "clients.revoked": "only more; their connections end, and what was accepted of them stays",
     "clients.graceS": "for connections that end from then on",
     "placement.priority": "from the next round on, of every job on these nodes",
     "placement.weight": "from the next round on, of every job on these nodes",

@@ -11,12 +11,11 @@ from typing import Final
 
 from lifl.api.job import FLJob
 
-NO_SERVICE: Final = "a cluster makes no Service for clients from outside yet; leave it out"
-NO_EVENTS: Final = "eventSink: a cluster posts no CloudEvents yet; leave it out"
-NO_KNATIVE: Final = (
-    "functions.runtime is knative: aggregators run as Deployments so far; leave it out, or write "
-    "deployment"
+NOBODY_OUTSIDE: Final = (
+    "the trainer starts every client, so that nobody comes from outside: raise clients.max above "
+    "trainer.clients, or leave expose out"
 )
+NOT_A_CLIENT: Final = "clients.revoked names a client that the job does not have"
 NAME_MAX: Final = 52  # of a job in a cluster: what belongs to it has its name and more, in 63
 
 
@@ -37,13 +36,17 @@ def refused_in_cluster(job: FLJob) -> list[str]:
             "template is missing: in a cluster the job's own code (initial model, evaluator, "
             "trainers) runs in pods; give template.image"
         )
-    if spec.expose.type != "none":
-        found.append(f"expose.type is {spec.expose.type}: {NO_SERVICE}")
-    if spec.event_sink is not None:
-        found.append(NO_EVENTS)
-    if spec.functions.runtime == "knative":
-        found.append(NO_KNATIVE)
+    if spec.expose.type != "none" and not spec.outside:
+        found.append(f"expose.type is {spec.expose.type}: {NOBODY_OUTSIDE}")
+    count = spec.client_count
+    if any(number_of(one) >= count for one in spec.clients.revoked):
+        found.append(f"{NOT_A_CLIENT}: they are client-0 to client-{count - 1}")
     return found
+
+
+def number_of(client: str) -> int:
+    """16 of client-16."""
+    return int(client.rpartition("-")[2])
 
 
 def refused_by_run(job: FLJob) -> list[str]:
@@ -60,9 +63,9 @@ def refused_by_run(job: FLJob) -> list[str]:
             f"spec.expose.type is {spec.expose.type}: that is a Service of a cluster; clients "
             "from outside of lifl run get files and addresses as docs/clients.md says; leave it out"
         )
-    if spec.event_sink is not None:
+    if spec.clients.revoked:
         found.append(
-            "spec.eventSink: lifl run posts no CloudEvents; leave it out, and read lifl run --json"
+            "spec.clients.revoked is for a cluster; leave it out, and use lifl keys revoke"
         )
     return found
 

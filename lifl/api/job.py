@@ -23,6 +23,7 @@ from lifl.api.part import (
     EntryPoint,
     FanIn,
     HttpUrl,
+    OwnClient,
     Part,
     Safetensors,
 )
@@ -30,6 +31,7 @@ from lifl.api.pods import Expose, Functions, Template
 
 PROCESSES_MAX: Final = 4096  # client processes of one run
 CHANGES_MAX: Final = 256  # of a schedule
+REVOKED_MAX: Final = 256
 
 # What an API server adds to the objects that it hands out, of no meaning to a job.
 _SERVER_FIELDS = frozenset({
@@ -113,6 +115,13 @@ class Clients(Part):
         default=1,
         ge=1,
         description="Fewest updates with which a round counts when its deadline has passed.",
+    )
+    revoked: tuple[OwnClient, ...] = Field(
+        default=(),
+        strict=False,
+        max_length=REVOKED_MAX,
+        description="In a cluster: clients that may no longer take part, for example [client-16].  "
+        "Their connections end, and their keys are worth nothing from then on.",
     )
     lane: Literal["fast", "zmq"] = Field(
         default="fast",
@@ -300,6 +309,45 @@ class Aggregation(Part):
         return self
 
 
+class Scaling(Part):
+    """How many aggregators there are, and how long they stay."""
+
+    leaves: Literal["roster", "queue"] = Field(
+        default="roster",
+        description="What the number of leaves follows.  roster: the clients that a round has "
+        "drawn.  queue: updates that wait or are in service on a node, averaged over each period "
+        "and smoothed from one to the next, once there is such a figure; never more leaves than "
+        "by the roster.",
+    )
+    alpha: float = Field(
+        default=0.7,
+        ge=0,
+        lt=1,
+        description="With leaves: queue, the weight of what was in the moving average of queues; "
+        "0: only the last period counts.",
+    )
+    period_s: float = Field(
+        default=120.0,
+        gt=0,
+        description="With leaves: queue, seconds over which a queue is averaged; plans follow it "
+        "no more often.",
+    )
+    idle_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="With leaves: queue, seconds after a round without an update from when a node "
+        "has no aggregators; the next update starts them.",
+    )
+    keep_alive_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="Fewest seconds that an aggregator stays after a round.  After that it is "
+        "stopped when none of the times between rounds so far, but for a hundredth, was so long, "
+        "or at once where all were longer than this; the next update starts it, or the time at "
+        "which one is to be expected.",
+    )
+
+
 class Memory(Part):
     """Shared memory of the job on each node."""
 
@@ -371,6 +419,12 @@ class Placement(Part):
         description="Where several jobs of one priority share nodes: a job of weight 3 gets three "
         "times what one of weight 1 gets, as far as it wants that.",
     )
+    node_grace_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds that a node may be silent while other nodes are there.  After that it "
+        "is lost: its clients send again to other nodes, and the round goes on without it.",
+    )
 
 
 class Stop(Part):
@@ -440,6 +494,9 @@ class Spec(Part):
         description="When to end before the last round; a round under way is finished first.",
     )
     aggregation: Aggregation = Field(default_factory=Aggregation, description="Algorithm and tree.")
+    scaling: Scaling = Field(
+        default_factory=Scaling, description="How many aggregators there are, and for how long."
+    )
     memory: Memory = Field(default_factory=Memory, description="Shared memory per node.")
     placement: Placement = Field(default_factory=Placement, description="Clients to nodes.")
     checkpoint: Checkpoint = Field(
@@ -467,13 +524,12 @@ class Spec(Part):
     )
     expose: Expose = Field(
         default_factory=Expose,
-        description="In a cluster: the way in for clients from outside.  Not there yet: type must "
-        "be none.",
+        description="In a cluster: the way in for clients from outside.",
     )
     event_sink: HttpUrl | None = Field(
         default=None,
-        description="In a cluster: URL to which CloudEvents about rounds and models are posted.  "
-        "Not there yet: leave it out.",
+        description="URL to which CloudEvents about the job, its rounds and its models are "
+        "posted, for example \"http://sink.example/events\".  A sink that is away delays no round.",
     )
 
     @model_validator(mode="after")
@@ -514,6 +570,11 @@ class Spec(Part):
         """Clients that the run makes keys for, those of its trainer first."""
         started = self.trainer.clients if self.trainer else 0
         return max(self.clients.min, started, self.clients.max or 0)
+
+    @property
+    def outside(self) -> int:
+        """Of those, how many the trainer does not start."""
+        return self.client_count - (self.trainer.clients if self.trainer else 0)
 
 
 class FLJob(Part):

@@ -135,6 +135,14 @@ EntryPoint = Annotated[
         'must be "module:function", for example "digits:train"',
     ),
 ]
+OwnClient = Annotated[
+    str,
+    *_text(
+        16,
+        r"client-(0|[1-9]\d{0,5})",
+        "must be the name of a client whose key the cluster made, for example client-16",
+    ),
+]
 Safetensors = Annotated[
     str,
     *_kind(

@@ -241,8 +241,9 @@ class Functions(Part):
 
     runtime: Literal["knative", "deployment"] | None = Field(
         default=None,
-        description="deployment: plain Deployments, scaled by LIFL to zero and from zero.  "
-        "knative: Knative Services; not there yet, and refused.  Unless given deployment.",
+        description="deployment: plain Deployments.  knative: Knative Services without "
+        "queue-proxy, for which the cluster needs Knative and the chart webhook.enabled.  Both are "
+        "scaled by LIFL to zero and from zero.  Unless given what the chart says.",
     )
 
 
@@ -251,9 +252,10 @@ class Expose(Part):
 
     type: Literal["none", "NodePort", "LoadBalancer"] = Field(
         default="none",
-        description="none: not at all.  NodePort: at a port of every node.  LoadBalancer: at an "
-        "address that the cluster's provider gives out.  The address is in "
-        "status.endpoint.outside, the keys are in the Secret status.endpoint.secret.",
+        description="none: not at all.  NodePort: at ports of the nodes.  LoadBalancer: at an "
+        "address that the cluster's provider gives out.  Clients beyond the trainer's come from "
+        "there: the addresses are in status.endpoint.outside, a file with a key for each of them "
+        "is in the Secret status.endpoint.secret.",
     )
     annotations: dict[str, str] = Field(
         default_factory=dict,

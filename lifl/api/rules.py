@@ -64,6 +64,10 @@ DERIVED: Final[Mapping[str, frozenset[str]]] = {"Clients": frozenset({"min"})}
 _LEAST: Final = (  # clients that a round waits for, as Spec fills them in
     "(has(self.clients.min) ? self.clients.min : has(self.trainer) ? self.trainer.clients : 1)"
 )
+_COUNT: Final = (  # clients that have keys; max is above all others where it is given
+    "(has(self.clients.max) ? self.clients.max : has(self.trainer) ? self.trainer.clients : "
+    f"{_LEAST})"
+)
 _SPREAD: Final = "(has(self.workers) ? self.workers : self.clients)"
 
 _SPEC: Final = [
@@ -113,13 +117,16 @@ _SPEC: Final = [
         "trainers) runs in pods; give template.image",
     ),
     Rule(
-        expression="self.expose.type == 'none'", message=f"expose.type: {cluster.NO_SERVICE}",
-        found=f"expose.type is %s: {cluster.NO_SERVICE}", values=("self.expose.type",),
+        expression="self.expose.type == 'none' || !has(self.trainer) || "
+        "(has(self.clients.max) && self.clients.max > self.trainer.clients)",
+        message=f"expose.type: {cluster.NOBODY_OUTSIDE}",
+        found=f"expose.type is %s: {cluster.NOBODY_OUTSIDE}", values=("self.expose.type",),
     ),
-    Rule(expression="!has(self.eventSink)", message=cluster.NO_EVENTS),
     Rule(
-        expression="!has(self.functions.runtime) || self.functions.runtime != 'knative'",
-        message=cluster.NO_KNATIVE,
+        expression="!has(self.clients.revoked) || self.clients.revoked.all(one, "
+        f"int(one.substring(7)) < {_COUNT})",
+        message=cluster.NOT_A_CLIENT,
+        found=f"{cluster.NOT_A_CLIENT}: they are client-0 to client-%d", values=(f"{_COUNT} - 1",),
     ),
 ]
 
@@ -227,6 +234,13 @@ _GROWS: Final = Rule(
 )
 
 
+_REVOKED: Final = Rule(
+    expression="!has(oldSelf.revoked) || "
+    "(has(self.revoked) && oldSelf.revoked.all(one, one in self.revoked))",
+    message="who was revoked stays so: clients.revoked can only grow",
+)
+
+
 _PARTS: Final[Mapping[str, type[Part]]] = {
     "": Spec, "clients": Clients, "placement": Placement,
 }  # fmt: skip
@@ -260,7 +274,7 @@ _ROOT: Final = [
 RULES: Final[Mapping[str, Iterable[Rule]]] = {
     "FLJob": _ROOT,
     "Spec": [*_SPEC, _GROWS, *_immutable(Spec)],
-    "Clients": [*_immutable(Clients, "clients.")],
+    "Clients": [_REVOKED, *_immutable(Clients, "clients.")],
     "Placement": [*_immutable(Placement, "placement.")],
     "Model": _one_of("initial", "file"),
     "Trainer": _TRAINER,

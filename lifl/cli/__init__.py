@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lifl.cli.keys import keys
+from lifl.cli.nodes import nodes as nodes_of_a_run
 from lifl.cli.plainly import plainly as _plainly
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def main() -> None:
 
 
 main.add_command(keys)
+main.add_command(nodes_of_a_run)
 
 
 @main.command()
@@ -68,6 +70,18 @@ main.add_command(keys)
     metavar="ADDRESS",
     help="Where gateways listen and client files say that they do: an IPv4 address of this machine "
     "that clients elsewhere can reach.  127.0.0.1 unless given: clients of this machine alone.",
+)
+@click.option(
+    "--network",
+    type=click.Choice(["loopback", "netns"]),
+    help="netns: a network namespace for each node, behind a link of its own; needs root.  "
+    "loopback unless given: nodes share this machine's.",
+)
+@click.option(
+    "--link-rate",
+    metavar="RATE",
+    help="Of each node's link with --network netns, each way: 200Mbit, 2.5Gbit.  1Gbit unless "
+    "given.",
 )
 @click.option("--plain", is_flag=True, help="Lines instead of a live view.")
 @click.option(
@@ -119,6 +133,8 @@ def run(
     nodes: int | None,
     out: Path,
     host: str | None,
+    network: str | None,
+    link_rate: str | None,
     plain: bool,
     proxy: str | None,
     kernels: str | None,
@@ -139,6 +155,7 @@ def run(
         raise click.UsageError("--plain and --json exclude one another: lines, or events as JSON")
     if bool(job_files) == (resume is not None):
         raise click.UsageError("name either job files, JOB.yaml, or a run with --resume RUN")
+    link_bit_s = _link_bit_s(network, link_rate, host)
     from lifl.api.cluster import refused_by_run, unused_by_run
     from lifl.api.load import load_job
     from lifl.cli.report.write import after_run
@@ -154,6 +171,8 @@ def run(
             raise click.UsageError("--nodes does not go with --resume: a run keeps its nodes")
         if keys_dir is not None:
             raise click.UsageError("--keys does not go with --resume: a run keeps its keys")
+        if network is not None or link_rate is not None:
+            raise click.UsageError("--network does not go with --resume: a run keeps its network")
         from lifl.placement.resume import find_all
 
         found = find_all(resume)
@@ -201,7 +220,7 @@ def run(
         code = local.run(
             jobs, handle=following(handle), nodes=nodes, out=out, proxy=proxy, kernels=kernels,
             liveness_s=liveness_s, metrics_port=metrics_port, keys_dir=keys_dir, host=host,
-            arena_bytes=_size(arena_memory), resumed=resumed,
+            link_bit_s=link_bit_s, arena_bytes=_size(arena_memory), resumed=resumed,
         )  # fmt: skip
     finally:
         view.close()
@@ -232,6 +251,22 @@ def _size(text: str | None) -> int:
         return parse_bytes(text)
     except ValueError as error:
         raise click.UsageError(f"--arena-memory {text}: {error}") from error
+
+
+def _link_bit_s(network: str | None, link_rate: str | None, host: str | None) -> int:
+    """Of a network of namespaces; 0: none."""
+    from lifl.placement.fabric import parse_rate
+
+    if network != "netns":
+        if link_rate is not None:
+            raise click.UsageError("--link-rate goes with --network netns alone")
+        return 0
+    if host is not None:
+        raise click.UsageError("--host does not go with --network netns: it has its own addresses")
+    try:
+        return parse_rate(link_rate or "1Gbit")
+    except ValueError as error:
+        raise click.UsageError(f"--link-rate: {error}") from error
 
 
 @main.command()

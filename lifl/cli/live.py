@@ -23,6 +23,8 @@ from lifl.cli.figures import (
     numbers,
     rate,
     sparkline,
+    starts,
+    starts_of,
 )
 from lifl.cli.plain import backends, handed
 from lifl.cli.story import Roles, Story, clean
@@ -155,7 +157,7 @@ def _figures(story: Story, width: int, height: int) -> RenderableType:
                       if row else "-",
         **({"reported": reported} if height >= 20 and reported else {}),
         "hand-offs": handed(story.handoffs),
-        "starts": f"{story.cold_starts} cold, {story.warm_starts} warm",
+        "starts": starts(story.starts, story.start_s),
     }  # fmt: skip
     lines = []
     for name, value in [(clean(story.figure)[:LABEL], measured), *rows.items()]:
@@ -187,7 +189,7 @@ def summary_lines(story: Story) -> list[Text]:
         "nodes": str(end.get("nodes", story.nodes)),
         "proxy": clean(end.get("proxy", story.proxy)) + why,
         "kernels": clean(end.get("kernels", story.kernels)),
-        "starts": f"{end.get('cold_starts', 0)} cold, {end.get('warm_starts', 0)} warm",
+        "starts": starts(starts_of(end), end.get("start_seconds", {})),
         "results": story.run_dir,
     }  # fmt: skip
     if end.get("insecure"):

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from lifl.cli.figures import amount, count, duration, figure, figures
+from lifl.cli.figures import amount, count, duration, figure, figures, starts, starts_of
 from lifl.cli.story import Event, Roles, Story, Tree, clean
 
 FEW = 4  # clients of which each is a line; of more, every quarter
@@ -155,8 +155,9 @@ def _row(row: Event) -> str:
         amount(row.get("bytes", 0)),
         f"hand-offs {handed(row.get('handoffs'))}",
     ]
-    if row.get("cold_starts"):
-        parts.append(count(row["cold_starts"], "cold start"))
+    new = {kind: number for kind, number in starts_of(row).items() if kind != "warm" and number}
+    if new:
+        parts.append(f"starts {starts(new, row.get('start_seconds', {}))}")
     if row.get("metrics"):
         parts.append(f"clients report {figures(row['metrics'])}")
     return ", ".join(parts)

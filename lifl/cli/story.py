@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from lifl.cli.figures import main_figure, numbers
+from lifl.cli.figures import main_figure, numbers, starts_of
 
 Event: TypeAlias = Mapping[str, Any]
 Roles: TypeAlias = Sequence[Mapping[str, Any]]
@@ -65,8 +65,8 @@ class Story:
     last_row: Event = field(default_factory=dict)
     round_s: float = 0.0
     handoffs: dict[str, int] = field(default_factory=dict)
-    cold_starts: int = 0
-    warm_starts: int = 0
+    starts: dict[str, float] = field(default_factory=dict)
+    start_s: dict[str, float] = field(default_factory=dict)
     restarts: int = 0
     note: str = ""
     stopped: str = ""
@@ -140,8 +140,10 @@ class Story:
         self._measured(number, row.get("evaluation"))
         for backend, handed in (row.get("handoffs") or {}).items():
             self.handoffs[backend] = self.handoffs.get(backend, 0) + handed
-        self.cold_starts += row.get("cold_starts", 0)
-        self.warm_starts += row.get("warm_starts", 0)
+        for kind, number in starts_of(row).items():
+            self.starts[kind] = self.starts.get(kind, 0) + number
+        for kind, seconds in (row.get("start_seconds") or {}).items():
+            self.start_s[kind] = self.start_s.get(kind, 0.0) + seconds
 
     def _measured(self, number: int, figures: object) -> None:
         if said := numbers(figures):

@@ -21,7 +21,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from lifl.cli.figures import amount, count, duration, percent
+from lifl.cli.figures import KINDS, amount, count, duration, percent, starts
 from lifl.cli.story import clean
 from lifl.errors import Unreachable
 from lifl.metrics import PHASES
@@ -313,9 +313,9 @@ def _foot(job: Samples, now: Look, width: int) -> list[Text]:
     how = [f"proxy {clean(proxy)}, kernels {clean(kernels)} ({clean(isa)})"
            for proxy, kernels, isa in sorted(infos)]  # fmt: skip
     how += [f"lane {', '.join(sorted(lanes))}"] if lanes else []
-    starts = {start: sum(n.sum("lifl_starts_total", start=start) for n in nodes)
-              for start in ("cold", "warm")}  # fmt: skip
-    how.append(f"starts {starts['cold']:.0f} cold, {starts['warm']:.0f} warm")
+    how.append("starts " + starts(
+        {kind: sum(n.sum("lifl_starts_total", start=kind) for n in nodes) for kind in KINDS}, {}
+    ))  # fmt: skip
     figures = []
     for labels in job.labels("lifl_evaluation"):
         value = job.sum("lifl_evaluation", metric=labels["metric"])

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import ssl
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote, urlencode
@@ -19,6 +20,7 @@ from lifl.errors import LiflError, PermanentError, Refused, TransientError, Unre
 
 ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT_S: Final = 10.0
+WATCH_S: Final = 300  # after which the server ends a watch
 Object = dict[str, Any]
 Verb = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -44,7 +46,7 @@ class Api:
         self.server, self.token = server.rstrip("/"), token
         self._failed = urllib3.exceptions.HTTPError
         self._pool = urllib3.PoolManager(
-            ssl_context=tls, maxsize=4, timeout=urllib3.Timeout(TIMEOUT_S),
+            ssl_context=tls, maxsize=8, timeout=urllib3.Timeout(TIMEOUT_S),
             retries=urllib3.Retry(total=False),
         )  # fmt: skip
 
@@ -66,9 +68,7 @@ class Api:
             Missing, Conflict, Refused: what the server says.
             Unreachable: it is away or too busy; the same request may succeed later.
         """
-        headers = {"Accept": "application/json", "Content-Type": kind}
-        if self.token is not None:
-            headers["Authorization"] = f"Bearer {self.token.read_text().strip()}"
+        headers = self._headers() | {"Content-Type": kind}
         where = self.server + path + (f"?{urlencode(query)}" if query else "")
         data = None if body is None else json.dumps(body).encode()
         try:
@@ -83,6 +83,38 @@ class Api:
             raise _error(answer.status, f"{verb} {path}: {found.get('message', answer.reason)}")
         return found if isinstance(found, dict) else {"items": found}
 
+    def _headers(self) -> dict[str, str]:
+        headers = {"Accept": "application/json"}
+        if self.token is not None:
+            headers["Authorization"] = f"Bearer {self.token.read_text().strip()}"
+        return headers
+
+    def watch(self, path: str, version: str, labels: dict[str, str]) -> Iterator[Object]:
+        """Events of a list since that version, as they come, until the server ends it.
+
+        Raises:
+            Unreachable: it is away, or says nothing for longer than it said it would.
+            Conflict: what happened since that version is known no more; list again.
+        """
+        import urllib3
+
+        query = {
+            "watch": "true", "resourceVersion": version, "timeoutSeconds": str(WATCH_S),
+            "labelSelector": _selector(labels),
+        }  # fmt: skip
+        patience = urllib3.Timeout(connect=TIMEOUT_S, read=WATCH_S + TIMEOUT_S)
+        try:
+            answer = self._pool.request(
+                "GET", f"{self.server}{path}?{urlencode(query)}", headers=self._headers(),
+                preload_content=False, timeout=patience,
+            )  # fmt: skip
+            with contextlib.closing(answer):
+                if answer.status >= 300:
+                    raise _error(answer.status, f"watch {path}: {answer.reason}")
+                yield from _events(answer, path)
+        except (self._failed, OSError) as error:
+            raise Unreachable(f"the API server does not answer: {error}") from error
+
     def get(self, path: str) -> Object:
         return self.request("GET", path)
 
@@ -94,10 +126,12 @@ class Api:
             return None
 
     def items(self, path: str, labels: dict[str, str] | None = None) -> list[Object]:
-        chosen = ",".join(f"{name}={value}" for name, value in (labels or {}).items())
-        query = {"labelSelector": chosen} if chosen else None
-        found: list[Object] = self.request("GET", path, query=query)["items"]
+        found: list[Object] = self.listed(path, labels or {})["items"]
         return found
+
+    def listed(self, path: str, labels: dict[str, str]) -> Object:
+        """A list with its version, from which `watch` goes on."""
+        return self.request("GET", path, query={"labelSelector": _selector(labels)})
 
     def create(self, path: str, body: Object) -> Object:
         return self.request("POST", path, body)
@@ -129,6 +163,22 @@ def path_of(
     return f"{root}{space}/{plural}" + (f"/{quote(name)}" if name else "") + (
         f"/{part}" if part else ""
     )
+
+
+def _selector(labels: dict[str, str]) -> str:
+    return ",".join(f"{name}={value}" for name, value in labels.items())
+
+
+def _events(answer: Iterable[bytes], path: str) -> Iterator[Object]:
+    """Lines of JSON; the pieces in which they come are the network's."""
+    rest = b""
+    for piece in answer:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            event: Object = json.loads(line)
+            if event["type"] == "ERROR":
+                raise Conflict(f"watch {path}: {event['object'].get('message', 'it has ended')}")
+            yield event
 
 
 def _error(status: int, sentence: str) -> LiflError:

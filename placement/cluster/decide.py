@@ -42,6 +42,7 @@ class Seen:
         failures: why a member's pods have failed for good, by member.
         is_running: its coordinator runs.
         crowded_out: why other jobs have all of the nodes; empty: they have not.
+        no_runtime: why its functions cannot run here as it wants them to.
     """
 
     status: Status
@@ -51,6 +52,7 @@ class Seen:
     failures: Mapping[str, str] = field(default_factory=dict)
     is_running: bool = False
     crowded_out: str = ""
+    no_runtime: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def decide(job: FLJob, seen: Seen) -> Decision:
     """What is to be there now."""
     if seen.status.phase in ENDED:
         return Decision(phase=seen.status.phase, clear=seen.status.phase == "Failed")
-    complaints = refused_in_cluster(job)
+    complaints = [*refused_in_cluster(job), *([seen.no_runtime] if seen.no_runtime else [])]
     if complaints:
         why = "; ".join(complaints)
         return Decision(
@@ -109,7 +111,7 @@ def decide(job: FLJob, seen: Seen) -> Decision:
             failed=("MemberFailed", f"the pods of the {member} have failed: {why}"),
         )  # fmt: skip
     awake = Said("Suspended", False, "NotSuspended")
-    place = seen.placed or _fitting(job, seen.nodes)
+    place = seen.placed or fitting(job, seen.nodes)
     if not place:
         why = _why_nowhere(job, seen.nodes)
         return Decision(
@@ -150,7 +152,7 @@ def _members(job: FLJob) -> tuple[str, ...]:
     return tuple(name for name in names.MEMBERS if wanted.get(name) is not None)
 
 
-def _fitting(job: FLJob, nodes: Sequence[Ready]) -> dict[str, str]:
+def fitting(job: FLJob, nodes: Sequence[Ready]) -> dict[str, str]:
     """Nodes whose budget has room for the job's memory, as far as the job says how much it is."""
     least = job.spec.memory.arena_bytes or 0
     return {

@@ -1,7 +1,7 @@
 """The operator's end of the agents' lines, and the door at which an initial model is brought.
 
-    agent ─► node, demand, evict          member's pod ─► initial, in chunks
-    agent ◄─ jobs, who, refused           member's pod ◄─ more, refused
+    agent ─► node, demand, evict           member's pod ─► initial, in chunks
+    agent ◄─ jobs, drain, who, refused     member's pod ◄─ more, refused
 
 Owns who is connected and what they have said; an agent is whoever shows the token of a pod of the
 agents' service account on the node that it speaks for.  Does not decide what follows: whoever made
@@ -46,15 +46,22 @@ MOST_REFUSED: Final = 1024  # keys that are remembered; anybody can make up more
 
 @dataclass
 class NodeHere:
-    """A node whose agent has a line here."""
+    """A node whose agent has a line here.
+
+    Attributes:
+        demand: by job, how many functions it wants here.
+        busy, draining: pods with a role; those that are to go, have none and get none.
+    """
 
     name: str
     key: str
     peer: bytes
     gateway: str = ""
     budget_bytes: int = 0
+    capacity: Mapping[str, float] = field(default_factory=dict)
     demand: Mapping[str, int] = field(default_factory=dict)
-    idle: tuple[str, ...] = ()
+    busy: tuple[str, ...] = ()
+    draining: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ class Desk:
     Args:
         who: checks an agent's token and node; raises LiflError where it is none.
         on_nodes: something about nodes is new.
-        on_demand: a node wants another number of functions, or has others idle.
+        on_demand: a node wants another number of functions, or others have a role.
         on_evict: a pod of functions does not answer.
         on_initial: the initial model of a job lies at the path that `expect` was given.
     """
@@ -105,6 +112,7 @@ class Desk:
         self._router = server(self._context, keys)
         bind(self._router, endpoint)
         self.nodes: dict[str, NodeHere] = {}
+        self.cordoned: set[str] = set()  # nodes that take nobody new, as the API server says
         self.posted: dict[str, Posted] = {}
         self.unclaimed: set[str] = set()  # jobs that were there before this operator
         self._expected: dict[str, tuple[str, Path]] = {}  # member's key -> job, where it goes
@@ -151,6 +159,15 @@ class Desk:
         jobs = [job.wire() for job in self.posted.values()]
         self._send(node.peer, {"t": "jobs", "jobs": jobs})
 
+    def gateway_of(self, node: str) -> str:
+        """Where a node's gateway listens; empty: it is not there."""
+        return self.nodes[node].gateway if node in self.nodes else ""
+
+    def drain(self, node: str, pods: list[str]) -> None:
+        """A node's agent is to give these pods no role, and all others."""
+        if node in self.nodes:
+            self._send(self.nodes[node].peer, {"t": "drain", "pods": pods})
+
     def expect(self, name: str, key: str, path: Path) -> None:
         """The bearer of this key may bring the initial model of a job."""
         self._expected[key] = (name, path)
@@ -187,7 +204,7 @@ class Desk:
                 await self._admit(key, message["token"], name)
                 here = self.nodes[name] = NodeHere(name, key, peer)
             here.peer, here.gateway = peer, message["gateway"]
-            here.budget_bytes = message["budget_bytes"]
+            here.budget_bytes, here.capacity = message["budget_bytes"], message["capacity"]
             if not self.unclaimed:
                 self._tell(here)
             self._on_nodes()
@@ -199,7 +216,8 @@ class Desk:
         here.peer = peer
         match message["t"]:
             case "demand":
-                here.demand, here.idle = message["runtimes"], tuple(message["idle"])
+                here.demand = message["runtimes"]
+                here.busy, here.draining = tuple(message["busy"]), tuple(message["draining"])
                 self._on_demand(here)
             case "evict":
                 self._on_evict(message["pod"])

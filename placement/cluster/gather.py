@@ -10,6 +10,8 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from lifl.metrics import Figures
+
 LIMIT_S: Final = 2.0
 
 
@@ -25,21 +27,21 @@ def fetched(urls: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def together(texts: Mapping[str, str], own: Mapping[str, tuple[str, float]]) -> str:
+def together(texts: Mapping[str, str], own: Figures) -> str:
     """One text of all.
 
     Args:
         texts: in Prometheus' format, by job.
-        own: the operator's own gauges: help and value by name.
+        own: the operator's.
     """
     from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.core import GaugeMetricFamily, Metric
+    from prometheus_client.core import Metric
     from prometheus_client.parser import text_string_to_metric_families
     from prometheus_client.registry import Collector
 
-    families: dict[str, Metric] = {}
-    for name, (text, value) in own.items():
-        families[name] = GaugeMetricFamily(name, text, value=value)
+    from lifl.placement.exposition import families as families_of
+
+    families: dict[str, Metric] = {family.name: family for family in families_of(own)}
     for job, said in texts.items():
         for family in text_string_to_metric_families(said):
             if not family.name.startswith("lifl_"):

@@ -24,19 +24,34 @@ from lifl.api.job import FLJob
 from lifl.api.part import TEXT_MAX
 from lifl.api.status import Status
 from lifl.errors import LiflError, Unreachable
+from lifl.placement import cloudevents, drains
 from lifl.placement.arbiter import Arbiter, Share, Want
+from lifl.placement.cloudevents import About
 from lifl.placement.cluster import names
 from lifl.placement.cluster.api import Api, Conflict, Missing, Object, path_of
-from lifl.placement.cluster.decide import ENDED, Decision, Ready, Seen, decide
+from lifl.placement.cluster.decide import ENDED, Decision, Ready, Seen, decide, fitting
 from lifl.placement.cluster.desk import Desk, Posted
 from lifl.placement.cluster.keys import Record
-from lifl.placement.cluster.objects import Gateway, Install, job_file, member_job, member_secret
+from lifl.placement.cluster.objects import (
+    FunctionsRuntime,
+    Gateway,
+    Install,
+    client_secret,
+    job_file,
+    member_job,
+    member_secret,
+)
+from lifl.placement.cluster.outside import Doors, Way
 from lifl.placement.cluster.runs import MAKE_ROOM, Coordinator
+from lifl.placement.cluster.secrets import Secrets
+from lifl.placement.cluster.services import why_not
 from lifl.placement.cluster.store_cluster import unpacked
-from lifl.placement.cluster.story import News, failed, news, told, with_model
+from lifl.placement.cluster.story import News, failed, news, told, with_endpoint, with_model
 from lifl.placement.keyring import Keyring
 from lifl.placement.limits import full_disk_says
+from lifl.placement.membership import Outside
 from lifl.placement.record import write_whole
+from lifl.placement.sink import LINGER_S, Counts, Sink
 from lifl.placement.store import Saved
 
 log = logging.getLogger("lifl.operator")
@@ -58,6 +73,7 @@ class Keeper:
     def __init__(
         self, api: Api, desk: Desk, install: Install, body: Object, *, epoch: int,
         identity: str, address: str, directory: Path, arbiter: Arbiter,
+        events: Counts | None = None,
     ) -> None:  # fmt: skip
         self.api, self.desk, self.install, self.arbiter = api, desk, install, arbiter
         self.body, self.epoch, self.identity, self.address = body, epoch, identity, address
@@ -79,7 +95,15 @@ class Keeper:
         self.failures: dict[str, str] = {}
         self.closed = False
         self.is_paused = self.is_rewound = False
-        self.started_for = 0  # generation of the spec that the coordinator knows
+        self.rewind_from = False  # the newest model is lost: rounds begin at the last checkpoint
+        under_way = self.saved.round if self.saved is not None else None
+        self.lost = set(under_way.lost) if under_way else set()  # the coordinator does without them
+        self.sink: Sink | None = None
+        self._events = events
+        self.secrets, self.way = Secrets(api), Way(api, self.namespace, self.name)
+        self.doors: Doors = {}  # where clients from outside find gateways
+        self.started_for: tuple[int, Doors] = 0, {}  # generation and doors that it knows
+        self.no_runtime = ""
         self.metrics_at = ""  # of its coordinator, in this pod
         self.crowded_out = ""  # why other jobs have all of the nodes, while they do
 
@@ -124,10 +148,15 @@ class Keeper:
         if self.record is None:
             self.record = await asyncio.to_thread(self._load_record, job)
         await self._give_up_lost_nodes()
+        await self._take_in_nodes(job)
+        await asyncio.to_thread(self._see_who_drains)
+        if self.runtime == "knative" and self.coordinator is None:
+            self.no_runtime = await asyncio.to_thread(why_not, self.api, self.install)
         decision = decide(job, self._seen(job))
         if decision.failed is not None:
             reason, why = decision.failed
             self._set(failed(self.status, why, reason, now=now(), generation=self.generation))
+            self._tell(job, {"event": "failed", "error": why, "code": reason})
             await self._say(News("Failed", why, "Warning"))
             decision = decide(job, self._seen(job))
         await self._carry_out(job, decision)
@@ -137,41 +166,85 @@ class Keeper:
     async def _give_up_lost_nodes(self) -> None:
         """A node that has other keys is not what it was: memory of the job that was there is gone.
 
-        The job is placed anew, and its rounds begin at the last checkpoint.
+        Where no node of the job is left, or its model went with one, the job is placed anew, and
+        its rounds begin at the last checkpoint.  Otherwise its coordinator does without the node.
         """
         assert self.record is not None
         lost = sorted(
             name for name, key in self.record.nodes.items()
             if name in self.desk.nodes and self.desk.nodes[name].key != key
         )
-        if not lost or self.status.phase in ENDED:
+        is_all = bool(lost) and len(lost) == len(self.record.nodes)
+        if self.status.phase in ENDED or not (is_all or self.rewind_from):
             return
+        self.rewind_from = False
         await self._stop()
         self.desk.withdraw(self.full_name)
         for member in names.MEMBERS:  # their files name the gateways of before
             await asyncio.to_thread(self.api.delete, self._member(member))
-        self.record = self.record.again().on({})
+        left = {n: key for n, key in self.record.nodes.items() if n not in {*lost, *self.lost}}
+        self.record = self.record.again().on(left)
         await asyncio.to_thread(self._save_record)
-        text = f"{', '.join(lost)} began anew: rounds go on from the last checkpoint"
+        gone = ", ".join(sorted({*lost, *self.lost}))
+        text = f"{gone} began anew, or is lost: rounds go on from the last checkpoint"
         await self._say(News("PlacedAnew", text, "Warning"))
+
+    async def _take_in_nodes(self, job: FLJob) -> None:
+        """A node that has joined the cluster, or begins anew, is the job's from the next round on.
+
+        Its coordinator is started again with it, which costs the round under way nothing.
+        """
+        assert self.record is not None
+        nodes = self.record.nodes
+        if self.status.phase != "Running" or self.coordinator is None or not nodes:
+            return
+        known = {name: key for name, key in nodes.items() if name not in self.lost}
+        new = {
+            name: key for name, key in fitting(job, self._ready()).items()
+            if nodes.get(name) != key and name not in known
+        }  # fmt: skip
+        if not new:
+            return
+        self.lost -= new.keys()
+        self.record = self.record.on({**nodes, **new})
+        await asyncio.to_thread(self._save_record)
+        await self._stop()  # and it is started again in this turn
+        await self._say(News("NodesJoined", f"{', '.join(sorted(new))}: from the next round on"))
+
+    def _see_who_drains(self) -> None:
+        """Nodes that are cordoned are left."""
+        assert self.record is not None
+        draining = self.desk.cordoned & self.record.nodes.keys()
+        if self.run_dir.exists() and drains.read(self.run_dir) != draining:
+            drains.write(self.run_dir, draining)
+
+    @property
+    def runtime(self) -> FunctionsRuntime:
+        """What the job's functions run as."""
+        asked = self.body["spec"].get("functions", {}).get("runtime")
+        return asked or self.install.functions_runtime
 
     @property
     def generation(self) -> int:
         return int(self.body["metadata"].get("generation", 0))
 
-    def _seen(self, job: FLJob) -> Seen:
-        nodes = [
+    def _ready(self) -> list[Ready]:
+        """Nodes that can be given to the job."""
+        return [
             Ready(name=node.name, key=node.key, endpoint=node.gateway,
                   budget_bytes=node.budget_bytes)
             for node in sorted(self.desk.nodes.values(), key=lambda node: node.name)
-            if node.gateway
+            if node.gateway and node.name not in self.desk.cordoned
         ]  # fmt: skip
+
+    def _seen(self, job: FLJob) -> Seen:
         assert self.record is not None
         return Seen(
-            status=self.status, nodes=nodes, placed=self.record.nodes,
+            status=self.status, nodes=self._ready(), placed=self.record.nodes,
             has_initial=self._initial.exists() or _is_past_initial(self.saved, self.record.start),
             failures=self.failures, is_running=self.coordinator is not None,
             crowded_out=self.crowded_out,
+            no_runtime=self.no_runtime,
         )  # fmt: skip
 
     @property
@@ -205,12 +278,16 @@ class Keeper:
         if decision.clear:
             for member in names.MEMBERS:
                 await asyncio.to_thread(self.api.delete, self._member(member))
+        await self._expose(job, decision)
+        if decision.coordinator:
+            await self._client_files(job)
         if decision.members:
             await self._members(job, decision)
         if decision.pause and self.coordinator is not None:
             self.coordinator.pause()
         elif decision.coordinator:
-            if self.started_for != self.generation:  # it goes on with what has changed
+            if self.started_for != (self.generation, self.doors):  # it goes on with what is new
+                await self._revoke(job)
                 await self._stop()
             await self._start(job)
         elif decision.phase in (*ENDED, "Suspended"):
@@ -219,26 +296,92 @@ class Keeper:
     async def _members(self, job: FLJob, decision: Decision) -> None:
         """Files first, then the pods that read them."""
         assert self.record is not None
-        gateways = [
-            Gateway(name, self.desk.nodes[name].gateway, key)
-            for name, key in sorted(self.record.nodes.items())
-            if name in self.desk.nodes and self.desk.nodes[name].gateway
-        ]  # fmt: skip
-        if len(gateways) < len(self.record.nodes):
-            return  # until all are here (again)
+        gateways = self._gateways()
+        if gateways is None:
+            return
         secret = member_secret(job, self.uid, self.record, gateways, self.install)
-        path = path_of("", "secrets", self.namespace, secret["metadata"]["name"])
-        await asyncio.to_thread(self.api.apply, path, secret)
+        await asyncio.to_thread(self.secrets.keep, secret)
         if "initial" in decision.members:
             self.desk.expect(self.full_name, self.record.initial[0], self._initial)
         for member in decision.members:
-            if await asyncio.to_thread(self.api.find, self._member(member)) is None:
+            there = await asyncio.to_thread(self.api.find, self._member(member))
+            if member == "initial" and there and there.get("status", {}).get("succeeded"):
+                # what it brought is not here: it went with the pod of the operator before
+                await asyncio.to_thread(self.api.delete, self._member(member))
+                there = None
+            if there is None:
                 made = member_job(job, self.uid, member)
                 await asyncio.to_thread(
                     self.api.create, path_of(BATCH, "jobs", self.namespace), made
                 )
                 count = made["spec"]["completions"]
                 await self._say(News("Started", f"{count} pod(s) of the {member}"))
+
+    def _gateways(self) -> list[Gateway] | None:
+        """Of the job's nodes that are not lost; None until all are here (again)."""
+        assert self.record is not None
+        gateways = [
+            Gateway(name, self.desk.nodes[name].gateway, key)
+            for name, key in sorted(self.record.nodes.items())
+            if name in self.desk.nodes and self.desk.nodes[name].gateway and name not in self.lost
+        ]  # fmt: skip
+        return gateways if len(gateways) >= len(self.record.nodes.keys() - self.lost) else None
+
+    async def _client_files(self, job: FLJob) -> None:
+        """For clients from outside, once it is known where they are to call."""
+        assert self.record is not None
+        gateways, waits = self._gateways(), job.spec.expose.type != "none" and not self.doors
+        if gateways is None or waits or not self.record.outside(job):
+            return
+        secret = client_secret(job, self.uid, self.record, gateways, self.doors)
+        await asyncio.to_thread(self.secrets.keep, secret)
+        self._set(with_endpoint(self.status, secret=secret["metadata"]["name"]))
+
+    async def _expose(self, job: FLJob, decision: Decision) -> None:
+        """Their way in, while there is something behind it."""
+        if job.spec.expose.type == "none":
+            return
+        if decision.phase in ENDED:
+            await asyncio.to_thread(self.way.close)
+            self.doors = {}
+        elif decision.coordinator and (gateways := self._gateways()):
+            bulk_port = self.install.gateway_bulk_port
+            self.doors = await asyncio.to_thread(
+                self.way.open, job, self.uid, gateways, bulk_port
+            )
+            if not self.doors:
+                self.complaint = f"no load balancer has given {names.outside(self.name)} an address"
+                self._set(self.status.model_copy(update={"message": self.complaint}))
+        where = tuple(endpoint for endpoint, _ in self.doors.values())
+        if where or self.status.endpoint:
+            self._set(with_endpoint(self.status, outside=where))
+
+    async def _revoke(self, job: FLJob) -> None:
+        """A coordinator that runs takes rights away at once; the next one reads who has none."""
+        if self.coordinator is None or not job.spec.clients.revoked:
+            return
+        keyring = self._keyring(job)
+        try:
+            await asyncio.to_thread(keyring.tell)
+        except LiflError as error:
+            log.warning("%s: %s", self.full_name, error)
+
+    def _keyring(self, job: FLJob) -> Keyring:
+        """The job's key directory, in which those stand who have lost their rights."""
+        assert self.record is not None
+        keyring = Keyring(self.run_dir / "keys")
+        keyring.make()
+        known = {entry.name for entry in keyring.entries}
+        names_by_key = self.record.names(job)
+        gone = {
+            name: key for key, name in names_by_key.items()
+            if name in job.spec.clients.revoked and name not in known
+        }  # fmt: skip
+        if gone:
+            keyring.enroll(gone, own=True)
+        for name in gone:
+            keyring.revoke(name)
+        return keyring
 
     def _member(self, member: str) -> str:
         return path_of(BATCH, "jobs", self.namespace, f"{self.name}-{member}")
@@ -253,7 +396,7 @@ class Keeper:
         fields["spec"]["model"] = {"file": self._initial.name}
         with full_disk_says(folder, MAKE_ROOM):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            Keyring(folder / "keys").make()
+            self._keyring(job)
             write_whole(folder / "job.json", json.dumps(fields).encode())
         config = {
             "job": str(folder / "job.json"), "run_dir": str(folder), "nodes": dict(record.nodes),
@@ -261,11 +404,12 @@ class Keeper:
             "clients": record.names(job), "keyring": str(folder / "keys"),
             "observers": [record.observer[0]], "workers": [keys[0] for keys in record.workers],
             "metrics_port": 0, "fljob": self.path, "epoch": self.epoch, "shared": True,
+            "outside": Outside(frozenset(record.outside(job)), self.doors).wire(),
         }  # fmt: skip
         self.coordinator = Coordinator(
             self.full_name, folder, config, self.address, self._on_event
         )
-        self.started_for = self.generation
+        self.started_for = self.generation, self.doors
         self.desk.post(Posted(
             self.full_name, record.number, self.coordinator.endpoint, record.coordinator[0]
         ))  # fmt: skip
@@ -298,6 +442,8 @@ class Keeper:
             self.coordinator, self.metrics_at = None, ""
             if self.is_paused:
                 self.is_paused, self.is_rewound = False, True
+            elif self.rewind_from:
+                pass
             elif self.status.phase not in ENDED:
                 event = {"event": "failed", "code": "defect",
                          "error": f"the coordinator {event['how']}"}  # fmt: skip
@@ -310,6 +456,12 @@ class Keeper:
             self.arbiter.round_done(self.full_name)
         if event["event"] in ("done", "failed"):
             self._wants_nothing()
+        if event["event"] == "rewind":
+            self.rewind_from = True
+        if event["event"] == "node_lost":
+            self.lost.add(event["node"])
+        if event["event"] == "node_back":
+            self.lost.discard(event["node"])
         if event["event"] == "metrics_at":
             self.metrics_at = event["coordinator"]
         before = self.status.phase
@@ -318,10 +470,22 @@ class Keeper:
         if event["event"] == "done":
             place = str(self.run_dir / "model.safetensors")
             self._set(with_model(self.status, place, now=now()))
+            event = {**event, "place": place}
+        if before not in ENDED:
+            self._tell(job, event)
         said = news(event)
         if said is not None and before not in ENDED:
             asyncio.get_running_loop().create_task(self._say(said))
         self.wake()
+
+    def _tell(self, job: FLJob, event: Mapping[str, Any]) -> None:
+        """The job's sink, if it names one."""
+        url, start = job.spec.event_sink, self.record.start if self.record else 1
+        about = About(self.full_name, self.path, f"{self.uid}/{start}")
+        if url is None or (made := cloudevents.of(event, about)) is None:
+            return
+        self.sink = self.sink or Sink(url, self._events)
+        self.sink.put(made)
 
     def member_says(self, batch: Object) -> None:
         """A batch Job of this FLJob has changed."""
@@ -430,6 +594,8 @@ class Keeper:
         if self.task is not None:
             await asyncio.wait({self.task})
         await self._stop()
+        if self.sink is not None:
+            self.sink.close(LINGER_S)
 
 
 def job_of(body: Object) -> FLJob:

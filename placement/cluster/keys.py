@@ -54,13 +54,25 @@ class Record:
 
     def names(self, job: FLJob) -> dict[str, str]:
         """Name of each client by its key: client-0 and so on, virtual ones first."""
-        trainer = job.spec.trainer
-        virtual = trainer.clients if trainer and self.workers else 0
         own = [
             virtual_key(self.workers[index % len(self.workers)][0], index)
-            for index in range(virtual)
+            for index in range(self.virtual(job))
         ] + [public for public, _ in self.clients]
         return {key: f"client-{index}" for index, key in enumerate(own)}
+
+    def virtual(self, job: FLJob) -> int:
+        """Clients without keys, for whom workers speak; they have the first numbers."""
+        trainer = job.spec.trainer
+        return trainer.clients if trainer and self.workers else 0
+
+    def started(self, job: FLJob) -> int:
+        """Of `clients`, how many the trainer starts: the first ones.  The rest is from outside."""
+        trainer = job.spec.trainer
+        return trainer.clients - self.virtual(job) if trainer else 0
+
+    def outside(self, job: FLJob) -> list[str]:
+        """Public keys of clients from outside."""
+        return [public for public, _ in self.clients[self.started(job) :]]
 
     def on(self, nodes: Mapping[str, str]) -> Self:
         return replace(self, nodes=dict(nodes))

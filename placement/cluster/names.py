@@ -14,6 +14,7 @@ GROUP: Final = "fl.lifl.dev/v1alpha1"
 JOB: Final = "lifl.dev/job"
 COMPONENT: Final = "lifl.dev/component"
 NODE: Final = "lifl.dev/node"
+RUNTIME: Final = "lifl.dev/runtime"  # deployment or knative: what a function's pod runs as
 TENANT: Final = "lifl.dev/tenant"  # of functions' pods, whose namespace only LIFL writes to
 LEADER: Final = "lifl.dev/leader"  # of the active operator's pod, which its Service selects
 OURS: Final = {"app.kubernetes.io/name": "lifl", "app.kubernetes.io/managed-by": "lifl-operator"}
@@ -41,8 +42,18 @@ def files(job: str) -> str:
     return f"{job}-lifl"
 
 
+def clients(job: str) -> str:
+    """Secret of the job's namespace with a file for each client from outside."""
+    return f"{job}-clients"
+
+
+def outside(job: str) -> str:
+    """Service of the job's namespace through which they come."""
+    return f"{job}-outside"
+
+
 def functions(tenant: str, node: str) -> str:
-    """Deployment of a tenant's functions on a node."""
+    """Deployment, or Knative Service, of a tenant's functions on a node."""
     text = f"{tenant}-{node}".replace(".", "-")
     if len(text) <= 45:
         return f"fn-{text}"

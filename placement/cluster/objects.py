@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from lifl.api.job import FLJob
 from lifl.api.pods import Template, Volume
@@ -26,6 +26,7 @@ INDEX: Final = "LIFL_INDEX"
 _BASIC: Final = {  # as `lifl run` has it for trainers, and what a read-only container needs
     "HOME": "/tmp", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
 }  # fmt: skip
+FunctionsRuntime = Literal["deployment", "knative"]
 _AGAIN: Final = 6  # times that a member's pod is started again
 
 
@@ -35,16 +36,22 @@ class Install:
 
     Attributes:
         operator, operator_key: where members bring the initial model, and who answers there.
+        gateway_bulk_port: of every node, for models and updates.
         run_directory: of the nodes, below which each node's socket lies.
+        functions_runtime: of jobs that do not say what theirs run as.
+        has_webhook: this operator makes functions of Knative Services' pods.
     """
 
     namespace: str
     image: str
     image_pull_policy: str = "IfNotPresent"
+    gateway_bulk_port: int = 0
     functions_namespace: str = "lifl-functions"
     functions_account: str = "lifl-function"
     functions_resources: Mapping[str, Any] = field(default_factory=dict)
     functions_priority_class: str = ""
+    functions_runtime: FunctionsRuntime = "deployment"
+    has_webhook: bool = False
     run_directory: str = "/run/lifl"
     operator: str = ""
     operator_key: str = ""
@@ -77,22 +84,10 @@ def template_of(job: FLJob, member: str) -> Template:
 def member_files(
     job: FLJob, record: Record, gateways: Sequence[Gateway], install: Install
 ) -> dict[str, Any]:
-    """What each member reads: one file for a pod, and one for a client from outside."""
-    spec, trainer = job.spec, job.spec.trainer
-    full_name = job.metadata.full_name
+    """What each pod reads: one file for each."""
+    spec, full_name = job.spec, job.metadata.full_name
     where = {each.node: [each.endpoint, each.key] for each in gateways}
-    virtual = trainer.clients if trainer and record.workers else 0
-    started = trainer.clients - virtual if trainer else 0
-
-    def client(at: int) -> dict[str, Any]:
-        gateway = gateways[at % len(gateways)]
-        public, secret = record.clients[at]
-        return {
-            "job": full_name, "endpoint": gateway.endpoint, "server_key": gateway.key,
-            "public_key": public, "secret_key": secret, "index": virtual + at,
-            "count": spec.client_count,
-        }  # fmt: skip
-
+    virtual, started = record.virtual(job), record.started(job)
     pods = replicas(job)
     base = {
         "job": job_file(job), "name": full_name, "gateways": where,
@@ -106,13 +101,45 @@ def member_files(
         for pod in range(pods):
             found[f"trainer-{pod}.json"] = base | nobody | {
                 "clients": {
-                    f"client-{virtual + at}": client(at) for at in range(pod, started, pods)
+                    f"client-{virtual + at}": _client_file(job, record, at, gateways)
+                    for at in range(pod, started, pods)
                 },
                 "workers": [list(pair) for pair in record.workers[pod::pods]],
             }  # fmt: skip
-        for at in range(started, len(record.clients)):
-            found[f"client-{virtual + at}.json"] = client(at)
     return found
+
+
+def _client_file(
+    job: FLJob, record: Record, at: int, gateways: Sequence[Gateway]
+) -> dict[str, Any]:
+    """Of the client whose keys are number `at` of the record's."""
+    gateway = gateways[at % len(gateways)]
+    public, secret = record.clients[at]
+    return {
+        "job": job.metadata.full_name, "endpoint": gateway.endpoint, "server_key": gateway.key,
+        "public_key": public, "secret_key": secret, "index": record.virtual(job) + at,
+        "count": job.spec.client_count,
+    }  # fmt: skip
+
+
+def client_files(
+    job: FLJob, record: Record, gateways: Sequence[Gateway], doors: Mapping[str, tuple[str, int]]
+) -> dict[str, Any]:
+    """A file for each client from outside that may take part.
+
+    Args:
+        doors: where they find a node's gateway, of nodes where that is not where nodes do.
+    """
+    outside = [
+        Gateway(each.node, doors.get(each.node, (each.endpoint,))[0], each.key)
+        for each in gateways
+    ]  # fmt: skip
+    virtual = record.virtual(job)
+    return {
+        f"client-{virtual + at}.json": _client_file(job, record, at, outside)
+        for at in range(record.started(job), len(record.clients))
+        if f"client-{virtual + at}" not in job.spec.clients.revoked
+    }
 
 
 def job_file(job: FLJob) -> dict[str, Any]:
@@ -129,10 +156,21 @@ def member_secret(
     job: FLJob, uid: str, record: Record, gateways: Sequence[Gateway], install: Install
 ) -> Object:
     made = member_files(job, record, gateways, install)
+    return _secret(belongs_to(job, uid, names.files(job.metadata.name), "files"), made)
+
+
+def client_secret(
+    job: FLJob, uid: str, record: Record, gateways: Sequence[Gateway],
+    doors: Mapping[str, tuple[str, int]],
+) -> Object:  # fmt: skip
+    made = client_files(job, record, gateways, doors)
+    return _secret(belongs_to(job, uid, names.clients(job.metadata.name), "clients"), made)
+
+
+def _secret(metadata: Object, files: Mapping[str, Any]) -> Object:
     return {
-        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-        "metadata": _metadata(job, uid, names.files(job.metadata.name), "files"),
-        "stringData": {name: json.dumps(content) for name, content in made.items()},
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata,
+        "stringData": {name: json.dumps(content) for name, content in files.items()},
     }  # fmt: skip
 
 
@@ -187,7 +225,7 @@ def member_job(job: FLJob, uid: str, member: str) -> Object:
         pod["priorityClassName"] = template.priority_class_name
     if template.runtime_class_name:
         pod["runtimeClassName"] = template.runtime_class_name
-    metadata = _metadata(job, uid, f"{job.metadata.name}-{member}", member)
+    metadata = belongs_to(job, uid, f"{job.metadata.name}-{member}", member)
     return {
         "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata,
         "spec": {
@@ -207,7 +245,8 @@ def _volume(volume: Volume) -> Object:
     return {"name": volume.name, **source}
 
 
-def _metadata(job: FLJob, uid: str, name: str, component: str) -> Object:
+def belongs_to(job: FLJob, uid: str, name: str, component: str) -> Object:
+    """Metadata of what hangs below an FLJob."""
     return {
         "name": name, "namespace": job.metadata.namespace,
         "labels": names.OURS | {names.JOB: job.metadata.name, names.COMPONENT: component},
@@ -219,11 +258,18 @@ def _metadata(job: FLJob, uid: str, name: str, component: str) -> Object:
 
 
 # -- functions -------------------------------------------------------------------------------
-def function_pod(tenant: str, node: str, install: Install) -> Object:
-    """Pod template of a tenant's functions on one node: no right of any kind."""
-    labels = names.OURS | {
+def function_labels(tenant: str, node: str, runtime: FunctionsRuntime) -> dict[str, str]:
+    return names.OURS | {
         names.COMPONENT: "function", names.TENANT: tenant, names.NODE: node,
+        names.RUNTIME: runtime,
     }  # fmt: skip
+
+
+def function_pod(
+    tenant: str, node: str, install: Install, runtime: FunctionsRuntime = "deployment"
+) -> Object:
+    """Pod template of a tenant's functions on one node: no right of any kind."""
+    labels = function_labels(tenant, node, runtime)
     token = {"audience": AUDIENCE, "expirationSeconds": 3600, "path": "token"}
     spec: Object = {
         "serviceAccountName": install.functions_account, "automountServiceAccountToken": False,

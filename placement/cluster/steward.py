@@ -1,7 +1,7 @@
 """The agent's line to the operator: what this node is, what it needs, which jobs there are.
 
     agent ─► operator     node (again when the operator is a new one), demand, evict
-    operator ─► agent     jobs, who, refused
+    operator ─► agent     jobs, drain, who, refused
 
 Owns that line, and how long this node is silent after it was refused: the operator asks the API
 server about each try.  What follows from the news is node.py's, members.py's and the lines' matter:
@@ -71,6 +71,8 @@ class Steward:
             if message["t"] == "jobs":
                 self._silent_s = 0.0
                 new += led_by(message["jobs"], self._node, self._members, self._lines)
+            elif message["t"] == "drain":
+                self._node.drain(message["pods"])
             elif message["t"] == "refused":
                 self._fall_silent(message["text"])
             elif message["t"] == "who":  # it did not know this node when it heard something
@@ -130,16 +132,24 @@ def led_by(jobs: list[Message], node: Node, members: Members, lines: Lines) -> l
 
 
 def demand(node: Node) -> Message:
-    """How many runtimes each tenant's jobs want here: one a role, also while it leaves."""
+    """How many runtimes each job wants here: one a role, also while it leaves.
+
+    None where no update is expected for long (idling.py).  And which pods have a role, and which
+    of those that are to go have none and get none.
+    """
     wanted: Counter[str] = Counter()
     for job in node.jobs.values():
         if not job.over:
-            wanted[job.tenant] += len({*job.roles, *job.assigned})
-    idle = [
+            roles = () if job.idling.asleep else job.roles
+            wanted[job.name] += len({*roles, *job.assigned})
+    busy = {
         process.pod for process in node.pool.processes.values()
-        if process.kind == "runtime" and process.role is None
-    ]  # fmt: skip
-    return {"t": "demand", "runtimes": dict(wanted), "idle": sorted(idle)}
+        if process.kind == "runtime" and process.role is not None
+    }  # fmt: skip
+    return {
+        "t": "demand", "runtimes": dict(wanted), "busy": sorted(busy),
+        "draining": sorted(node.pool.draining - busy),
+    }  # fmt: skip
 
 
 def _token() -> str:

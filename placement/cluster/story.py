@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from lifl.api.job import FLJob
 from lifl.api.status import ClientCounts, Endpoint, Status, Stored, Tree, TreeNode
-from lifl.placement.cluster import names
 
 Event = Mapping[str, Any]
 
@@ -34,11 +33,7 @@ def told(status: Status, event: Event, job: FLJob, *, now: str, generation: int)
             return status.model_copy(update={"clients": clients})
         case "gateways":
             where = next(iter(event["gateways"].values()))[0]
-            endpoint = Endpoint(
-                inside=where, outside=status.endpoint.outside if status.endpoint else (),
-                secret=names.files(job.metadata.name),
-            )  # fmt: skip
-            return status.model_copy(update={"endpoint": endpoint})
+            return with_endpoint(status, inside=where)
         case "round_started":
             return _round_started(status, event, job, now=now, generation=generation)
         case "progress":
@@ -62,6 +57,12 @@ def told(status: Status, event: Event, job: FLJob, *, now: str, generation: int)
         case "failed":
             return failed(status, event["error"], _reason(event), now=now, generation=generation)
     return status
+
+
+def with_endpoint(status: Status, **changes: Any) -> Status:
+    """With something else said of where clients find the job."""
+    endpoint = (status.endpoint or Endpoint()).model_copy(update=changes)
+    return status.model_copy(update={"endpoint": endpoint})
 
 
 def _round_started(

@@ -140,6 +140,8 @@ class Doorman:
 
     def _who(self, token: str) -> Guest | LiflError:
         """Asks until there is an answer: an API server that is away refuses nobody."""
+        if not token:
+            return Refused("it shows no token of a pod", code="bad-token")
         while True:
             try:
                 review = review_of(self._api, token, AUDIENCE)

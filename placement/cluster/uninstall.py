@@ -8,6 +8,7 @@ end while it still runs.  Owns nothing but the order; a job that does not end is
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from typing import Final, Literal
 import click
 
 from lifl.errors import Busy, LiflError
+from lifl.placement.cluster import nodes
 from lifl.placement.cluster.api import Api, Missing, Object, path_of
+from lifl.placement.cluster.knative import SERVING
 from lifl.placement.cluster.names import COMPONENT, GROUP
 
 LOOK_S: Final = 1.0  # between two looks
@@ -28,11 +31,15 @@ def clear(
     *,
     jobs: Literal["delete", "refuse"],
     functions_namespace: str,
+    knative: bool,
     timeout_s: float,
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """End all jobs, then what their functions were; the number of jobs there were.
+    """End all jobs, then what their functions were and what Nodes say; the number of jobs.
+
+    Args:
+        knative: functions may be Knative Services, too, and these can be asked for.
 
     Raises:
         Busy: there are jobs and they are not to be ended, or they have not ended in time.
@@ -54,11 +61,17 @@ def clear(
                 "fljob says what is waited for"
             )
         sleep(LOOK_S)
-    for function in api.items(path_of("apps/v1", "deployments", functions_namespace),
-                              {COMPONENT: "function"}):  # fmt: skip
-        api.delete(
-            path_of("apps/v1", "deployments", functions_namespace, function["metadata"]["name"])
-        )
+    for group, plural in ((SERVING, "services"), ("apps/v1", "deployments")):
+        path = path_of(group, plural, functions_namespace)
+        if group == SERVING and not knative:
+            continue
+        with contextlib.suppress(Missing):  # Knative has gone before
+            for function in api.items(path, {COMPONENT: "function"}):
+                api.delete(f"{path}/{function['metadata']['name']}")
+    for node in api.items(path_of("", "nodes")):
+        name, about = node["metadata"]["name"], node["metadata"].get("annotations", {})
+        if not set(nodes.ALL).isdisjoint(about):
+            api.merge(nodes.path(name), nodes.patch(dict.fromkeys(nodes.ALL)))
     return len(there)
 
 
@@ -78,13 +91,17 @@ def _named(jobs: list[Object]) -> str:
 @click.command()
 @click.option("--jobs", type=click.Choice(["delete", "refuse"]), required=True)
 @click.option("--functions-namespace", required=True)
+@click.option("--knative", is_flag=True, help="functions may be Knative Services, too")
 @click.option("--timeout-s", default=120.0)
-def main(jobs: Literal["delete", "refuse"], functions_namespace: str, timeout_s: float) -> None:
+def main(
+    jobs: Literal["delete", "refuse"], functions_namespace: str, knative: bool, timeout_s: float
+) -> None:
     """Clear away what must not outlive LIFL."""
     try:
         count = clear(
-            Api.of_pod(), jobs=jobs, functions_namespace=functions_namespace, timeout_s=timeout_s
-        )
+            Api.of_pod(), jobs=jobs, functions_namespace=functions_namespace, knative=knative,
+            timeout_s=timeout_s,
+        )  # fmt: skip
     except LiflError as error:
         sys.exit(f"error: {error}")
     print(f"{count} FLJobs ended and are gone")

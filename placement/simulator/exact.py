@@ -22,7 +22,9 @@ from lifl.placement.simulator.world import (
     Site,
     Tasks,
     cpu_seconds,
+    models_there,
     process_times,
+    sum_crosses_s,
     work,
 )
 from lifl.placement.snapshot import Client, Snapshot
@@ -243,7 +245,7 @@ def play(scenario: Scenario, site: Site, tasks: Tasks, policy: str, *, seed: int
 
     def root_done_at(at: int) -> Then:
         """Its sum goes on: to the top beside it, or over the link of the top's node."""
-        takes_s = size / min(float(site.link_bytes_s[at]), float(site.link_bytes_s[top]))
+        takes_s = sum_crosses_s(scenario, site, at, top)
 
         def local(now_s: float) -> None:
             clock.at(now_s + handoff_s, collector.take)
@@ -266,20 +268,24 @@ def play(scenario: Scenario, site: Site, tasks: Tasks, policy: str, *, seed: int
             is_top=at == top,
         )  # fmt: skip
         nodes[at] = NodeRound(
-            clock, scenario, Rates.of(scenario, site, at), leaves=here, cores=int(site.cores[at]),
-            slots=int(site.slots[at]), processes=times, is_top=at == top,
+            clock, scenario, Rates.of(scenario, site, at, used=len(used)), leaves=here,
+            cores=int(site.cores[at]), slots=int(site.slots[at]), processes=times, is_top=at == top,
             root_done=root_done_at(at),
         )  # fmt: skip
     rates = nodes[top].rates
     collector = Collector(
         clock, nodes[top].processes[-1], rates, size, expected=len(used),
         lazy=scenario.mode == "lazy",
-        then=lambda now_s: ends.append(now_s + size / rates.memory_bytes_s),
+        then=lambda now_s: ends.append(
+            now_s + size / rates.memory_bytes_s + scenario.costs.round_s
+        ),
     )  # fmt: skip
     nodes[top].to_top = collector.take
 
-    for order, (key, ready_s) in enumerate(zip(keys, tasks.ready.tolist(), strict=True)):
+    there_s = models_there(scenario, site, counts=counts, top=top)
+    for order, (key, trained_s) in enumerate(zip(keys, tasks.ready.tolist(), strict=True)):
         node = nodes[number[homes[key]]]
+        ready_s = trained_s + float(there_s[number[homes[key]]])
         leaf, takes_s = leaf_of[key], node.rates.update_link_s
 
         def ready(now_s: float, node: NodeRound = node, leaf: int = leaf,

@@ -23,7 +23,9 @@ from lifl.placement.simulator.world import (
     Site,
     Tasks,
     cpu_seconds,
+    models_there,
     process_times,
+    sum_crosses_s,
     work,
 )
 from lifl.placement.tree import leaf_count
@@ -50,8 +52,9 @@ def play(scenario: Scenario, site: Site, tasks: Tasks, policy: str, *, seed: int
     place = np.empty(len(homes), np.int64)
     place[by_node] = np.arange(len(homes)) - np.repeat(first, counts)
     leaf = place % leaves[homes]  # newcomers go to the emptiest leaf, one after the other
-    in_line = np.lexsort((np.arange(len(homes)), tasks.ready, homes))
-    lines = _Lines(tasks.ready[in_line], leaf[in_line], first, counts)
+    ready = tasks.ready + models_there(scenario, site, counts=counts, top=top)[homes]
+    in_line = np.lexsort((np.arange(len(homes)), ready, homes))
+    lines = _Lines(ready[in_line], leaf[in_line], first, counts)
 
     waiting_s, roots = np.zeros(len(site)), np.full(len(site), np.nan)
     others = used[used != top]
@@ -106,7 +109,7 @@ def _others(
     rows, many = np.arange(len(nodes)), lines.counts[nodes]
     lazy, handoff_s = scenario.mode == "lazy", scenario.costs.handoff_s
     cold_s, size = scenario.costs.cold_start_s, float(scenario.update_bytes)
-    rates = [Rates.of(scenario, site, int(at)) for at in nodes]
+    rates = [Rates.of(scenario, site, int(at), used=len(others) + 1) for at in nodes]
     link_s = np.array([rate.update_link_s for rate in rates])
     eager_s, sum_s = (np.array([getattr(r, n) for r in rates]) for n in ("eager_s", "sum_s"))
     memory = np.array([rate.memory_bytes_s for rate in rates])
@@ -190,11 +193,11 @@ def _top(
     """The top's node, with other nodes' sums among its updates: waiting time, and the round's."""
     lazy, handoff_s = scenario.mode == "lazy", scenario.costs.handoff_s
     cold_s, size = scenario.costs.cold_start_s, float(scenario.update_bytes)
-    rates, link = Rates.of(scenario, site, top), float(site.link_bytes_s[top])
+    rates = Rates.of(scenario, site, top, used=len(others) + 1)
     ready, leaf = lines.of(top)
     items = [(at_s, 0, place, rates.update_link_s, leaf[place]) for place, at_s in enumerate(ready)]
     items += [
-        (float(roots[at]) + handoff_s, 1, at, size / min(float(site.link_bytes_s[at]), link), -1)
+        (float(roots[at]) + handoff_s, 1, at, sum_crosses_s(scenario, site, at, top), -1)
         for at in others.tolist()
     ]
     there = list(processes)
@@ -237,7 +240,7 @@ def _top(
     if leaves > 1:
         root = _collected([end + handoff_s for end in done], there[leaves], rates, scenario)
     end = _collected([*sums, root + handoff_s], there[-1], rates, scenario)
-    return waited, end + size / rates.memory_bytes_s
+    return waited, end + size / rates.memory_bytes_s + scenario.costs.round_s
 
 
 def _collected(arrivals: list[float], there: float, rates: Rates, scenario: Scenario) -> float:

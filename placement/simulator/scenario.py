@@ -86,6 +86,27 @@ class Costs(_Part):
     ingest_bytes_s: Bytes = Field(
         default=1_500_000_000, description="That a core takes in or sends out, encrypted."
     )
+    link_share: float = Field(
+        default=1.0, gt=0, le=1,
+        description="Of a link's rate, for payload: headers and what is sent again take the rest.",
+    )
+    sum_bytes_s: Bytes | None = Field(
+        default=None,
+        description="That gateways exchange among themselves, sums and models, where a link is not "
+        "slower.  No bound unless given.",
+    )
+    fetch_weight: float = Field(
+        default=1.0, ge=1,
+        description="Of a gateway that fetches a model over a busy link, in shares of a client.",
+    )
+    update_cpu_s: float = Field(
+        default=0.0, ge=0,
+        description="CPU that an update takes beside its bytes, and a model on its way to a "
+        "client; counts with sharedCores.",
+    )
+    round_s: float = Field(
+        default=0.0, ge=0, description="Of a round, beside all else: telling everybody."
+    )
 
 
 class Scenario(_Part):
@@ -135,6 +156,16 @@ class Scenario(_Part):
         default="learned", description="How long idle runtimes stay, with reuse."
     )
     keep_s: float = Field(default=600.0, ge=0, description="fixed: how long.")
+    models: bool = Field(
+        default=False,
+        description="Count the model on its way, before updates are made: over the link of the "
+        "top's node to its clients and the other nodes, then over theirs to their clients.",
+    )
+    shared_cores: int | None = Field(
+        default=None, ge=1, le=1024,
+        description="All nodes and all clients have so many cores together, as with lifl run "
+        "--network netns.  Unless given nodes have their own, and clients are elsewhere.",
+    )
     costs: Costs = Field(default_factory=Costs, description="What things take.")
 
     @model_validator(mode="after")

@@ -2,17 +2,26 @@
 
 Owns the model's constants and values.  Times are seconds after the round's start.
 
-    link    an update of B bytes crosses its node's link in B / rate, one after the other in the
-            order in which they are ready; it begins when a slot is free, which it holds until it
-            was folded.  (Lazy: updates wait elsewhere, slots do not bind.)
+    link    an update of B bytes crosses its node's link in B / (linkShare·rate), one after the
+            other in the order in which they are ready; it begins when a slot is free, which it
+            holds until it was folded.  (Lazy: updates wait elsewhere, slots do not bind.)
+    model   with `models` it is on its way before: over the link of the top's node to its Q clients
+            and the N − 1 other nodes at once, which share it 1 : fetchWeight.  The nodes have it
+            after (N − 1 + Q / fetchWeight)·B / (linkShare·rate), the clients after
+            (N − 1 + Q)·B / (linkShare·rate), and those of another node after Q'·B / (linkShare·
+            rate) from when that has it.  Clients have their updates that much later.
+    cores   with sharedCores C a crossing takes at least n·(updateCpu + 2·B / ingest) / C, n being
+            the nodes in use: both ends work, for all nodes at once.  For models that
+            leave the top's node n is 1, for those that leave the others it is their number.
     leaf    leaf i of a node runs on core i mod cores; a core folds what arrived first.  Eager: each
             update takes (B + S) / M, as in pairs.  Lazy: when all k are there, (k·B + S) / M.
             M is 5/4 of the measured fold rate, S = B, as fanin.py has it.
     middle  above more than one leaf; folds sums as they come, 2·S / M each, or all at once when
             lazy, (L·S + S) / M.  It has the time of a core of its own: its leaves are done.
     top     on the node with most clients.  Other nodes' sums cross its link as updates do, after
-            those that were ready before, in S / (the slower of the two links), and hold a slot for
-            the time of their fold; folded as a middle folds.  The model is there S / M after.
+            those that were ready before, in S / (the slower of the two links, linkShare of it, and
+            of sumBytes), and hold a slot for the time of their fold; folded as a middle folds.  The
+            model is there S / M after, and the round over another roundS later.
     start   a process is there at once where a warm one is free.  Planned: the c-th cold one of a
             node is there ⌈c / cores⌉·coldStart after the round's start.  Not planned: coldStart
             after its first input.  With reuse middle and top take over a leaf that is done, so
@@ -162,12 +171,54 @@ class Rates:
     memory_bytes_s: float
 
     @classmethod
-    def of(cls, scenario: Scenario, site: Site, at: int) -> Rates:
+    def of(cls, scenario: Scenario, site: Site, at: int, *, used: int) -> Rates:
+        """
+        Args:
+            used: nodes with clients.
+        """
         size = float(scenario.update_bytes)
         memory = 1.25 * float(site.fold_bytes_s[at])
-        return cls(
-            size / float(site.link_bytes_s[at]), (size + size) / memory, 2 * size / memory, memory
-        )
+        crossing_s = max(size / payload_bytes_s(scenario, site, at), _cpu_s(scenario, used))
+        return cls(crossing_s, (size + size) / memory, 2 * size / memory, memory)
+
+
+def payload_bytes_s(scenario: Scenario, site: Site, at: int) -> float:
+    """That a node's link brings, each way."""
+    return scenario.costs.link_share * float(site.link_bytes_s[at])
+
+
+def _cpu_s(scenario: Scenario, nodes: int) -> float:
+    """What the machine needs until one crossing is done for each of so many nodes."""
+    if scenario.shared_cores is None:
+        return 0.0
+    both_ends_s = 2 * scenario.update_bytes / scenario.costs.ingest_bytes_s
+    return nodes * (scenario.costs.update_cpu_s + both_ends_s) / scenario.shared_cores
+
+
+def sum_crosses_s(scenario: Scenario, site: Site, at: int, top: int) -> float:
+    """A sum's time from a node to the top's."""
+    rate = min(payload_bytes_s(scenario, site, at), payload_bytes_s(scenario, site, top))
+    return scenario.update_bytes / min(rate, scenario.costs.sum_bytes_s or rate)
+
+
+def models_there(scenario: Scenario, site: Site, *, counts: Ints, top: int) -> Floats:
+    """When the clients of each node have the model that the round starts from."""
+    there = np.zeros(len(site))
+    if not scenario.models:
+        return there
+    size, used = float(scenario.update_bytes), np.flatnonzero(counts)
+    others = len(used) - 1
+    each_s = max(size / payload_bytes_s(scenario, site, top), _cpu_s(scenario, 1))
+    there[top] = (int(counts[top]) + others) * each_s
+    first_s = max(
+        (others + int(counts[top]) / scenario.costs.fetch_weight) * each_s,
+        others * size / (scenario.costs.sum_bytes_s or np.inf),
+    )
+    for at in used.tolist():
+        if at != top:
+            each_s = max(size / payload_bytes_s(scenario, site, at), _cpu_s(scenario, others))
+            there[at] = first_s + int(counts[at]) * each_s
+    return there
 
 
 def work(scenario: Scenario) -> Work:

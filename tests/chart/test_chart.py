@@ -231,11 +231,13 @@ def test_roles_have_no_wildcard_and_lead_somewhere(case: tuple[str, str]) -> Non
         for one in found
         if one["kind"] == "ServiceAccount"
     }
-    for rules in roles.values():
+    for (kind, _, _), rules in roles.items():
         for rule in rules:
             assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
             if "secrets" in rule["resources"]:
                 assert not {"list", "watch"} & set(rule["verbs"])
+                may_read = {"get", "patch", "update"} & set(rule["verbs"])
+                assert not may_read or kind == "Role", "Secrets of other namespaces"
     for one in found:
         if one["kind"] in ("RoleBinding", "ClusterRoleBinding"):
             where = one["metadata"].get("namespace")
@@ -365,6 +367,8 @@ def test_the_schema_has_the_values_and_no_others() -> None:
         ("agent: {arenaMemory: 2GB}", "arenaMemory"),
         ("agent: {arenaMemoy: 2Gi}", "arenaMemoy"),
         ("gateway: {port: 80}", "port"),
+        ("gateway: {port: 7711}", "gateway.port and gateway.bulkPort are both 7711"),
+        ("operator: {logLevel: chatty}", "logLevel"),
         ("functions: {runtime: docker}", "runtime"),
         ("operator: {replicas: 0}", "replicas"),
         ("nodes: {runDirectory: run}", "runDirectory"),

@@ -12,11 +12,15 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from safetensors.numpy import load
 
 from tests.cluster.kubectl import IMAGE, Kubectl
 
@@ -24,6 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 DIGITS = "/opt/lifl/examples/01-digits"  # in the image
 CRD = "customresourcedefinition/fljobs.fl.lifl.dev"
 PATIENCE_S = 180
+PORT = 17711
+ROUNDS = 5
+FAR = 1e-4  # five rounds carry a difference of one unit in the last place to 1e-6 or so
 
 
 @dataclass
@@ -32,6 +39,7 @@ class Installation:
 
     name: str
     brings_crd: bool
+    runtime: str = "deployment"  # of functions, where a job does not say
     system: Kubectl = field(init=False)
     functions: Kubectl = field(init=False)
 
@@ -51,14 +59,30 @@ class Installation:
         values = {
             "fullnameOverride": self.name, "image.repository": repository, "image.tag": tag,
             "crds.install": str(self.brings_crd).lower(), "crds.keep": "false",
-            "nodes.runDirectory": f"/run/{self.name}", "gateway.port": "17711",
+            "nodes.runDirectory": f"/run/{self.name}", "gateway.port": str(PORT),
+            "gateway.bulkPort": "17712",
             "agent.arenaMemory": "256Mi", "functions.namespace.name": self.functions.namespace,
-            "functions.idleS": "3", "webhook.enabled": "false", "agent.proxy": "ebpf",
+            "functions.idleS": "3", "agent.proxy": "ebpf", "functions.runtime": self.runtime,
+            "webhook.enabled": str(self.runtime == "knative").lower(),
         }  # fmt: skip
         self.helm(
             "install", self.name, str(ROOT / "charts" / "lifl"), "--create-namespace", "--wait",
             f"--timeout={PATIENCE_S}s", *(f"--set={key}={value}" for key, value in values.items()),
         )  # fmt: skip
+        self.wait_for_nodes()
+        until(self._serves, "agents serve their metrics")  # after they were seen to run
+
+    def wait_for_nodes(self) -> None:
+        """Until the operator has heard of every node's agent and gateway, and has said so."""
+        for pod in self.pods("gateway"):
+            there = f"{{.metadata.annotations.lifl\\.dev/gateway}}=tcp://{pod['status']['hostIP']}:{PORT}"
+            self.system.wait(f"node/{pod['spec']['nodeName']}", f"jsonpath={there}")
+
+    def _serves(self) -> bool:
+        try:
+            return bool(self.figures("lifl_node_info"))
+        except AssertionError:
+            return False
 
     def leader(self) -> str:
         pods = self.system.get("pods", "--selector=lifl.dev/leader=true")["items"]
@@ -91,6 +115,14 @@ class Installation:
             for labels, value in re.findall(rf"^{name}(\{{.*\}})? (\S+)$", said, re.MULTILINE):
                 found[labels] = found.get(labels, 0.0) + float(value)
         return found
+
+    def operator_figure(self, name: str) -> float:
+        """A metric of the active operator, over all its labels."""
+        ask = ("import urllib.request as u; "
+               "print(u.urlopen('http://127.0.0.1:8080/metrics').read().decode())")  # fmt: skip
+        said = self.system("exec", self.leader(), "--", "python", "-c", ask)
+        found = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", said, re.MULTILINE)
+        return sum(map(float, found))
 
     @contextmanager
     def armed(self, workload: str, *faults: str) -> Iterator[None]:
@@ -146,6 +178,18 @@ class Job:
         return {event["reason"] for event in self.kubectl.get("events", chosen)["items"]}
 
 
+Run = Callable[..., Job]
+
+
+def check(job: Job, expected: dict[str, np.ndarray]) -> None:
+    status = job.complete()
+    assert status["progress"] == f"{ROUNDS}/{ROUNDS}"
+    model = load(job.file("model.safetensors"))
+    assert model.keys() == expected.keys()
+    for name, value in expected.items():
+        assert np.abs(model[name] - value).max() < FAR, name
+
+
 def digits(rounds: int, **spec: Any) -> dict[str, Any]:
     """The spec of examples/01-digits, with its 16 clients in 4 pods."""
     return {
@@ -181,6 +225,14 @@ def run_here(spec: dict[str, Any], folder: Path) -> Path:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder / "out" / "latest" / "model.safetensors"
+
+
+def until(done: Callable[[], bool], what: str) -> None:
+    """Look again and again, and not for ever."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not done():
+        assert time.monotonic() < deadline, f"after {PATIENCE_S} s not yet: {what}"
+        time.sleep(0.2)
 
 
 def new_name() -> str:

@@ -170,7 +170,6 @@ def rights(cluster: Kubectl, release: Release) -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"functions.runtime": "knative", "webhook.enabled": "true"}, "has neither yet"),
         (
             {"functions.namespace.create": "false", "functions.namespace.name": "not-there"},
             'there is no namespace "not-there": make it',

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from kubectl import Kubectl, Pods
+    from tests.cluster.kubectl import Kubectl, Pods
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 

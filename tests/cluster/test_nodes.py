@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from kubectl import Kubectl, Pods
+    from tests.cluster.kubectl import Kubectl, Pods
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lifl.errors import Unsupported
+from lifl.errors import Unreachable, Unsupported
 from lifl.proxy_ebpf.build import OBJECT
 from lifl.proxy_ebpf.contract import Counters, Router
 from lifl.proxy_ebpf.descriptor import Descriptor, Kind, lane
@@ -29,7 +29,7 @@ from lifl.proxy_ebpf.port import Port, make_pair
 from lifl.proxy_ebpf.unix import UnixRouter
 
 if TYPE_CHECKING:
-    from conftest import Rig
+    from conftest import Peer, Rig
 
     MakeRig = Callable[[Router], Rig]
 
@@ -146,6 +146,53 @@ def test_with_the_program_detached_nothing_is_routed(make_rig: MakeRig) -> None:
     assert [d.slot for _, d in rig.at_agent()] == [1]
     assert top.port.receive() == []
     assert rig.counts(leaf) == Counters()
+
+
+def again(rig: Rig, peer: Peer) -> Peer:
+    """As a runtime does whose pair was severed: it hears of it, makes a new one, registers that."""
+    with pytest.raises(Unreachable):
+        rig.until(lambda: bool(peer.port.receive()))
+    return rig.peer(peer.endpoint)
+
+
+@pytest.mark.parametrize("taken", ["program", "socket", "credit"])
+def test_what_was_taken_out_of_the_kernel_is_put_back(make_rig: MakeRig, taken: str) -> None:
+    router = EbpfRouter.open()
+    rig = make_rig(router)
+    leaf, top = rig.peer(LEAF), rig.peer(TOP)
+    rig.router.route(1, LEAF, TOP)
+    leaf.send(slot=1)
+    assert rig.slots(top) == [1]
+    assert router.mend() == {}
+    match taken:
+        case "program":
+            router._program.detach(router._sockets)
+            expected = {"program": 1, "socket": 2}
+        case "socket":
+            router._sockets.delete(next(k for k in router._sockets if k[4] == TOP))
+            expected = {"socket": 1}
+        case "credit":
+            router._credit.delete(next(k for k in router._credit if k[4] == LEAF))
+            expected = {"credit": 1}
+    if taken != "program":  # a socket in the map keeps the program
+        leaf.send(slot=2)
+        assert [d.slot for _, d in rig.at_agent()] == [2]
+    assert router.mend() == expected
+    if taken == "program":
+        leaf = again(rig, leaf)
+    if taken != "credit":
+        top = again(rig, top)
+    leaf.send(slot=3)
+    assert rig.slots(top) == [3]
+    assert router.mend() == {}
+
+
+def test_who_is_gone_was_not_taken_out(make_rig: MakeRig) -> None:
+    rig = make_rig(EbpfRouter.open())
+    leaf = rig.peer(LEAF)
+    leaf.die()
+    assert rig.router.mend() == {}
+    rig.until(lambda: rig.closed() == [LEAF])
 
 
 def test_routed_descriptors_never_become_packets(make_rig: MakeRig) -> None:

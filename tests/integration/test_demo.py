@@ -67,10 +67,11 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path: Path, runner: Runner) 
     summary = json.loads((latest / "summary.json").read_text())
     assert set(summary) >= {
         "accuracy", "rounds", "wall_s", "round_s_median", "nodes", "updates", "bytes",
-        "handoffs", "proxy", "kernels", "cold_starts", "warm_starts",
+        "handoffs", "proxy", "kernels", "zygote_starts", "cold_starts", "warm_starts",
+        "start_seconds",
     }  # fmt: skip
     row = json.loads((latest / "rounds.jsonl").read_text())
     assert set(row) >= {
-        "round", "seconds", "clients", "accuracy", "bytes", "handoffs", "cold_starts",
-        "warm_starts", "tree",
+        "round", "seconds", "clients", "accuracy", "bytes", "handoffs", "zygote_starts",
+        "cold_starts", "warm_starts", "start_seconds", "tree",
     }  # fmt: skip

@@ -20,6 +20,7 @@ MODULES = (
     "lifl.placement.agent",
     "lifl.functions.gateway",
     "lifl.functions.aggregator",
+    "lifl.functions.zygote",
 )
 
 

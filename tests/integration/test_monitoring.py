@@ -85,7 +85,10 @@ def test_metrics_of_a_running_job(runner: Runner) -> None:
         assert node["lifl_update_bytes_total", "toy"] > 1000 * node["lifl_updates_total", "toy"]
         assert node["lifl_folded_inputs_total", "toy"] >= node["lifl_updates_total", "toy"]
         assert node["lifl_slots", "toy"] == 1
-        assert node["lifl_starts_total", "warm"] > node["lifl_starts_total", "cold"] > 0
+        assert node["lifl_starts_total", "warm"] > node["lifl_starts_total", "zygote"] > 0
+        assert node["lifl_starts_total", "cold"] == 0
+        assert node["lifl_runtimes_started_total", "zygote"] > 0
+        assert node["lifl_runtime_start_seconds_total", "zygote"] > 0
         assert node["lifl_descriptors_quarantined_total", "toy"] == 0
         assert any(key[:2] == ("lifl_node_job_info", "toy") for key in node)
     assert sum(node.get(("lifl_slot_waits_total", "toy"), 0) for node in found) > 0

@@ -87,7 +87,7 @@ def test_a_process_that_the_run_needs_is_killed(runner: Runner, module: str) -> 
 @pytest.mark.parametrize(
     "module",
     ["lifl.placement.agent", "lifl.functions.gateway", "lifl.functions.aggregator",
-     "lifl.placement.coordinator"],
+     "lifl.functions.zygote", "lifl.placement.coordinator"],
 )  # fmt: skip
 def test_a_process_that_is_started_again_is_killed(runner: Runner, module: str) -> None:
     process = start(runner)

@@ -56,7 +56,7 @@ class Forwards(Uploads):
         if g.forward and (g.forward == (m.slot, m.gen) or not self.on["ack_names_sum"]):
             point = "gateway_forwarded" if m.kind == "ack" else ""
             return self._gw(w, n, f"{m.kind} for slot {m.slot}", g._replace(
-                pc="release", cur=g.forward[0], forward=()), point)  # fmt: skip
+                held=g.forward, forward=()), point)  # fmt: skip
         return self._gw(w, n, f"old {m.kind}", g)
 
     def _take(self, w: World, g: Gateway, m: Message, round_: int) -> Step | None:

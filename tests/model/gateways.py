@@ -93,6 +93,9 @@ class Gateways(Forwards):
         closed = self.is_closed(w, n, round_)
         for i, key in g.writing:
             yield self._upload_ends(w, n, g, i, key)
+        if n and g.held and w.models[0][0] >= w.slots[g.held[0]].round:
+            yield self._gw(w, n, "hear that the round is over", g._replace(
+                pc="release", cur=g.held[0], held=()))  # fmt: skip
         if g.wake:
             yield self._look(w, n, g, round_)
         if (not closed and not g.wake and w.models[n][0] < round_
@@ -116,7 +119,7 @@ class Gateways(Forwards):
 
     def _opens(self, g: Gateway) -> Gateway:
         return g._replace(pc="clear" if self.on["clear_before_publish"] else "publish",
-                          forward=())  # fmt: skip
+                          forward=(), held=())  # fmt: skip
 
     def _look(self, w: World, n: int, g: Gateway, round_: int) -> Step:
         """Read what woke the gateway: a sum or model that names it, or a free slot."""
@@ -130,7 +133,7 @@ class Gateways(Forwards):
                 return self._gw(w, n, f"read the model in slot {i}", self._opens(
                     g._replace(cur=i)))  # fmt: skip
             if n and s.round == w.models[n][0] + 1:
-                if g.forward:
+                if g.forward or g.held == (i, s.gen):
                     continue
                 if not self.on["forward_until_ack"]:
                     return self._gw(self._forward(w, n, i, g), n, f"forward slot {i}",

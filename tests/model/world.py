@@ -63,6 +63,7 @@ class Gateway(NamedTuple):
     key: object = None  # client or Message of the upload that is being sealed
     wake: bool = False  # something to read: RELEASE, SUM, MODEL, poke
     forward: tuple = ()  # (slot, generation) that waits for the other node's ack
+    held: tuple = ()  # (slot, generation) that was answered: kept until its round is over
     epoch: int = 0  # of the node that may be lost, as far as this gateway knows
 
 

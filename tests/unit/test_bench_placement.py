@@ -60,6 +60,7 @@ def test_bestfit_is_within_five_per_cent_with_the_fewest_nodes() -> None:
 
 
 def test_there_is_a_real_run_for_each_size_and_number_of_clients() -> None:
-    assert {case.name for case in FAN_IN} == {
-        f"fan-in-{clients}-{size}" for clients in (8, 64, 256) for size in ("1MB", "46.8MB")
-    }
+    names = {f"fan-in-{clients}-{size}" for clients in (8, 64, 256) for size in ("1MB", "46.8MB")}
+    assert {case.name for case in FAN_IN} == names | {"fanin-real"}
+    (together,) = (case for case in FAN_IN if case.name == "fanin-real")
+    assert together.lines.keys() == names

@@ -152,7 +152,7 @@ def test_run_hands_on_the_flags(engine: dict[str, Any], tmp_path: Path) -> None:
     assert engine["options"] == {
         "nodes": 3, "out": tmp_path, "proxy": "unix", "kernels": "reference",
         "liveness_s": 2.0, "metrics_port": 9400, "keys_dir": None,
-        "host": "127.0.0.2", "resumed": [], "arena_bytes": 0,
+        "host": "127.0.0.2", "link_bit_s": 0, "resumed": [], "arena_bytes": 0,
     }  # fmt: skip
     assert "3 nodes, proxy unix, kernels reference" in result.output
 
@@ -162,8 +162,31 @@ def test_without_flags_the_job_decides(engine: dict[str, Any]) -> None:
     assert engine["options"] == {
         "nodes": None, "out": Path("runs"), "proxy": None, "kernels": None,
         "liveness_s": 10.0, "metrics_port": 0, "keys_dir": None,
-        "host": None, "resumed": [], "arena_bytes": 0,
+        "host": None, "link_bit_s": 0, "resumed": [], "arena_bytes": 0,
     }  # fmt: skip
+
+
+def test_links_of_namespaces_have_a_rate(engine: dict[str, Any]) -> None:
+    assert invoke("run", str(DIGITS), "--network", "netns").exit_code == 0
+    assert engine["options"]["link_bit_s"] == 10**9
+    invoke("run", str(DIGITS), "--network", "netns", "--link-rate", "200Mbit")
+    assert engine["options"]["link_bit_s"] == 2 * 10**8
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--link-rate", "1Gbit"], "--link-rate goes with --network netns alone"),
+        (["--network", "netns", "--link-rate", "fast"], "--link-rate: 'fast' is no rate"),
+        (["--network", "netns", "--host", "127.0.0.1"], "--host does not go with --network netns"),
+    ],
+)
+def test_flags_that_do_not_go_together(
+    engine: dict[str, Any], flags: list[str], sentence: str
+) -> None:
+    result = invoke("run", str(DIGITS), *flags)
+    assert result.exit_code == 2
+    assert sentence in " ".join(result.output.replace("│", "").split())
 
 
 def test_events_as_json(engine: dict[str, Any]) -> None:

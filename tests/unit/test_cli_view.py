@@ -33,7 +33,8 @@ def roles(top: bool, leaves: int = 2) -> list[dict[str, Any]]:
 TREE = {"node-0": roles(True), "node-1": roles(False)}
 ROW = {
     "round": 1, "seconds": 0.16, "clients": 16, "accuracy": None, "bytes": 592_000,
-    "handoffs": {"ebpf": 20, "unix": 0}, "cold_starts": 7, "warm_starts": 0, "tree": TREE,
+    "handoffs": {"ebpf": 20, "unix": 0}, "zygote_starts": 7, "cold_starts": 0, "warm_starts": 0,
+    "start_seconds": {"zygote": 0.042, "cold": 0.0}, "tree": TREE,
     "fold_bytes": 592_000, "fold_seconds": 0.0005,
 }  # fmt: skip
 SUMMARY = {
@@ -41,7 +42,8 @@ SUMMARY = {
     "evaluations": {"measured": 1, "skipped": 1}, "rounds": 2, "wall_s": 8.2,
     "round_s_median": 0.16, "nodes": 2,
     "updates": 32, "bytes": 1_184_000, "handoffs": {"ebpf": 40, "unix": 0}, "proxy": "ebpf",
-    "kernels": "native", "cold_starts": 7, "warm_starts": 7,
+    "kernels": "native", "zygote_starts": 7, "cold_starts": 0, "warm_starts": 7,
+    "start_seconds": {"zygote": 0.042, "cold": 0.0},
 }  # fmt: skip
 EVENTS: list[dict[str, Any]] = [
     {"event": "starting", "run_dir": "runs/digits-1", "nodes": 2},
@@ -59,7 +61,8 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "output", "who": "client-2", "text": "epoch\t1 \x1b[31mred\x1b[0m"},
     {"event": "warning", "text": "[bold]client-3[/] is slow\x1b[2J"},
     {"event": "restart", "what": "gateway on node-0"},
-    {"event": "round_done", **ROW, "round": 2, "cold_starts": 0, "warm_starts": 7},
+    {"event": "round_done", **ROW, "round": 2, "zygote_starts": 0, "warm_starts": 7,
+     "start_seconds": {}},
     {"event": "done", **SUMMARY},
 ]  # fmt: skip
 
@@ -87,7 +90,7 @@ def test_plain_lines() -> None:
         "waiting for clients: 3 of 16",
         "waiting for clients: 4 of 16",
         "round 1/2: tree of 16 clients: node-0: top, middle, 2 leaves; node-1: middle, 2 leaves",
-        "round 1/2: 160 ms, 16 clients, 592 kB, hand-offs ebpf 20, 7 cold starts, "
+        "round 1/2: 160 ms, 16 clients, 592 kB, hand-offs ebpf 20, starts 7 zygote (6 ms each), "
         "accuracy 93.0 %, loss 0.25",
         "client-2: epoch   1 red",
         "warning: [bold]client-3[/] is slow",
@@ -102,7 +105,7 @@ def test_plain_lines() -> None:
         "nodes      2",
         "proxy      ebpf",
         "kernels    native",
-        "starts     7 cold, 7 warm",
+        "starts     7 zygote (6 ms each), 0 cold, 7 warm",
         "results    runs/digits-1",
     ]
 
@@ -234,9 +237,10 @@ def test_figures_come_on_the_rounds_own_line() -> None:
 def test_figures_of_a_slow_evaluator_have_lines_of_their_own() -> None:
     late = ends([done(1), done(2), done(3), metrics(1), metrics(3), done(4)])
     assert late == [
-        ("1/2", "7 cold starts"), ("1/2", "accuracy 10.0 %"),
-        ("2/2", "7 cold starts"), ("3/2", "accuracy 30.0 %"),  # round 2 was not evaluated
-        ("4/2", "7 cold starts"),
+        ("1/2", "starts 7 zygote (6 ms each)"), ("1/2", "accuracy 10.0 %"),
+        ("2/2", "starts 7 zygote (6 ms each)"),
+        ("3/2", "accuracy 30.0 %"),  # round 2 was not evaluated
+        ("4/2", "starts 7 zygote (6 ms each)"),
     ]  # fmt: skip
 
 

@@ -111,3 +111,10 @@ def test_a_job_for_which_nothing_is_left_is_not_placed_and_says_the_numbers() ->
     assert decide(job(), Seen(status=Status(phase="Running"), **seen)).phase == "Running"
     after = decide(job(), Seen(status=Status(phase="Pending"), placed=PLACED, has_initial=True))
     assert (after.phase, so(after, "Placed")) == ("Placed", True)
+
+
+def test_a_job_whose_functions_cannot_run_is_not_accepted() -> None:
+    found = decide(job(), Seen(status=Status(), nodes=NODES, no_runtime="there is no Knative"))
+    assert (found.phase, so(found, "Accepted")) == ("Pending", False)
+    assert found.message == "there is no Knative"
+    assert not found.place

@@ -44,6 +44,8 @@ class Objects:
         return made
 
     def create(self, path: str, made: Any) -> Any:
+        if path.endswith("/secrets"):
+            self.before_apply()
         if not path.endswith("/events"):
             self.there[f"{path}/{made['metadata']['name']}"] = made
         return made
@@ -69,6 +71,7 @@ class Lines:
     def __init__(self, *nodes: NodeHere) -> None:
         self.nodes = {node.name: node for node in nodes}
         self.posted: dict[str, Posted] = {}
+        self.cordoned: set[str] = set()
 
     def post(self, job: Posted) -> None:
         self.posted[job.name] = job
@@ -89,6 +92,24 @@ def kept(api: Objects, desk: Lines, directory: Path) -> Keeper:
 
 def node() -> NodeHere:
     return NodeHere("n1", "key of n1", b"", gateway="tcp://10.0.0.1:7710")
+
+
+def test_an_initial_model_that_went_with_an_operator_is_made_again(tmp_path: Path) -> None:
+    """Its pod has ended well; the disk that it brought the model to is another one now."""
+    api, desk = Objects(), Lines(node())
+
+    async def main() -> None:
+        keeper = kept(api, desk, tmp_path)
+        await keeper._turn()
+        [path] = [path for path in api.there if path.endswith("-initial")]
+        before = api.there[path]
+        await keeper._turn()
+        assert api.there[path] is before, "it runs"
+        api.there[path] = before | {"status": {"succeeded": 1}}
+        await keeper._turn()
+        assert api.there[path].get("status") is None, "it was not made again"
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("applied", [1, 3], ids=["the record", "files of members"])
@@ -248,3 +269,19 @@ def test_a_coordinator_that_is_to_stop_while_it_is_started_does(
 
     asyncio.run(main())
     assert heard == []
+
+
+def test_what_functions_run_as_is_the_jobs_to_say_then_the_installations(tmp_path: Path) -> None:
+    """Without the webhook Knative Services are none, and the job says so."""
+    asked = body(functions={"runtime": "knative"})
+    keeper = Keeper(
+        Objects(), Lines(node()), INSTALL, asked, epoch=1,  # type: ignore[arg-type]
+        identity="operator-1", address="127.0.0.1", directory=tmp_path,
+    )  # fmt: skip
+    assert keeper.runtime == "knative"
+    asyncio.run(keeper._turn())
+    said = {each.type: each for each in keeper.status.conditions}["Accepted"]
+    assert said.status == "False"
+    assert "webhook.enabled: true" in said.message
+    keeper.body = body()
+    assert keeper.runtime == "deployment"

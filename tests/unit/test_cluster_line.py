@@ -20,7 +20,7 @@ from lifl.placement import agent as agent_module
 from lifl.placement.agent import Agent
 from lifl.placement.cluster import desk as desk_module
 from lifl.placement.cluster import steward as steward_module
-from lifl.placement.cluster.desk import MOST_REFUSED, Desk
+from lifl.placement.cluster.desk import MOST_REFUSED, Desk, NodeHere
 from lifl.placement.cluster.steward import LONGEST_S, SILENT_S, Steward
 from lifl.placement.guests import Guests
 from lifl.placement.pool import Pool, Process
@@ -28,9 +28,9 @@ from lifl.placement.pool import Pool, Process
 pytestmark = pytest.mark.timeout(30)
 NODE = {
     "t": "node", "node": "n1", "token": "of nobody", "gateway": "", "budget_bytes": 0,
-    "proxy": "unix",
+    "capacity": {}, "proxy": "unix",
 }  # fmt: skip
-DEMAND = {"t": "demand", "node": "n1", "runtimes": {}, "idle": []}
+DEMAND = {"t": "demand", "node": "n1", "runtimes": {}, "busy": [], "draining": []}
 STRANGER = {"t": "initial", "job": "toy", "at": 0, "of": 1, "layout": []}  # always refused
 
 
@@ -127,6 +127,30 @@ def test_who_is_refused_once_may_be_right_the_next_time(doors: Doors) -> None:
     assert list(doors.desk.nodes) == ["n1"]
 
 
+def test_an_agent_hears_which_pods_are_to_go(doors: Doors) -> None:
+    doors.good.add("of n1")
+    line = doors.dealer(Keys.new())
+
+    def drain(_: NodeHere) -> None:
+        doors.desk.drain("n1", ["p1", "p2"])
+        doors.desk.drain("n2", ["p3"])  # which has no line here
+
+    doors.desk._on_demand = drain
+
+    def talk() -> None:
+        line.send(encode(NODE | {"token": "of n1", "gateway": "tcp://10.0.0.1:7710"}))
+        line.send(encode(DEMAND | {"busy": ["p0"], "draining": ["p1"]}))
+        assert said(line, 1) == ["jobs"]
+        assert line.poll(20_000)
+        assert decode(line.recv()) == {"t": "drain", "pods": ["p1", "p2"]}
+
+    doors.run(talk)
+    here = doors.desk.nodes["n1"]
+    assert (here.busy, here.draining) == (("p0",), ("p1",))
+    assert doors.desk.gateway_of("n1") == "tcp://10.0.0.1:7710"
+    assert doors.desk.gateway_of("n2") == ""
+
+
 def test_keys_of_the_refused_are_remembered_up_to_a_number(doors: Doors) -> None:
     async def main() -> None:
         for number in range(MOST_REFUSED + 5):
@@ -200,7 +224,8 @@ class Side:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, pool: Pool) -> None:
         monkeypatch.setattr(steward_module, "Line", Answers)
         self.now_s = 100.0
-        node: Any = SimpleNamespace(name="n1", jobs={}, pool=pool)
+        self.drained: list[list[str]] = []
+        node: Any = SimpleNamespace(name="n1", jobs={}, pool=pool, drain=self.drained.append)
         members: Any = SimpleNamespace(coordinators=[])
         lines: Any = SimpleNamespace(lead_to=lambda _: [])
         context: Any = None
@@ -279,7 +304,8 @@ def test_the_agents_loop_wakes_when_the_silence_is_over(
     nothing = SimpleNamespace(fileno=lambda: 0)
     agent: Any = SimpleNamespace(
         members=SimpleNamespace(listener=nothing, doorman=None, connections={}, ping_s=2.0),
-        router=nothing, endpoint=SimpleNamespace(fds=[]), pool=SimpleNamespace(processes={}),
+        router=nothing, endpoint=SimpleNamespace(fds=[]), idle_in_s=None,
+        pool=SimpleNamespace(processes={}, zygote=None),
         lines=SimpleNamespace(sockets=[]), node=SimpleNamespace(jobs=jobs),
         accounts=SimpleNamespace(overdue=lambda: None),
         steward=SimpleNamespace(sockets=[], silent_for_s=lambda: silent_s), notice=None,
@@ -295,6 +321,11 @@ def test_pods_that_do_not_answer_are_named_once(side: Side) -> None:
     side.turn()
     assert [(each["t"], each["pod"]) for each in side.line.sent] == [("evict", "fn-1")]
     assert side.turn() == []
+
+
+def test_pods_that_are_to_go_are_the_nodes_to_see_to(side: Side) -> None:
+    side.turn({"t": "drain", "pods": ["fn-1"]})
+    assert side.drained == [["fn-1"]]
 
 
 def test_a_pool_of_own_processes_has_none(tmp_path: Path) -> None:

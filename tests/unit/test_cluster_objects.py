@@ -11,6 +11,7 @@ from lifl.placement.cluster.names import functions
 from lifl.placement.cluster.objects import (
     Gateway,
     Install,
+    client_files,
     functions_deployment,
     member_files,
     member_job,
@@ -57,8 +58,15 @@ def test_a_pod_is_told_no_key_that_is_not_its_own() -> None:
 
 def test_clients_from_outside_have_files_of_their_own() -> None:
     made = job(clients={"max": 6})
-    files = member_files(made, Record.new(made, UID), GATEWAYS, INSTALL)
+    doors = {"n1": ("tcp://192.0.2.1:30001", 30002)}
+    files = client_files(made, Record.new(made, UID), GATEWAYS, doors)
     assert [files[f"client-{n}.json"]["index"] for n in (4, 5)] == [4, 5]
+    assert {file["endpoint"] for file in files.values()} == {doors["n1"][0], GATEWAYS[1].endpoint}
+
+
+def test_who_is_revoked_has_none_any_more() -> None:
+    made = job(clients={"max": 6, "revoked": ["client-4"]})
+    assert list(client_files(made, Record.new(made, UID), GATEWAYS, {})) == ["client-5.json"]
 
 
 def test_virtual_clients_belong_to_their_worker() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import select
 from typing import Any
 
 import pytest
 
 from lifl.errors import Refused
 from lifl.placement.cluster.desk import agent_rule
-from lifl.placement.cluster.tokens import Guest, Rule, guest_of
+from lifl.placement.cluster.tokens import Doorman, Guest, Rule, guest_of
 
 RULES = (
     Rule.of("gateway=lifl-system:lifl-gateway"), Rule.of("runtime=lifl-functions:lifl-function"),
@@ -84,3 +85,14 @@ def test_an_agent_speaks_for_its_own_node() -> None:
     ):
         with pytest.raises(Refused):
             see(said, there)
+
+
+def test_who_shows_no_token_is_not_asked_about() -> None:
+    nobody: Any = None
+    doorman = Doorman(nobody, RULES, "n1")
+    doorman.ask("somebody", "")
+    assert select.select([doorman.fileno()], [], [], 10)[0]
+    [(about, said)] = doorman.answers()
+    assert about == "somebody"
+    assert isinstance(said, Refused)
+    assert said.code == "bad-token"

@@ -214,7 +214,7 @@ def test_every_field_may_change_or_has_a_rule() -> None:
     [
         ({"spec.suspend": True}, "spec.suspend is true: lifl run would run the job at once"),
         ({"spec.expose": {"type": "NodePort"}}, "spec.expose.type is NodePort"),
-        ({"spec.eventSink": "http://a"}, "lifl run posts no CloudEvents"),
+        ({"spec.clients": {"revoked": ["client-1"]}}, "spec.clients.revoked is for a cluster"),
     ],
 )
 def test_what_lifl_run_cannot_do_it_refuses(edits: verdicts.Edits, words: str) -> None:
@@ -235,7 +235,7 @@ def test_every_field_of_a_cluster_is_refused_or_named_by_lifl_run() -> None:
             "spec.ttlSecondsAfterFinished": 1,
             "spec.functions": {"runtime": "knative"},
             "spec.expose": {"type": "NodePort"},
-            "spec.eventSink": "http://a",
+            "spec.clients": {"revoked": ["client-1"]},
             "spec.trainer.replicas": 1,
             "spec.trainer.template": {"image": "a"},
         })

@@ -31,9 +31,10 @@ def raised() -> Iterator[tuple[str, str, str]]:
             for call in ast.walk(ast.parse(path.read_text())):
                 if isinstance(call, ast.Dict):  # of a process that ends, for the coordinator
                     for key, value in zip(call.keys, call.values, strict=True):
-                        if getattr(key, "value", "") == "code" and isinstance(value, ast.Constant):
+                        code = value.value if isinstance(value, ast.Constant) else None
+                        if getattr(key, "value", "") == "code" and isinstance(code, str):
                             where = f"{path.relative_to(ROOT)}:{call.lineno}"
-                            yield where, CODES[value.value].kind.__name__, value.value
+                            yield where, CODES[code].kind.__name__, code
                 if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
                     continue
                 if call.func.id == "Over":  # the end of a run, as the engine says it

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from lifl.errors import Busy
 from lifl.metrics import METRICS, PHASE_HELP, PHASES, Figures
 from lifl.placement.exposition import text
-from lifl.placement.scrape import Endpoint
+from lifl.placement.scrape import Endpoint, listen
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,7 +90,7 @@ def test_a_job_that_is_over_leaves_its_counters_alone() -> None:
 def endpoint() -> Iterator[Endpoint]:
     """One whose loop runs, in a thread, until the test is over."""
     figures, over = Figures("coordinator"), threading.Event()
-    endpoint = Endpoint(figures, lambda: figures.add("lifl_rounds"))
+    endpoint = Endpoint(figures, lambda: figures.add("lifl_rounds"), listen())
 
     def loop() -> None:
         while not over.is_set():
@@ -119,11 +119,10 @@ def test_random_bytes_and_silence_do_not_keep_a_scraper_out(endpoint: Endpoint) 
 
 
 def test_a_port_in_use_is_named() -> None:
-    endpoint = Endpoint(Figures("agent"), lambda: None)
-    port = endpoint.listener.getsockname()[1]
-    with pytest.raises(Busy, match=f"{port}.*--metrics-port"):
-        Endpoint(Figures("agent"), lambda: None, port)
-    endpoint.close()
+    with listen() as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(Busy, match=f"{port}.*--metrics-port"):
+            listen(port)
 
 
 def test_processes_do_not_pay_for_metrics_that_nobody_reads() -> None:

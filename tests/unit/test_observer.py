@@ -22,6 +22,8 @@ LAYOUT = Layout.of({"w": np.zeros(1, np.float32)})
 class Gateway:
     """The other end of a connection: the newest model alone can be had, as from a real one."""
 
+    is_up = True
+
     def __init__(self, *_: object) -> None:
         self.socket = os.eventfd(1)  # always readable
         self.said: deque[tuple[Message, memoryview | None]] = deque()
@@ -38,7 +40,8 @@ class Gateway:
         for message, _ in outgoing:
             self.heard.append(message)
             if message["t"] == "hello":
-                self.said.append(({"t": "welcome", "layout": LAYOUT.to_wire()}, None))
+                welcome = {"t": "welcome", "layout": LAYOUT.to_wire(), "settings": {"start": 0}}
+                self.said.append((welcome, None))
             if message["t"] == "metrics" and self.heard.count(message) == 2:
                 self.said.append(({"t": "done"}, None))
             if message["t"] == "get":

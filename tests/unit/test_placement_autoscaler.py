@@ -13,6 +13,7 @@ from lifl.placement.autoscaler import (
     Settings,
     change,
     leaves,
+    measured,
     pass_time,
     scale,
     smoothed,
@@ -54,6 +55,17 @@ def test_the_estimate_is_that_of_a_queue_looked_at_all_the_time(
     else:
         assert often.estimate == pytest.approx(rare.estimate, abs=1e-9)
         assert -1e-9 <= rare.estimate <= max(length for _, length in steps) + 1e-9
+
+
+def test_what_somebody_else_has_measured_counts_like_what_was_seen() -> None:
+    """8 for 5 s, then 4 for 5 s, then nothing for a period; told in one piece each."""
+    queue = measured(Queue(), 10.0, update_s=60.0, length=4, settings=PLAIN)
+    assert (queue.estimate, queue.length, queue.busy_s) == (pytest.approx(6.0), 4, 10.0)
+    queue = measured(queue, 20.0, update_s=0.0, length=0, settings=PLAIN)
+    assert queue.estimate == pytest.approx(0.7 * 6)
+    assert queue.busy_s == 10.0
+    queue = measured(queue, 20.0, update_s=0.0, length=0, settings=PLAIN)  # at the same moment
+    assert queue.looked_s == 20.0
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ def play(record: Recorder, number: int, *, accuracy: float | None = None) -> Non
     record.published(round_)
     record.take_unsaved()
     record.work("node-0", {
-        "round": number, "handoffs": {"ebpf": 9}, "cold": int(number == 1), "warm": 2,
+        "round": number, "handoffs": {"ebpf": 9}, "cold": 0, "zygote": int(number == 1),
+        "warm": 2, "start_s": {"cold": 0.0, "zygote": 0.02 * (number == 1)},
         "work": {"fold_seconds": 0.5, "fold_bytes": 10}, "folds": [], "model_at": None,
     })  # fmt: skip
     if accuracy is not None:
@@ -81,7 +82,8 @@ def test_memory_does_not_grow_with_rounds(
     assert len(record.rows) <= 1
     end = summary(record)
     assert (end["rounds"], end["updates"], end["bytes"]) == (2100, 2100 * 16, 210_000)
-    assert (end["cold_starts"], end["warm_starts"]) == (1, 4200)
+    assert (end["cold_starts"], end["zygote_starts"], end["warm_starts"]) == (0, 1, 4200)
+    assert end["start_seconds"] == {"cold": 0.0, "zygote": pytest.approx(0.02)}
     assert end["handoffs"] == {"ebpf": 18_900, "unix": 0}
     assert end["metrics"] == {"loss": pytest.approx(1 / 2100)}
     assert end["accuracy"] is None
@@ -156,7 +158,7 @@ def late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Course:
     nothing: Any = None
     found = Course(
         record.job, members, nothing, record, nothing, send=lambda *_: None,
-        put_model=lambda *_: None, offer=lambda *_: None,
+        put_model=lambda *_: None, must_be_kept=lambda _: None, offer=lambda *_: None,
     )  # fmt: skip
     found.plan, found.done_at = cast(Any, object()), 99.0
     play(record, 1)

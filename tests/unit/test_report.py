@@ -33,7 +33,7 @@ def row(number: int, **other: Any) -> dict[str, Any]:
     return {
         "round": number, "seconds": 0.05, "clients": 3, "bytes": 3000, "accuracy": 0.5,
         "evaluation": {"accuracy": 0.5}, "metrics": {"loss": 1.0 / number}, "phases": PHASES,
-        "handoffs": {"ebpf": 7, "unix": 0}, "cold_starts": 0, "warm_starts": 3,
+        "handoffs": {"ebpf": 7, "unix": 0}, "cold_starts": 0, "zygote_starts": 0, "warm_starts": 3,
         "fold_seconds": 0.001, "fold_bytes": 3000, "tree": TREE, **other,
     }  # fmt: skip
 

@@ -57,6 +57,14 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         "keepAlive": draw(st.sampled_from(["learned", "fixed"])),
         "keepS": draw(st.sampled_from([0.0, 100.0])),
         "serviceS": draw(st.sampled_from([None, 0.5, 5.0])),
+        "models": draw(st.booleans()), "sharedCores": draw(st.sampled_from([None, 2])),
+        "costs": {
+            "linkShare": draw(st.sampled_from([1.0, 0.9])),
+            "sumBytesS": draw(st.sampled_from([None, 2 * 10**7])),
+            "fetchWeight": draw(st.sampled_from([1.0, 3.0])),
+            "updateCpuS": draw(st.sampled_from([0.0, 0.01])),
+            "roundS": draw(st.sampled_from([0.0, 0.05])),
+        },
     })  # fmt: skip
 
 
@@ -150,6 +158,39 @@ def test_two_nodes_pay_a_crossing() -> None:
     nodes = [ONE["nodes"][0] | {"count": 2, "capacity": 2}]  # type: ignore[index]
     # 2 · 0.1 s, 0.02 s; the other's sum crosses in 0.1 s and is folded in 0.02 s
     assert seconds(nodes=nodes) == pytest.approx(0.22 + 0.1 + 0.02 + 0.01)
+
+
+def test_models_come_before_updates() -> None:
+    """To 2 clients and a node over the top's link, then to the other's 2; then as without."""
+    nodes = [ONE["nodes"][0] | {"count": 2, "capacity": 2}]  # type: ignore[index]
+    without = seconds(nodes=nodes)
+    assert seconds(nodes=nodes, models=True) == pytest.approx(0.3 + 0.2 + without)
+    costs = {"coldStartS": 0.0, "handoffS": 0.0, "fetchWeight": 2.0}  # the node is first
+    assert seconds(nodes=nodes, costs=costs, models=True) == pytest.approx(0.2 + 0.2 + without)
+
+
+def test_what_calibration_finds_makes_crossings_longer() -> None:
+    """Half of a link for payload, another bound between gateways, and a round's own time."""
+    nodes = [ONE["nodes"][0] | {"count": 2, "capacity": 2}]  # type: ignore[index]
+    costs = {"coldStartS": 0.0, "handoffS": 0.0, "linkShare": 0.5, "sumBytesS": 10**8,
+             "roundS": 0.25}  # fmt: skip
+    assert seconds(nodes=nodes, costs=costs) == pytest.approx(
+        2 * 0.2 + 0.02 + 1.0 + 0.02 + 0.01 + 0.25
+    )
+    # 3 models leave the top's node in 0.6 s, that for the other one in 1 s; 2 · 0.2 s to its own
+    assert seconds(nodes=nodes, costs=costs, models=True) == pytest.approx(
+        1.0 + 2 * 0.2 + 2 * 0.2 + 0.02 + 1.0 + 0.02 + 0.01 + 0.25
+    )
+
+
+def test_one_machine_works_for_all_nodes() -> None:
+    """A crossing keeps a core 0.05 s and 0.2 s for its bytes, at both ends; two nodes, one core."""
+    nodes = [ONE["nodes"][0] | {"count": 2, "capacity": 2}]  # type: ignore[index]
+    costs = {"coldStartS": 0.0, "handoffS": 0.0, "updateCpuS": 0.05, "ingestBytesS": 10**9}
+    assert seconds(nodes=nodes, costs=costs, sharedCores=1) == pytest.approx(
+        2 * 0.5 + 0.02 + 0.1 + 0.02 + 0.01
+    )
+    assert seconds(nodes=nodes, costs=costs) == seconds(nodes=nodes)
 
 
 def test_starts_cascade_where_nothing_is_planned() -> None:

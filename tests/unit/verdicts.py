@@ -70,6 +70,14 @@ RIGHT: Final[dict[str, Edits]] = {
     "letters of other alphabets": {"spec.evaluator": {"entrypoint": "größe.моя:évalue_2"}},
     "Deployments": {"spec.functions": {"runtime": "deployment"}},
     "nothing for those outside": {"spec.expose": {"type": "none"}},
+    "a NodePort": {"spec.expose": {"type": "NodePort"}, "spec.clients": {"max": 17}},
+    "a LoadBalancer": {
+        "spec.trainer": GONE, "spec.clients": {"min": 2},
+        "spec.expose": {"type": "LoadBalancer", "annotations": {"a/b": "c"}},
+    },
+    "a sink": {"spec.eventSink": "https://sink.example:8443/events?who=lifl"},
+    "a sink by address": {"spec.eventSink": "http://[fd00::1]:80"},
+    "some who may not": {"spec.clients": {"revoked": ["client-0", "client-15"]}},
     "all of a template": {
         _TEMPLATE: {
             "image": "a",
@@ -196,20 +204,16 @@ WRONG: Final[dict[str, tuple[Edits, str]]] = {
     ),
     "no goal": ({"spec.stop": {"metric": "loss"}}, 'must have one of "atLeast" and "atMost"'),
     "no deadline at all": ({"spec.deadlineS": 0}, ""),
-    "a sink": (
-        {"spec.eventSink": "https://sink.example:8443/events?who=lifl"},
-        "eventSink: a cluster posts no CloudEvents yet",
+    "a way in for nobody": (
+        {"spec.expose": {"type": "NodePort"}},
+        "expose.type is NodePort: the trainer starts every client, so that nobody comes from",
     ),
-    "a sink by address": ({"spec.eventSink": "http://[fd00::1]:80"}, "posts no CloudEvents yet"),
-    "a NodePort": ({"spec.expose": {"type": "NodePort"}}, "expose.type is NodePort: a cluster"),
-    "a LoadBalancer": (
-        {"spec.expose": {"type": "LoadBalancer", "annotations": {"a/b": "c"}}},
-        "expose.type is LoadBalancer: a cluster makes no Service for clients from outside yet",
+    "no such client": (
+        {"spec.clients": {"revoked": ["client-16"]}},
+        "clients.revoked names a client that the job does not have: they are client-0 to "
+        "client-15",
     ),
-    "Knative": (
-        {"spec.functions": {"runtime": "knative"}},
-        "functions.runtime is knative: aggregators run as Deployments so far",
-    ),
+    "revoked by another name": ({"spec.clients": {"revoked": ["hospital-a"]}}, ""),
     "no sink": ({"spec.eventSink": "sink.example"}, ""),
     "a sink of files": ({"spec.eventSink": "file:///etc/passwd"}, ""),
     "a sink with a space": ({"spec.eventSink": "http://a/ b"}, ""),
@@ -266,6 +270,7 @@ CHANGES: Final[dict[str, Change]] = {
     "grace": ({"spec.clients": {"graceS": 60}}, True),
     "stop": ({"spec.stop": {"metric": "loss", "atMost": 0.1}}, True),
     "sink": ({"spec.eventSink": "http://sink.example"}, False),
+    "revoked": ({"spec.clients": {"revoked": ["client-3"]}}, True),
     "nothing": ({}, True),
     "what was the default": ({"spec.clients": {"fraction": 1, "lane": "fast"}}, True),
     "clients.min": ({"spec.clients": {"min": 8}}, False),

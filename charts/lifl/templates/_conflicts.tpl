@@ -12,6 +12,9 @@
 {{- if and (eq $v.functions.runtime "knative") (not $v.webhook.enabled) -}}
 {{- fail "functions.runtime is knative, but webhook.enabled is false: without the webhook functions have a queue-proxy and no socket; set webhook.enabled: true, or functions.runtime: deployment" -}}
 {{- end -}}
+{{- if eq (int $v.gateway.port) (int $v.gateway.bulkPort) -}}
+{{- fail (printf "gateway.port and gateway.bulkPort are both %v: give one of them another" $v.gateway.port) -}}
+{{- end -}}
 {{- if and $v.webhook.certManager.issuerRef (not $v.webhook.certManager.enabled) -}}
 {{- fail "webhook.certManager.issuerRef is given, but webhook.certManager.enabled is false: set it to true, or leave out the issuer" -}}
 {{- end -}}
@@ -31,8 +34,8 @@
 {{- fail (printf "agent.processMemory is %v: an agent needs at least 64Mi beside the arenas" $v.agent.processMemory) -}}
 {{- end -}}
 {{- if include "lifl.isLive" . -}}
-{{- if or $v.webhook.enabled (eq $v.functions.runtime "knative") -}}
-{{- fail "webhook.enabled is true or functions.runtime is knative, and this version's operator has neither yet: set webhook.enabled: false and functions.runtime: deployment" -}}
+{{- if and $v.webhook.enabled (not (.Capabilities.APIVersions.Has "serving.knative.dev/v1")) -}}
+{{- fail "webhook.enabled is true, but this cluster has no Knative Serving (serving.knative.dev/v1): install it, or set webhook.enabled: false and functions.runtime: deployment" -}}
 {{- end -}}
 {{- if and $v.webhook.certManager.enabled (not (.Capabilities.APIVersions.Has "cert-manager.io/v1")) -}}
 {{- fail "webhook.certManager.enabled is true, but this cluster has no cert-manager: install it, or set it to false" -}}

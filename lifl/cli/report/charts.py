@@ -188,7 +188,10 @@ def _handoffs(rows: Sequence[Row]) -> Chart:
 def _starts(rows: Sequence[Row]) -> Chart:
     labels, values, size = _bars(rows, {
         "warm": lambda row: float(row.get("warm_starts", 0)),
+        "zygote": lambda row: float(row.get("zygote_starts", 0)),
         "cold": lambda row: float(row.get("cold_starts", 0)),
     })  # fmt: skip
-    warm, cold = (Series(name, values[name], COLOURS[i]) for i, name in ((1, "warm"), (0, "cold")))
-    return Chart("starts", "Starts of roles", "bars", labels, [warm, cold], per_bar=size)
+    series = [Series(name, values[name], COLOURS[i])
+              for i, name in ((1, "warm"), (2, "zygote"), (0, "cold"))]  # fmt: skip
+    return Chart("starts", "Starts of roles", "bars", labels,
+                 [each for each in series if _something(each)], per_bar=size)  # fmt: skip

@@ -6,7 +6,7 @@ import statistics
 from html import escape
 from typing import Any, Final
 
-from lifl.cli.figures import amount, duration, figure, rate
+from lifl.cli.figures import KINDS, amount, duration, figure, rate, starts, starts_of
 from lifl.cli.report import svg
 from lifl.cli.report.charts import COLOURS, GREY, MOST_METRICS, Chart, charts
 from lifl.cli.report.read import Row, RunFiles, evaluated, evaluation_of
@@ -97,8 +97,7 @@ def _tiles(run: RunFiles) -> str:
         "bytes of updates": amount(sum(row.get("bytes", 0) for row in rows)),
         "folding": rate(sum(row.get("fold_bytes", 0) for row in rows), fold_s),
         "hand-offs": f"{sum(sum(row.get('handoffs', {}).values()) for row in rows):,}",
-        "starts": f"{sum(row.get('cold_starts', 0) for row in rows):,} cold, "
-        f"{sum(row.get('warm_starts', 0) for row in rows):,} warm",
+        "starts": starts(_starts(rows), _start_s(rows)),
         "nodes, with clients": f"{said['nodes']}, {len(used)}" if "nodes" in said else "-",
         "proxy": str(said.get("proxy", "-")),
         "kernels": str(said.get("kernels", "-")),
@@ -107,6 +106,15 @@ def _tiles(run: RunFiles) -> str:
              for name, value in [*(shown or [("accuracy", "not measured")]), *tiles.items()]
              )  # fmt: skip
     return f'<div class="tiles">{"".join(cells)}</div>'
+
+
+def _starts(rows: list[Row]) -> dict[str, float]:
+    return {kind: sum(starts_of(row)[kind] for row in rows) for kind in KINDS}
+
+
+def _start_s(rows: list[Row]) -> dict[str, float]:
+    said = [row.get("start_seconds", {}) for row in rows]
+    return {kind: sum(each.get(kind, 0.0) for each in said) for kind in KINDS}
 
 
 def _chart(chart: Chart) -> str:
@@ -125,7 +133,7 @@ def _chart(chart: Chart) -> str:
 
 def _table(rows: list[Row]) -> str:
     names = evaluated(rows)[:MOST_METRICS]
-    head = ("round", "time", "clients", "bytes", *names, "hand-offs", "cold", "warm", "fold")
+    head = ("round", "time", "clients", "bytes", *names, "hand-offs", *KINDS, "fold")
     lines = []
     for row in rows[-MOST_ROWS:]:
         said = evaluation_of(row)
@@ -133,8 +141,8 @@ def _table(rows: list[Row]) -> str:
             row["round"], duration(row["seconds"]), row.get("clients", ""),
             amount(row.get("bytes", 0)),
             *(figure(name, said[name]) if name in said else "" for name in names),
-            sum(row.get("handoffs", {}).values()), row.get("cold_starts", ""),
-            row.get("warm_starts", ""),
+            sum(row.get("handoffs", {}).values()),
+            *(row.get(f"{kind}_starts", "") for kind in KINDS),
             rate(row.get("fold_bytes", 0), row.get("fold_seconds", 0.0)),
         )  # fmt: skip
         lines.append("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>")

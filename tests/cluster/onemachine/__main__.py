@@ -1,4 +1,4 @@
-"""`python -m onemachine up|down|status|env|image|halt|resume|kill|enter`.
+"""`python -m onemachine up|down|status|env|image|halt|resume|kill|start|enter`.
 
 Owns the command line: what `make cluster-*` runs and what a test calls to break something.
 """
@@ -34,6 +34,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("program", help="apiserver, kubelet, ...: see status")
     command = commands.add_parser("kill", help="cut a unit's power")
     command.add_argument("unit")
+    command = commands.add_parser("start", help="a node that was killed has power again")
+    command.add_argument("node", help="n1, n2")
     command = commands.add_parser("enter", help="run a command inside a unit")
     command.add_argument("unit")
     command.add_argument("words", nargs=argparse.REMAINDER)
@@ -69,6 +71,8 @@ def main() -> int:
             unit.resume(cluster, options.unit, options.program)
         case "kill":
             unit.kill(cluster, options.unit)
+        case "start":
+            up.start(cluster, options.node, say=say)
         case "enter":
             words = options.words[1:] if options.words[:1] == ["--"] else options.words
             shell = words or [os.environ.get("SHELL", "/bin/sh")]

@@ -72,6 +72,23 @@ def image(cluster: Cluster, *, tag: str, say: Say) -> str:
     return made.name
 
 
+def start(cluster: Cluster, name: str, *, say: Say) -> None:
+    """A node boots again: what was in its /run is gone, what was in its /var is there.
+
+    Raises:
+        Failed: it is no node, runs already, or does not become Ready.
+    """
+    if name not in (each.name for each in cluster.nodes):
+        raise Failed(f"{name} is no node: {', '.join(each.name for each in cluster.nodes)}")
+    if unit.first_process(cluster, name):
+        raise Failed(f"{name} is running")
+    built = binaries.build(cluster.cache, say=say)
+    each = next(each for each in cluster.nodes if each.name == name)
+    unit.start(cluster, node.unit(each, built))
+    kubectl = kubectl_of(cluster, built)
+    _until(cluster, name, partial(_nodes_ready, cluster, kubectl))
+
+
 def _up(cluster: Cluster, built: binaries.Binaries, *, tag: str, say: Say) -> None:
     with locked(cluster, "images"):
         fixed = images.build_fixed(cluster, built)

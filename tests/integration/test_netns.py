@@ -1,0 +1,226 @@
+"""`lifl run --network netns`: what crosses links, what a cut link does, and that nothing stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PROXY, Runner, wait_until
+from leftovers import ours
+from test_runs import check
+
+from lifl.placement import netns
+
+HERE = Path(__file__).parent
+UPDATE_BYTES = 2_000_000
+CLIENTS, NODES = 12, 3
+CUT_S = 3.0
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes network namespaces")
+
+
+@contextmanager
+def gated(runner: Runner, *arguments: str, clients: int, **spec: Any) -> Iterator[Gated]:
+    """Ended with the block, whatever happens in it."""
+    run = Gated(runner, *arguments, clients=clients, **spec)
+    try:
+        yield run
+    finally:
+        if run.process.poll() is None:
+            run.process.terminate()
+            run.process.communicate(timeout=30)
+
+
+class Gated:
+    """A run whose clients wait for the test in every round."""
+
+    def __init__(self, runner: Runner, *arguments: str, clients: int, **spec: Any) -> None:
+        self.runner, self.clients = runner, clients
+        (runner.folder / "gated.py").write_text((HERE / "gated.py").read_text())
+        self.gates = runner.folder / "gates"
+        self.gates.mkdir()
+        for client in range(clients):
+            os.mkfifo(self.gates / str(client))
+        path = runner.job_file(
+            trainers=clients, trainer={"entrypoint": "gated:train", "clients": clients},
+            checkpoint={"every": 1000}, placement={"policy": "worstfit"},
+            aggregation={"fanIn": 2}, **spec,
+        )  # fmt: skip
+        self.process = runner.start(
+            path, "--proxy", PROXY, "--network", "netns", *arguments,
+            env={"GATES": str(self.gates), "TOY_SIZE": str(UPDATE_BYTES // 4)},
+        )  # fmt: skip
+
+    def until(self, event: str, **fields: Any) -> dict[str, Any]:
+        """The next such event."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            found: dict[str, Any] = json.loads(line)
+            if found["event"] == event and fields.items() <= found.items():
+                return found
+        raise AssertionError(f"no {event}: {self.process.stderr and self.process.stderr.read()}")
+
+    def until_all_have(self, number: int) -> None:
+        """Every client has the model that a round starts from; nothing is on its way then."""
+        for _ in range(self.clients):
+            self.until("output", text=f"has {number}")
+
+    def open(self) -> None:
+        for client in range(self.clients):
+            (self.gates / str(client)).open("w").close()
+
+    def pid(self, what: str) -> int:
+        """Of a process in the namespace of a node, of the coordinator or of the clients."""
+        words = {"control": "-m lifl.placement.coordinator "}.get(
+            what, f"-m lifl.placement.agent --node {what} "
+        )
+        if what == "clients":  # children of the process that forks them, which stays outside
+            outside = os.readlink("/proc/self/ns/net")
+            words = "-m lifl.trainer "
+            return next(pid for pid, command in ours(self.runner.mark)
+                        if words in command and _namespace(pid) != outside)  # fmt: skip
+        return next(pid for pid, command in ours(self.runner.mark) if words in command)
+
+
+def _namespace(pid: int) -> str:
+    return os.readlink(f"/proc/{pid}/ns/net")
+
+
+def counters(pid: int) -> tuple[int, int]:
+    """Bytes that came and went over the link of a process's namespace."""
+    for line in Path(f"/proc/{pid}/net/dev").read_text().splitlines():
+        name, _, figures = line.partition(":")
+        if name.strip() == "eth0":
+            return int(figures.split()[0]), int(figures.split()[8])
+    raise AssertionError(f"process {pid} is in no namespace of a run")
+
+
+@contextmanager
+def cut(pid: int) -> Iterator[None]:
+    """The link of a process's namespace is down meanwhile."""
+    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    try:
+        netns.command(fd, "ip", "-batch", "-", lines="link set eth0 down")
+        yield
+        netns.command(fd, "ip", "-batch", "-", lines="link set eth0 up")
+    finally:
+        os.close(fd)
+
+
+def test_a_sum_crosses_once_and_its_inputs_never_do(runner: Runner) -> None:
+    """Each node has 4 clients, 2 leaves and a middle; what a round moves, in updates.
+
+    Into the top's node come its clients' updates and the others' sums, out of it goes the model, to
+    clients and nodes; of the others it is the other way round: the model comes, and one sum goes.
+    """
+    nodes = [f"node-{at}" for at in range(NODES)]
+    with gated(runner, "--nodes", str(NODES), clients=CLIENTS, rounds=3) as run:
+        run.until_all_have(1)
+        run.open()
+        run.until_all_have(2)
+        pids = {what: run.pid(what) for what in (*nodes, "clients", "control")}
+        before = {what: counters(pid) for what, pid in pids.items()}
+        run.open()
+        run.until_all_have(3)
+        after = {what: counters(pid) for what, pid in pids.items()}
+        run.open()
+        ended = runner.finish(run.process)
+    check(ended, rounds=3, clients=CLIENTS)
+
+    tree = ended.rows[1]["tree"]
+    kinds = {name: sorted(role["role"] for role in roles) for name, roles in tree.items()}
+    top = next(name for name in nodes if "top" in kinds[name])
+    assert kinds == {
+        name: ["leaf", "leaf", "middle", *["top"] * (name == top)] for name in nodes
+    }
+    moved = {what: [(now - then) / UPDATE_BYTES for now, then in zip(*pair, strict=True)]
+             for what, pair in {w: (after[w], before[w]) for w in after}.items()}  # fmt: skip
+    here = CLIENTS // NODES
+    for name in nodes:  # what a full queue drops is sent again: less than a sum, all in all
+        others = NODES - 1 if name == top else 1  # came: sums, or the model; went: the other
+        assert moved[name] == pytest.approx([here + others] * 2, abs=0.5)
+    assert moved["clients"][0] == pytest.approx(CLIENTS, abs=0.5)
+    assert moved["clients"][1] >= CLIENTS
+    assert max(moved["control"]) < 0.1
+
+
+def test_a_node_that_is_cut_off_in_mid_round_and_comes_back(runner: Runner) -> None:
+    """The link goes while updates cross it; whoever sent them goes on when it is there again."""
+    with gated(runner, "--nodes", "2", "--link-rate", "50Mbit", clients=6, rounds=2) as run:
+        run.until_all_have(1)
+        node = run.pid("node-1")
+        came, _ = counters(node)
+        run.open()
+        wait_until(lambda: counters(node)[0] > came + UPDATE_BYTES, lambda: "nothing comes")
+        with cut(node):
+            while run.until("progress", round=1)["accepted"] < 3:
+                pass
+            time.sleep(CUT_S)  # the fault itself: what follows waits for no time
+        run.until_all_have(2)
+        run.open()
+        ended = runner.finish(run.process)
+    check(ended, rounds=2, clients=6)
+
+
+@pytest.mark.parametrize("whom", ["command", "engine"])
+def test_namespaces_go_with_the_run(runner: Runner, whom: str) -> None:
+    with gated(runner, "--nodes", "2", clients=2, rounds=100) as run:
+        run.until_all_have(1)
+        _end_of(run, whom)
+
+
+def _end_of(run: Gated, whom: str) -> None:
+    there = {_namespace(run.pid(what)) for what in ("node-0", "node-1", "clients", "control")}
+    assert len(there | {_namespace(os.getpid())}) == 5
+    links = Path("/proc/net/dev").read_text().count(":")
+    modules = {"command": None, "engine": "lifl.placement.engine"}
+    module = modules[whom]
+    pid = run.runner.processes(module)[0] if module else run.process.pid
+    os.kill(pid, signal.SIGKILL)
+    run.process.communicate(timeout=30)
+
+    def held() -> set[str]:
+        found = set()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    found.add(os.readlink(entry / "ns" / "net"))
+                except OSError:
+                    continue
+        return found & there
+
+    wait_until(lambda: not held(), lambda: f"processes are still in {held()}", limit_s=30)
+    assert Path("/proc/net/dev").read_text().count(":") == links
+
+
+@pytest.mark.skipif(shutil.which("nft") is None, reason="needs nft (apt-get install nftables)")
+def test_lost_packets_cost_no_update(runner: Runner, tmp_path: Path) -> None:
+    """As docs/network.md has it: one of fifty that come into a node is dropped."""
+    page = (Path(__file__).parents[2] / "docs" / "network.md").read_text()
+    rules = tmp_path / "lossy.nft"
+    rules.write_text(page.split("```\n")[3])
+    with gated(runner, "--nodes", "2", clients=6, rounds=2) as run:
+        run.until_all_have(1)
+        fd = os.open(f"/proc/{run.pid('node-1')}/ns/net", os.O_RDONLY)
+        try:
+            netns.command(fd, "nft", "-f", str(rules), lines="")
+        finally:
+            os.close(fd)
+        run.open()
+        run.until_all_have(2)
+        run.open()
+        ended = runner.finish(run.process)
+    check(ended, rounds=2, clients=6)
+
+
+def test_clients_from_outside_are_refused(runner: Runner) -> None:
+    run = runner("--network", "netns", clients={"min": 4, "max": 5})
+    assert run.status == 2
+    assert "clients from outside cannot reach its nodes: give the job a trainer" in run.stderr

@@ -1,0 +1,44 @@
+"""Which nodes of a run are to be left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from lifl.cli import main
+from lifl.placement import drains
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    assert drains.read(tmp_path) == set()
+    drains.write(tmp_path, {"b", "a"})
+    assert drains.read(tmp_path) == {"a", "b"}
+
+
+def ran(run: Path, *words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(main, ["nodes", *words, "--run", str(run)])
+    return done.exit_code, done.output
+
+
+def test_a_node_is_drained_and_taken_again(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"nodes": {"node-0": 1, "node-1": 1}}))
+    assert ran(tmp_path, "drain", "node-1")[0] == 0
+    assert drains.read(tmp_path) == {"node-1"}
+    assert ran(tmp_path, "uncordon", "node-1")[0] == 0
+    assert drains.read(tmp_path) == set()
+
+
+def test_what_cannot_be_drained_is_a_sentence(tmp_path: Path) -> None:
+    status, said = ran(tmp_path, "drain", "node-0")
+    assert status == 2
+    assert "is not the directory of a run" in said
+    (tmp_path / "run.json").write_text(json.dumps({"nodes": {"node-0": 1, "node-1": 1}}))
+    status, said = ran(tmp_path, "drain", "node-7")
+    assert status == 2
+    assert "node-0, node-1" in said
+    ran(tmp_path, "drain", "node-0")
+    status, said = ran(tmp_path, "drain", "node-1")
+    assert status == 2
+    assert "last node" in said

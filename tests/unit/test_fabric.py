@@ -1,0 +1,78 @@
+"""What `--network netns` takes and asks for, and what it makes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lifl.errors import InvalidJob, Unsupported
+from lifl.placement import fabric, netns
+from lifl.placement.fabric import CLIENTS, CONTROL, Fabric, check_network, parse_rate, rate_text
+
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes network namespaces")
+
+
+@pytest.mark.parametrize(
+    ("text", "bit_s"), [("1Gbit", 10**9), ("200Mbit", 2 * 10**8), ("2.5Gbit", 2_500_000_000)]
+)
+def test_rates(text: str, bit_s: int) -> None:
+    assert parse_rate(text) == bit_s
+    assert rate_text(bit_s) == text
+
+
+@pytest.mark.parametrize("text", ["1G", "1Gbit/s", "-1Gbit", "", "1gbit", "100kbit", "101Gbit"])
+def test_what_is_no_rate_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(text))):
+        parse_rate(text)
+
+
+def test_it_needs_root_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fabric.os, "geteuid", lambda: 1000)
+    with pytest.raises(InvalidJob, match=r"--network netns .* root .* leave it out"):
+        check_network()
+
+
+def test_it_needs_its_tools_and_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fabric.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(fabric.shutil, "which", lambda tool: None if tool == "tc" else tool)
+    with pytest.raises(InvalidJob, match="needs tc: apt-get install iproute2"):
+        check_network()
+
+
+@ROOT
+def test_nodes_reach_one_another_over_links_with_a_rate_apart_from_everybody() -> None:
+    outside = Path("/proc/net/dev").read_text().count(":")
+    made = Fabric(["node-0", "node-1"], parse_rate("200Mbit"))
+    ends = {name: os.open(made.path(name), os.O_RDONLY) for name in ("node-0", CLIENTS, CONTROL)}
+    listener = made.listen("node-1", backlog=8)
+    where = listener.getsockname()
+    try:
+        for fd in ends.values():
+            netns.within(fd, lambda: fabric.socket.create_connection(where, timeout=5).close())
+        assert Path("/proc/net/dev").read_text().count(":") == outside
+        rates = {
+            name: netns.within(fd, lambda: subprocess.check_output(["tc", "qdisc"], text=True))
+            for name, fd in ends.items()
+        }
+    finally:
+        listener.close()
+        made.close()
+        for fd in ends.values():
+            os.close(fd)
+    assert "qdisc tbf" in rates["node-0"]
+    assert "rate 200Mbit" in rates["node-0"]
+    assert "tbf" not in rates[CLIENTS] + rates[CONTROL]
+
+
+@ROOT
+def test_what_a_tool_says_is_in_the_error() -> None:
+    fd = netns.new()
+    try:
+        with pytest.raises(Unsupported, match=r"ip failed .*nowhere"):
+            netns.command(fd, "ip", "-batch", "-", lines="link set nowhere up")
+    finally:
+        os.close(fd)

@@ -1,0 +1,218 @@
+"""Who may join an agent, what a member may claim, and what is counted where it is refused."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lifl.errors import LiflError, Refused
+from lifl.metrics import Figures
+from lifl.placement import members as module
+from lifl.placement.cluster.tokens import Guest
+from lifl.placement.hosted import NodeJob
+from lifl.placement.members import Members
+from lifl.placement.pool import Process
+from lifl.proxy_ebpf.control import Control
+from lifl.proxy_ebpf.port import make_pair
+
+JOB = 7
+
+
+class Doorman:
+    """Knows who somebody is when it is told."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.known: list[tuple[Any, Guest | LiflError]] = []
+
+    def ask(self, about: Any, token: str) -> None:
+        self.asked.append(about)
+
+    def answers(self) -> list[tuple[Any, Guest | LiflError]]:
+        known, self.known = self.known, []
+        return known
+
+
+class Pool:
+    """Processes that have joined."""
+
+    gateway = None
+
+    def __init__(self, folder: Path) -> None:
+        self.socket_path = folder / "agent.sock"
+        self.processes: dict[int, Process] = {}
+
+    def save(self) -> None:
+        pass
+
+    def came(self, process: Process, pidfd: int) -> None:
+        process.pidfd = pidfd
+
+    def started(self, process: Process) -> None:
+        pass
+
+    def lost(self) -> list[Process]:
+        return []
+
+
+class Rig:
+    """Members of an agent that has one job, of tenant team-a."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pool, self.doorman, self.figures = Pool(folder), Doorman(), Figures("agent")
+        self.registered: list[tuple[int, int]] = []
+        self.taken: Counter[str] = Counter()
+        job = NodeJob(JOB, "team-a/digits", {"tenant": "team-a", "roles": []})
+        router = SimpleNamespace(register=lambda number, end, *_: self.registered.append(
+            (number, end)
+        ), reset_credit=lambda _: None)  # fmt: skip
+        node: Any = SimpleNamespace(
+            pool=self.pool, jobs={JOB: job}, router=router, directory=folder, name="n1",
+            staff=lambda _: None, send=lambda *_: None, poke_everybody=lambda _: None,
+            announce=lambda _: None, take_back=lambda *_: None, mend=lambda: self.taken,
+        )  # fmt: skip
+        accounts: Any = SimpleNamespace(figures=self.figures, started=lambda *_: None)
+        doorman: Any = self.doorman
+        self.members = Members(
+            node, accounts, liveness_s=10.0, listen_at="", doorman=doorman, keys=None
+        )
+        self.ends: list[socket.socket] = []
+
+    def call(self) -> Control:
+        """Somebody connects."""
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        end.connect(str(self.pool.socket_path))
+        self.ends.append(end)
+        self.members.accept()
+        return Control(end)
+
+    def hear(self) -> None:
+        """Take what everybody has said."""
+        for fd in list(self.members.connections):
+            control, _ = self.members.connections[fd]
+            control.socket.setblocking(False)
+            self.members.receive(fd)
+
+    def refused(self, code: str) -> int:
+        return int(self.figures.get("lifl_joins_refused", code=code))
+
+    def function(self, tenant: str, files: int = 3, **hello: Any) -> Control:
+        """A function of this tenant is let in."""
+        control = self.call()
+        pair = make_pair("ebpf")
+        memory = [os.memfd_create("arena") for _ in range(files)]
+        control.send(
+            {"t": "runtime", "token": "x", **hello}, [*(e.fileno() for e in pair), *memory]
+        )
+        for each in memory:
+            os.close(each)
+        self.ends += pair
+        self.hear()
+        guest = Guest("runtime", "fn-1", "functions", tenant)
+        self.doorman.known = [(self.doorman.asked.pop(), guest)]
+        self.members.admit()
+        return control
+
+    def close(self) -> None:
+        for control, _ in self.members.connections.values():
+            control.close()
+        self.members.listener.close()
+        for end in self.ends:
+            end.close()
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path)
+    yield rig
+    rig.close()
+
+
+@pytest.mark.parametrize("said", [b"\xc1garbage", b"\x93\x01\x02\x03", b"\x81\xa1t\x05", b"\x80"])
+def test_what_cannot_be_read_is_refused_and_counted(rig: Rig, said: bytes) -> None:
+    control = rig.call()
+    control.socket.send(said)
+    rig.hear()
+    answer = control.receive()
+    assert answer is not None
+    assert (answer[0]["t"], answer[0]["code"]) == ("refused", "malformed")
+    assert rig.refused("malformed") == 1
+    assert rig.members.connections == {}
+
+
+def test_whom_the_doorman_does_not_know_is_refused_and_counted(rig: Rig) -> None:
+    control = rig.call()
+    control.send({"t": "keys", "token": "x"})
+    rig.hear()
+    stranger = Refused("the token is none for lifl-agent", code="bad-token")
+    rig.doorman.known = [(rig.doorman.asked.pop(), stranger)]
+    rig.members.admit()
+    answer = control.receive()
+    assert answer is not None
+    assert answer[0]["code"] == "bad-token"
+    assert rig.refused("bad-token") == 1
+
+
+def test_who_says_nothing_makes_room(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STRANGERS", 2)
+    first, *others = (rig.call() for _ in range(3))
+    assert first.receive() is None
+    assert len(rig.members.connections) == 2
+    assert rig.refused("silent") == 1
+    for other in others:
+        other.send({"t": "runtime", "token": "x"})
+    rig.hear()
+    late = rig.call()
+    late.send({"t": "runtime", "token": "x"})
+    rig.hear()
+    assert late.receive() is None, "told to come again by being closed"
+    assert rig.refused("busy") == 1
+    assert len(rig.doorman.asked) == 2
+
+
+def test_a_function_of_another_tenant_gets_no_role(rig: Rig) -> None:
+    rig.function("team-b", job=JOB, endpoint=1)
+    assert rig.registered == []
+    assert rig.refused("other-tenant") == 1
+    assert [process.role for process in rig.pool.processes.values()] == [None]
+
+
+def test_a_function_that_shows_too_little_is_refused_and_nobody_else_is_hurt(rig: Rig) -> None:
+    control = rig.function("team-a", files=0, job=JOB, endpoint=1)
+    answer = control.receive()
+    assert answer is not None
+    assert answer[0]["code"] == "malformed"
+    other = rig.function("team-a", job=JOB, endpoint=1)
+    other.send({"t": "held-job", "job": JOB})
+    rig.hear()
+    assert rig.refused("malformed") == 2
+
+
+def test_a_function_speaks_for_the_role_that_it_was_given(rig: Rig) -> None:
+    control = rig.function("team-a", job=JOB, endpoint=1)
+    assert rig.registered == [(JOB, 1)]
+    pair = make_pair("ebpf")
+    rig.ends += pair
+    for said in (
+        {"t": "join", "job": JOB, "endpoint": 2}, {"t": "left", "job": JOB + 1, "endpoint": 1},
+        {"t": "failed", "job": JOB + 1, "error": "of another"},
+    ):  # fmt: skip
+        control.send(said, [each.fileno() for each in pair] if said["t"] == "join" else [])
+        rig.hear()
+    assert rig.registered == [(JOB, 1)]
+    assert rig.refused("not-its-role") == 3
+
+
+def test_what_was_taken_out_of_the_kernel_is_counted(rig: Rig) -> None:
+    rig.taken = Counter(program=1, socket=4)
+    rig.members.check()
+    assert rig.figures.get("lifl_proxy_repairs", what="program") == 1
+    assert rig.figures.get("lifl_proxy_repairs", what="socket") == 4
