@@ -277,6 +277,7 @@ def test_what_functions_run_as_is_the_jobs_to_say_then_the_installations(tmp_pat
     keeper = Keeper(
         Objects(), Lines(node()), INSTALL, asked, epoch=1,  # type: ignore[arg-type]
         identity="operator-1", address="127.0.0.1", directory=tmp_path,
+        arbiter=Arbiter(lambda job, share: None),
     )  # fmt: skip
     assert keeper.runtime == "knative"
     asyncio.run(keeper._turn())
