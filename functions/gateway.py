@@ -124,6 +124,7 @@ class Gateway:
         self.clients.expire()
         for job in self.jobs.values():
             self._progress(job)
+            self.agent.withhold(job)
             if job.intake.tally.queue is not None:
                 job.intake.tally.queue_is(job.in_service())
         if self.agent.control is None:

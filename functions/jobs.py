@@ -131,6 +131,7 @@ class Job:
     waiting: OrderedDict[str, Asking] = field(default_factory=OrderedDict)  # first come, first
     looked_at: float = 0.0  # at who waits (monotonic seconds)
     forwarding: set[tuple[int, int]] = field(default_factory=set)
+    withholding: int | None = None  # number of the agent's last limit, while slots are in use
     announced: set[str] = field(default_factory=set)  # who has heard of the round here
 
     def in_service(self) -> int:

@@ -25,6 +25,7 @@ from lifl.api.part import TEXT_MAX
 from lifl.api.status import Status
 from lifl.errors import LiflError, Unreachable
 from lifl.placement import cloudevents, drains
+from lifl.placement.arbiter import Arbiter, Share, Want
 from lifl.placement.cloudevents import About
 from lifl.placement.cluster import names
 from lifl.placement.cluster.api import Api, Conflict, Missing, Object, path_of
@@ -64,13 +65,15 @@ class Keeper:
     Args:
         body: the object as it is at first; `body` is set anew when it has changed.
         epoch: of the lease under which everything is written.
+        arbiter: says what of the nodes the job may use; it answers by `tell_share`.
     """
 
     def __init__(
         self, api: Api, desk: Desk, install: Install, body: Object, *, epoch: int,
-        identity: str, address: str, directory: Path, events: Counts | None = None,
+        identity: str, address: str, directory: Path, arbiter: Arbiter,
+        events: Counts | None = None,
     ) -> None:  # fmt: skip
-        self.api, self.desk, self.install = api, desk, install
+        self.api, self.desk, self.install, self.arbiter = api, desk, install, arbiter
         self.body, self.epoch, self.identity, self.address = body, epoch, identity, address
         metadata = body["metadata"]
         self.namespace, self.name, self.uid = (
@@ -102,6 +105,7 @@ class Keeper:
         self.started_for: tuple[int, Doors] = 0, {}  # generation and doors that it knows
         self.no_runtime = ""
         self.metrics_at = ""  # of its coordinator, in this pod
+        self.crowded_out = ""  # why other jobs have all of the nodes, while they do
 
     # -- the loop ----------------------------------------------------------------------------
     def wake(self) -> None:
@@ -239,6 +243,7 @@ class Keeper:
             status=self.status, nodes=self._ready(), placed=self.record.nodes,
             has_initial=self._initial.exists() or _is_past_initial(self.saved, self.record.start),
             failures=self.failures, is_running=self.coordinator is not None,
+            crowded_out=self.crowded_out,
             no_runtime=self.no_runtime,
         )  # fmt: skip
 
@@ -358,7 +363,7 @@ class Keeper:
             "keys": list(record.coordinator), "start": record.start, "number": record.number,
             "clients": record.names(job), "keyring": str(folder / "keys"),
             "observers": [record.observer[0]], "workers": [keys[0] for keys in record.workers],
-            "metrics_port": 0, "fljob": self.path, "epoch": self.epoch,
+            "metrics_port": 0, "fljob": self.path, "epoch": self.epoch, "shared": True,
             "outside": self.visitors.outside(job, record).wire(),
         }  # fmt: skip
         self.coordinator = Coordinator(
@@ -374,6 +379,20 @@ class Keeper:
         coordinator, self.coordinator = self.coordinator, None
         if coordinator is not None:
             await coordinator.stop()
+            self._wants_nothing()
+
+    def tell_share(self, share: Share) -> None:
+        """The arbiter has decided; the coordinator plans its next round with that."""
+        if share.why != self.crowded_out:
+            self.crowded_out = share.why
+            self.wake()
+        if self.coordinator is not None:
+            self.coordinator.tell(share.wire())
+
+    def _wants_nothing(self) -> None:
+        """Without a coordinator there are no rounds; other jobs may have the share."""
+        self.crowded_out = ""
+        self.arbiter.leave(self.full_name)
 
     def _on_event(self, event: Mapping[str, Any]) -> None:
         """What the coordinator says; it has ended when it says so."""
@@ -388,6 +407,15 @@ class Keeper:
             elif self.status.phase not in ENDED:
                 event = {"event": "failed", "code": "defect",
                          "error": f"the coordinator {event['how']}"}  # fmt: skip
+            self._wants_nothing()
+        if event["event"] == "listening":
+            self.arbiter.again(self.full_name)
+        if event["event"] == "ask":
+            self.arbiter.ask(Want(**{k: v for k, v in event.items() if k != "event"}))
+        if event["event"] == "published":
+            self.arbiter.round_done(self.full_name)
+        if event["event"] in ("done", "failed"):
+            self._wants_nothing()
         if event["event"] == "rewind":
             self.rewind_from = True
         if event["event"] == "node_lost":

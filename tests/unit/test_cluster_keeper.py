@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from lifl.errors import NoSpace, TransientError
+from lifl.placement.arbiter import Arbiter
 from lifl.placement.cluster import keeper as keeper_module
 from lifl.placement.cluster import runs
 from lifl.placement.cluster.desk import NodeHere, Posted
@@ -87,7 +88,7 @@ class Lines:
 def kept(api: Objects, desk: Lines, directory: Path) -> Keeper:
     return Keeper(
         api, desk, INSTALL, body(), epoch=1, identity="operator-1",  # type: ignore[arg-type]
-        address="127.0.0.1", directory=directory,
+        address="127.0.0.1", directory=directory, arbiter=Arbiter(lambda job, share: None),
     )  # fmt: skip
 
 
@@ -358,6 +359,7 @@ def test_what_functions_run_as_is_the_jobs_to_say_then_the_installations(tmp_pat
     keeper = Keeper(
         Objects(), Lines(node()), INSTALL, asked, epoch=1,  # type: ignore[arg-type]
         identity="operator-1", address="127.0.0.1", directory=tmp_path,
+        arbiter=Arbiter(lambda job, share: None),
     )  # fmt: skip
     assert keeper.runtime == "knative"
     asyncio.run(keeper._turn())

@@ -309,7 +309,7 @@ def test_the_agents_loop_wakes_when_the_silence_is_over(
         pool=SimpleNamespace(processes={}, zygote=None),
         lines=SimpleNamespace(sockets=[]), node=SimpleNamespace(jobs=jobs),
         accounts=SimpleNamespace(overdue=lambda: None),
-        steward=SimpleNamespace(sockets=[], silent_for_s=lambda: silent_s),
+        steward=SimpleNamespace(sockets=[], silent_for_s=lambda: silent_s), notice=None,
     )  # fmt: skip
     monkeypatch.setattr(agent_module.zmq, "Poller", Poller)
     Agent._poll(agent)
