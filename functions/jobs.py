@@ -140,6 +140,7 @@ class Job:
         """
         if message["round"] != self.round:
             self.bytes_in, self.metrics, self.told, self.excused = 0, [], (0, 0), 0
+        if message["round"] != self.round or self.cut:  # who was told that it is late hears it too
             self.announced.clear()
         if message["round"] != self.round or _forward(message["forward"]) != self.forward:
             self.forwarding.clear()
@@ -203,7 +204,8 @@ class Job:
         """Of a client that has something for the round under way.
 
         Raises:
-            InvalidUpdate, Late, Refused: permanent; Busy: the round has not reached this node.
+            InvalidUpdate, Late, Refused: permanent; Busy: the round has not reached this node, or
+                has this client elsewhere.
         """
         round_ = message.get("round")
         if not isinstance(round_, int):
@@ -226,6 +228,11 @@ class Job:
     def _selected(self, key: str) -> int:
         """The bit of a client that takes part here."""
         bit = self.bit(key)
+        if bit is None and key in self.index:  # its node may be lost, and it is here too early
+            raise Busy(
+                f"round {self.round} has this client on another node: wait until it says `round`",
+                code="not-started", job=self.name,
+            )  # fmt: skip
         if bit is None:
             raise Refused(
                 f"not selected for round {self.round} at this node: wait until it says `round`",
