@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 import pytest
-from conftest import PROXY, Run, Runner
+from click.testing import CliRunner
+from conftest import PROXY, Run, Runner, wait_until
 from test_runs import check
+
+from lifl.cli import main
+from lifl.cli.memory import find
 
 SPREAD = {"policy": "worstfit", "nodeGraceS": 2}
 LEAF = ("gateway_writing:1", "gateway_sealed:1", "gateway_accepted:2", "gateway_acked:2",
@@ -121,3 +125,28 @@ def test_virtual_clients_of_a_lost_node_are_trained_again(runner: Runner) -> Non
     assert run.status == 0, (run.events[-5:], run.stderr)
     assert [row["clients"] for row in run.rows] == [12, 12]
     assert lost(run) == ["node-1"]
+
+
+def arenas(runner: Runner) -> int:
+    """Nodes whose gateway holds memory of the job."""
+    gateways = {*runner.processes("lifl.functions.gateway")}
+    return sum(found.part == "inputs" and bool(gateways & {*found.pids}) for found in find())
+
+
+def test_a_node_is_drained_and_holds_nothing(runner: Runner) -> None:
+    """It finishes its round; then its clients are elsewhere, and its memory is given back."""
+    process = runner.start(
+        runner.job_file(rounds=20, trainers=4, aggregation={"fanIn": 2}, placement=SPREAD),
+        "--nodes", "2", "--proxy", PROXY, env={"TOY_SLOW": "0.25"},
+    )  # fmt: skip
+    latest = runner.folder / "runs" / "latest"
+    rows = latest / "rounds.jsonl"
+    wait_until(lambda: rows.exists() and rows.read_text().count("\n") >= 1, lambda: "no round", 60)
+    done = CliRunner().invoke(main, ["nodes", "drain", "node-0", "--run", str(latest)])
+    assert done.exit_code == 0, done.output
+    wait_until(lambda: arenas(runner) == 1, lambda: f"{arenas(runner)} arenas", 60)
+    run = runner.finish(process)
+    check(run, rounds=20, clients=4)
+    assert set(run.rows[0]["tree"]) == {"node-0", "node-1"}
+    assert set(run.rows[-1]["tree"]) == {"node-1"}
+    assert [event["node"] for event in run.of("draining")] == ["node-0"]

@@ -260,7 +260,7 @@ def test_every_round_ends_right_whatever_is_lost_when(nodes: int, budgets: dict[
 
 @pytest.mark.parametrize("rule", RULES)
 def test_without_the_rule_something_goes_wrong(rule: str) -> None:
-    with pytest.raises(AssertionError, match="S1|L1|overlaps"):
+    with pytest.raises(AssertionError, match=r"S1|L1|overlaps"):
         Search(off=rule).run(start(3, losses=2))
 
 
