@@ -111,7 +111,7 @@ class Job:
     forward: Forward | None = None
     model_from: Forward | None = None
     cut: bool = False
-    fetching: bool = False
+    fetching: Forward | None = None  # where the model of the round comes from just now
     model_upload: memoryview | None = None  # the first model, on its way here
     ended: bool = False
     leave_by: float = 0.0  # when clients that have not left are not waited for (monotonic s)
