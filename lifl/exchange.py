@@ -103,7 +103,6 @@ class Exchange:
         self._keys, self._moves = keys, moves
         self.elsewhere = list(elsewhere)  # other gateways of the job
         self._gone_at = math.inf  # since when no gateway is there
-        self._unknown_at = math.inf  # since when the one that is there does not have the round
         self._connection = Connection(keys, address)
         self._poller = _Poller()
         self._heard_at = time.monotonic()
@@ -284,10 +283,8 @@ class Exchange:
             if message["t"] == "round":
                 small = payload is not None and message["need"]
                 self._small = (message["round"] - 1, bytes(payload or b"")) if small else None
-            if again is not None and message["t"] == "reject":
-                self._may_be_away(message, now)
-            if message["t"] in ("go", "ack", "model"):
-                self._refusals, self._retry_at, self._unknown_at = 0, math.inf, math.inf
+            if message["t"] in ("go", "ack"):
+                self._refusals, self._retry_at = 0, math.inf
             if message["t"] in kinds:
                 return message, payload
             self._handle(message)
@@ -366,19 +363,6 @@ class Exchange:
         self.elsewhere.append(connection.address)  # which may be back when its turn comes
         self._go_to(address)
         return True
-
-    def _may_be_away(self, rejection: Message, now: float) -> None:
-        """A node that was lost and is back does not have the round, and will not have it.
-
-        Raises:
-            Away: this is a worker's exchange, which nobody sends elsewhere, and that lasts.
-        """
-        if self._moves or rejection["code"] != "not-started":
-            return
-        self._unknown_at = min(self._unknown_at, now)
-        if now - self._unknown_at > AWAY_S:
-            self._unknown_at, self._retry_at = math.inf, math.inf
-            raise Away
 
     def _prepare(self, size_bytes: int) -> None:
         """Have memory and code for large models before the first round needs them."""

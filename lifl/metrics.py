@@ -53,7 +53,6 @@ class Metric:
 
 _JOB: Final = ("fljob",)
 _ROUND_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
-_START_BUCKETS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 1, 2.5, 5)
 
 METRICS: Final = (
     # -- what runs -----------------------------------------------------------------------------
@@ -114,12 +113,6 @@ METRICS: Final = (
     Metric("lifl_starts", "counter", "agent",
            "Roles that began a round: `cold` in a process that was started for it, `warm` in one "
            "that was there.", ("start",)),
-    Metric("lifl_zygote_start_seconds", "histogram", "agent",
-           "From asking the zygote for a runtime until the runtime has joined the agent.",
-           buckets=_START_BUCKETS),
-    Metric("lifl_cold_start_seconds", "histogram", "agent",
-           "The same of a runtime that was started as a process of its own, imports included.",
-           buckets=_START_BUCKETS),
     # -- the job -------------------------------------------------------------------------------
     Metric("lifl_job", "info", "coordinator", "The job and the run's directory.",
            ("fljob", "run", "algorithm", "mode")),

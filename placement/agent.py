@@ -88,7 +88,6 @@ class Agent:
     def run(self) -> None:
         if self.pool.gateway is None:
             self.pool.start_gateway(self.members.gateway_address())
-        self.pool.start_zygote()
         self._hello()
         if self.restarted:
             fault("agent_restarted", "agent")

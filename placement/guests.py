@@ -31,9 +31,6 @@ class Guests(Pool):
     def start_runtime(self) -> Process | None:
         return None
 
-    def start_zygote(self) -> None:
-        """Pods are started by others."""
-
     def start_gateway(self, listen: str) -> Process | None:
         return None
 

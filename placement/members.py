@@ -142,9 +142,6 @@ class Members:
         else:
             self.node.pool.came(process, pidfd)
         process.control, process.asked_at = control, None
-        if process.started is not None:
-            (how, began), process.started = process.started, None
-            self.accounts.figures.observe(f"lifl_{how}_start_seconds", time.monotonic() - began)
         self.connections[control.fileno()] = (control, process)
         if process.kind == "gateway":
             (self.node.directory / "gateway").write_text(message["endpoint"])

@@ -13,12 +13,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lifl.placement.forkserver import Zygote
 from lifl.proxy_ebpf.control import Control
 
 ProcessKind = Literal["runtime", "gateway"]
@@ -32,7 +30,6 @@ class Process:
         pid: its name: below 0 for one in a pod of its own, see Control.peer.
         tenant: whose jobs it may work for; None: anybody's.
         pod: in which it runs, in a cluster.
-        started: "cold" or "zygote", and when (monotonic seconds), until it joins.
     """
 
     kind: ProcessKind
@@ -45,7 +42,6 @@ class Process:
     asked_at: float | None = None  # when it was asked what it has not answered (monotonic)
     tenant: str | None = None
     pod: str = ""
-    started: tuple[str, float] | None = None  # how, and when; None once it has joined
 
     def fileno(self) -> int:
         return self.pidfd
@@ -65,26 +61,11 @@ class Pool:
         self.gateway_arguments = gateway_arguments
         self.processes: dict[int, Process] = {}
         self.cold_starts = 0
-        self._zygote: Zygote | None = None
 
     # -- starting ----------------------------------------------------------------------------
     def start_runtime(self) -> Process | None:
-        """A fork of the zygote, or where there is none yet a process that imports everything."""
         self.cold_starts += 1
-        began = time.monotonic()
-        pid = self._zygote.fork() if self._zygote is not None else None
-        with contextlib.suppress(OSError, TypeError):  # there is none, or it is dead already
-            return self._take(Process(
-                "runtime", pid or 0, os.pidfd_open(pid),  # type: ignore[arg-type]
-                started=("zygote", began),
-            ))  # fmt: skip
-        process = self._start("runtime", "lifl.functions.aggregator", [])
-        process.started = "cold", began
-        return process
-
-    def start_zygote(self) -> None:
-        """Have a process that runtimes can be forked from; it takes a moment to be ready."""
-        self._zygote = Zygote(self.node, self.socket_path, _QUIET)
+        return self._start("runtime", "lifl.functions.aggregator", [])
 
     def start_gateway(self, listen: str) -> Process | None:
         arguments = [*self.gateway_arguments, "--listen", listen]
@@ -99,10 +80,7 @@ class Pool:
         )
         process = Process(kind, child.pid, os.pidfd_open(child.pid))
         child.returncode = 0  # reaped through the pidfd, not by subprocess
-        return self._take(process)
-
-    def _take(self, process: Process) -> Process:
-        self.processes[process.pid] = process
+        self.processes[child.pid] = process
         self.save()
         return process
 
@@ -194,8 +172,6 @@ class Pool:
 
     def end(self) -> None:
         """Kill every process and wait until it is gone."""
-        if self._zygote is not None:
-            self._zygote.end()
         for process in self.processes.values():
             process.kill()
         for process in list(self.processes.values()):
