@@ -397,6 +397,8 @@ class Coordinator:
         ):
             return
         self._see_who_drains()
+        for node in list(self.members):
+            self._take_back(node)
         for node in self.members.here:
             for peer in (node.agent, node.gateway):
                 self._send(peer, {"t": "ask"})
@@ -440,6 +442,16 @@ class Coordinator:
                 self.course.send_away(node.name, peer)
             case "dropped":
                 node.is_empty = True
+            case "client":  # who called where it always did, and belongs elsewhere
+                self._client(node, message)
+            case "gone":
+                self.members.leaves(message["key"], node.name, time.monotonic() + self.grace_s)
+        self._take_back(node)
+
+    def _take_back(self, node: Known) -> None:
+        """It has nothing any more, and the round that lost it is settled: a node like others."""
+        if not node.is_lost or self.course.losses.stage:
+            return
         if node.is_empty and node.agent and node.gateway:
             self.members.returns(node.name)
             self.presence.heard(node.name, "agent")
