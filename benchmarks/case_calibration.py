@@ -32,6 +32,9 @@ CALIBRATION = {
     Asked(8, 46_800_000, 2, policy="worstfit"): 5,
     Asked(32, 10 * MB, 4, "2Gbit", policy="worstfit"): 7,
     Asked(16, 10 * MB, 3, "200Mbit", policy="worstfit"): 3,
+    Asked(32, 20 * MB, 2, policy="worstfit"): 4,
+    Asked(6, 4 * MB, 2, "500Mbit"): 15,
+    Asked(40, 20 * MB, 4, policy="worstfit", fan_in=4): 4,
 }
 VALIDATION = {
     Asked(64, 46_800_000, 4): 2,
@@ -48,8 +51,8 @@ VALIDATION = {
 """Jobs, and how many warm rounds of each count."""
 NEAR = 0.2
 STEPS = (2.0, 1.4, 1.15, 1.05, 1.02)  # of the fit, by which a constant is made larger and smaller
-LIMITS = {"linkShare": (0.5, 1.0), "fetchWeight": (1.0, 100.0)}
-FITTED = ("linkShare", "sumBytesS", "fetchWeight", "updateCpuS", "roundS", "ingestBytesS")
+LIMITS = {"linkShare": (0.5, 1.0), "modelSpread": (0.0, 1.0)}
+FITTED = ("linkShare", "sumBytesS", "modelSpread", "updateCpuS", "roundS", "ingestBytesS")
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def fit(seconds: Mapping[Asked, float], machine: Machine) -> dict[str, Any]:
     One constant after the other is made larger and smaller, in steps that shrink.
     """
     costs: dict[str, Any] = {
-        "linkShare": 0.93, "sumBytesS": 200 * MB, "fetchWeight": 2.0, "updateCpuS": 2e-3,
+        "linkShare": 0.93, "sumBytesS": 200 * MB, "modelSpread": 0.4, "updateCpuS": 2e-3,
         "roundS": 0.02, "ingestBytesS": 1000 * MB, "coldStartS": 0.0, "coldStartCpuS": 0.0,
     }  # fmt: skip
 

@@ -31,6 +31,7 @@ import kopf
 from lifl.errors import LiflError
 from lifl.functions.wire import Keys
 from lifl.metrics import Figures
+from lifl.placement.arbiter import Arbiter, Share
 from lifl.placement.cluster import names, services
 from lifl.placement.cluster.admission import Webhook
 from lifl.placement.cluster.api import Api, Missing, Object, path_of
@@ -91,6 +92,14 @@ class Operator:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     events: Counts = field(default_factory=Counts)  # of all jobs' sinks
 
+    def __post_init__(self) -> None:
+        self.arbiter = Arbiter(self._tell_share)
+
+    def _tell_share(self, full_name: str, share: Share) -> None:
+        for keeper in self.keepers.values():
+            if keeper.full_name == full_name:
+                keeper.tell_share(share)
+
     async def start(self, keys: Keys) -> None:
         """In kopf's loop, before it watches anything."""
         there = await asyncio.to_thread(self.api.items, names.fljob("", ""))
@@ -140,6 +149,7 @@ class Operator:
         keeper = self.keepers[uid] = Keeper(
             self.api, self.desk, self.install, body, epoch=self.epoch,
             identity=settings.identity, address=settings.address, directory=settings.directory,
+            arbiter=self.arbiter,
             events=self.events,
         )  # fmt: skip
         keeper.start().add_done_callback(_must_not_fail)

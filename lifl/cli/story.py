@@ -24,6 +24,7 @@ class Story:
 
     Attributes:
         evaluated: the job has an evaluator, so that a round's figures are still to come.
+        link: rate of each node's link, where each has one of its own.
         reason: why the proxy is not a better one, with the fix; `short_reason` is its beginning.
         files: folder of the client files, where clients come from outside: `outsiders`, whose
             keys are in there, and those `enrolled` in the key directory `keys`, who have their own.
@@ -43,6 +44,7 @@ class Story:
     evaluated: bool = False
     goal: str = ""
     nodes: int = 0
+    link: str = ""
     proxy: str = ""
     reason: str = ""
     kernels: str = ""
@@ -79,7 +81,7 @@ class Story:
             case "starting" | "engine":
                 self.nodes = event.get("nodes", self.nodes)
                 self.insecure = bool(event.get("insecure", self.insecure))
-                for name in ("proxy", "reason", "kernels", "isa", "run_dir", "endpoint"):
+                for name in ("link", "proxy", "reason", "kernels", "isa", "run_dir", "endpoint"):
                     setattr(self, name, clean(event.get(name) or getattr(self, name)))
             case "endpoint":
                 self.endpoint = clean(event.get("endpoint", ""))
@@ -112,6 +114,8 @@ class Story:
                     for what in ("enrolled", "revoked") if event.get(what)
                 ]  # fmt: skip
                 self.note = "; ".join(said)
+            case "crowded_out":
+                self.note = clean(event.get("text", ""))
             case "restart":
                 self.restarts += 1
                 self.note = f"restarted: {clean(event.get('what', ''))}"

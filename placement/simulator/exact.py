@@ -282,10 +282,17 @@ def play(scenario: Scenario, site: Site, tasks: Tasks, policy: str, *, seed: int
     )  # fmt: skip
     nodes[top].to_top = collector.take
 
-    there_s = models_there(scenario, site, counts=counts, top=top)
-    for order, (key, trained_s) in enumerate(zip(keys, tasks.ready.tolist(), strict=True)):
+    at_home = np.array([number[homes[key]] for key in keys])
+    place, met = np.zeros(len(keys), np.int64), np.zeros(len(site), np.int64)
+    for order, home in enumerate(at_home.tolist()):
+        place[order], met[home] = met[home], met[home] + 1
+    models_s = models_there(
+        scenario, site, counts=counts, homes=at_home, place=place, top=top
+    )
+    for order, (key, ready_s) in enumerate(
+        zip(keys, (tasks.ready + models_s).tolist(), strict=True)
+    ):
         node = nodes[number[homes[key]]]
-        ready_s = trained_s + float(there_s[number[homes[key]]])
         leaf, takes_s = leaf_of[key], node.rates.update_link_s
 
         def ready(now_s: float, node: NodeRound = node, leaf: int = leaf,
@@ -300,7 +307,7 @@ def play(scenario: Scenario, site: Site, tasks: Tasks, policy: str, *, seed: int
         waiting_s[at] = sum(node.waited_s)
     return Outcome(
         seconds=seconds,
-        homes=np.array([number[homes[key]] for key in keys]),
+        homes=at_home,
         counts=counts, leaves=leaves, roles=roles, starts=starts, top=top,
         internode_bytes=scenario.update_bytes * (len(used) - 1),
         cpu_s=cpu_seconds(scenario, site, counts=counts, leaves=leaves, starts=starts, top=top),

@@ -52,7 +52,9 @@ def play(scenario: Scenario, site: Site, tasks: Tasks, policy: str, *, seed: int
     place = np.empty(len(homes), np.int64)
     place[by_node] = np.arange(len(homes)) - np.repeat(first, counts)
     leaf = place % leaves[homes]  # newcomers go to the emptiest leaf, one after the other
-    ready = tasks.ready + models_there(scenario, site, counts=counts, top=top)[homes]
+    ready = tasks.ready + models_there(
+        scenario, site, counts=counts, homes=homes, place=place, top=top
+    )
     in_line = np.lexsort((np.arange(len(homes)), ready, homes))
     lines = _Lines(ready[in_line], leaf[in_line], first, counts)
 

@@ -95,9 +95,10 @@ class Costs(_Part):
         description="That gateways exchange among themselves, sums and models, where a link is not "
         "slower.  No bound unless given.",
     )
-    fetch_weight: float = Field(
-        default=1.0, ge=1,
-        description="Of a gateway that fetches a model over a busy link, in shares of a client.",
+    model_spread: float = Field(
+        default=0.0, ge=0, le=1,
+        description="How far the clients of a node are apart in getting their models.  0: all have "
+        "them when the last one has; 1: one after the other.",
     )
     update_cpu_s: float = Field(
         default=0.0, ge=0,

@@ -6,10 +6,10 @@ Owns the model's constants and values.  Times are seconds after the round's star
             other in the order in which they are ready; it begins when a slot is free, which it
             holds until it was folded.  (Lazy: updates wait elsewhere, slots do not bind.)
     model   with `models` it is on its way before: over the link of the top's node to its Q clients
-            and the N − 1 other nodes at once, which share it 1 : fetchWeight.  The nodes have it
-            after (N − 1 + Q / fetchWeight)·B / (linkShare·rate), the clients after
-            (N − 1 + Q)·B / (linkShare·rate), and those of another node after Q'·B / (linkShare·
-            rate) from when that has it.  Clients have their updates that much later.
+            and the N − 1 other nodes at once, which have it after T = (Q + N − 1)·B / (linkShare·
+            rate); then over each of theirs to its Q', after T' = Q'·B / (linkShare·rate) more.  The
+            i-th client of a node has it modelSpread·T·(1 − i / Q) before the last one, T' and Q'
+            for T and Q where the top is not.  Clients have their updates that much later.
     cores   with sharedCores C a crossing takes at least n·(updateCpu + 2·B / ingest) / C, n being
             the nodes in use: both ends work, for all nodes at once.  For models that
             leave the top's node n is 1, for those that leave the others it is their number.
@@ -201,24 +201,30 @@ def sum_crosses_s(scenario: Scenario, site: Site, at: int, top: int) -> float:
     return scenario.update_bytes / min(rate, scenario.costs.sum_bytes_s or rate)
 
 
-def models_there(scenario: Scenario, site: Site, *, counts: Ints, top: int) -> Floats:
-    """When the clients of each node have the model that the round starts from."""
-    there = np.zeros(len(site))
+def models_there(
+    scenario: Scenario, site: Site, *, counts: Ints, homes: Ints, place: Ints, top: int
+) -> Floats:
+    """When each client has the model that the round starts from.
+
+    Args:
+        counts: clients of each node.
+        homes, place: node of each client, and its number there, from 0.
+    """
+    there, takes = np.zeros(len(site)), np.zeros(len(site))
     if not scenario.models:
-        return there
+        return there[homes]
     size, used = float(scenario.update_bytes), np.flatnonzero(counts)
     others = len(used) - 1
     each_s = max(size / payload_bytes_s(scenario, site, top), _cpu_s(scenario, 1))
-    there[top] = (int(counts[top]) + others) * each_s
-    first_s = max(
-        (others + int(counts[top]) / scenario.costs.fetch_weight) * each_s,
-        others * size / (scenario.costs.sum_bytes_s or np.inf),
-    )
+    there[top] = takes[top] = (int(counts[top]) + others) * each_s
+    first_s = max(there[top], others * size / (scenario.costs.sum_bytes_s or np.inf))
     for at in used.tolist():
         if at != top:
             each_s = max(size / payload_bytes_s(scenario, site, at), _cpu_s(scenario, others))
-            there[at] = first_s + int(counts[at]) * each_s
-    return there
+            takes[at] = int(counts[at]) * each_s
+            there[at] = first_s + takes[at]
+    before = scenario.costs.model_spread * takes[homes] * (1 - (place + 1) / counts[homes])
+    return np.asarray(there[homes] - before)
 
 
 def work(scenario: Scenario) -> Work:

@@ -145,6 +145,29 @@ def test_what_fits_nowhere_says_the_numbers(run: Run, cluster: Kubectl, nodes: l
     assert str(256 << 20) in said
 
 
+def test_a_higher_priority_comes_first_and_the_other_goes_on_after_it(
+    run: Run, kubectl: Kubectl
+) -> None:
+    """Each of the two has enough clients for all of both nodes."""
+    low = run(digits(2000), "low")
+    low.wait("jsonpath={.status.round}=2")
+    high = run(digits(ROUNDS, placement={"priority": 3}), "high")
+    low.wait("condition=Placed=false")
+    said = next(c for c in low.status["conditions"] if c["type"] == "Placed")
+    assert said["reason"] == "NoShare"
+    assert "high (priority 3) 8" in said["message"]
+    assert high.complete()["progress"] == f"{ROUNDS}/{ROUNDS}"
+    assert [row["clients"] for row in high.rows()] == [16] * ROUNDS
+    low.wait("condition=Placed")
+    assert "WaitsForShare" in low.events()
+    goal = {"spec": {"stop": {"metric": "accuracy", "atLeast": 0.0}}}  # after the next round
+    kubectl("patch", "fljob/low", "--type=merge", "--patch", json.dumps(goal))
+    low.complete()
+    rows = low.rows()
+    assert [row["round"] for row in rows] == list(range(1, len(rows) + 1))
+    assert all(row["clients"] == 16 for row in rows)
+
+
 def test_a_namespace_has_as_many_jobs_as_its_quota_says(
     lifl: Installation, kubectl: Kubectl, run: Run
 ) -> None:

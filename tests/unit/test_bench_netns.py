@@ -20,7 +20,7 @@ def test_what_is_predicted_was_not_fitted() -> None:
 
 
 def test_the_fit_finds_constants_that_explain_what_was_measured() -> None:
-    costs = {"linkShare": 0.8, "sumBytesS": 10**8, "fetchWeight": 2.0, "updateCpuS": 0.005,
+    costs = {"linkShare": 0.8, "sumBytesS": 10**8, "modelSpread": 0.3, "updateCpuS": 0.005,
              "roundS": 0.03, "ingestBytesS": 8 * 10**8}  # fmt: skip
     few = [*CALIBRATION][:4]
     seconds = {asked: predicted(asked, costs, MACHINE) for asked in few}

@@ -61,7 +61,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         "costs": {
             "linkShare": draw(st.sampled_from([1.0, 0.9])),
             "sumBytesS": draw(st.sampled_from([None, 2 * 10**7])),
-            "fetchWeight": draw(st.sampled_from([1.0, 3.0])),
+            "modelSpread": draw(st.sampled_from([0.0, 0.5])),
             "updateCpuS": draw(st.sampled_from([0.0, 0.01])),
             "roundS": draw(st.sampled_from([0.0, 0.05])),
         },
@@ -165,8 +165,9 @@ def test_models_come_before_updates() -> None:
     nodes = [ONE["nodes"][0] | {"count": 2, "capacity": 2}]  # type: ignore[index]
     without = seconds(nodes=nodes)
     assert seconds(nodes=nodes, models=True) == pytest.approx(0.3 + 0.2 + without)
-    costs = {"coldStartS": 0.0, "handoffS": 0.0, "fetchWeight": 2.0}  # the node is first
-    assert seconds(nodes=nodes, costs=costs, models=True) == pytest.approx(0.2 + 0.2 + without)
+    # one after the other: the first is sent back while the second comes
+    costs = {"coldStartS": 0.0, "handoffS": 0.0, "modelSpread": 1.0}
+    assert seconds(nodes=nodes, costs=costs, models=True) == pytest.approx(0.3 + 0.1 + without)
 
 
 def test_what_calibration_finds_makes_crossings_longer() -> None:
