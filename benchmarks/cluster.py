@@ -157,7 +157,7 @@ class Bench:
                 "autoscaling.knative.dev/window": "6s",
                 "autoscaling.knative.dev/initial-scale": str(FUNCTIONS),
                 "autoscaling.knative.dev/activation-scale": str(FUNCTIONS),
-                "autoscaling.knative.dev/scale-to-zero-pod-retention-period": f"{IDLE_S}s",
+                "autoscaling.knative.dev/scale-down-delay": f"{IDLE_S}s",
             },
         }
         pod = template["spec"]

@@ -243,7 +243,7 @@ def test_clients_from_outside_get_their_way_in_and_lose_it(
     async def main() -> None:
         keeper = Keeper(
             api, desk, INSTALL, exposed, epoch=1, identity="operator-1",  # type: ignore[arg-type]
-            address="127.0.0.1", directory=tmp_path,
+            address="127.0.0.1", directory=tmp_path, arbiter=Arbiter(lambda job, share: None),
         )  # fmt: skip
         keeper.run_dir.mkdir(parents=True)
         (keeper.run_dir / "initial.safetensors").touch()
