@@ -157,7 +157,7 @@ class Bench:
                 "autoscaling.knative.dev/window": "6s",
                 "autoscaling.knative.dev/initial-scale": str(FUNCTIONS),
                 "autoscaling.knative.dev/activation-scale": str(FUNCTIONS),
-                "autoscaling.knative.dev/scale-to-zero-pod-retention-period": f"{IDLE_S}s",
+                "autoscaling.knative.dev/scale-down-delay": f"{IDLE_S}s",
             },
         }
         pod = template["spec"]
@@ -179,6 +179,10 @@ class Bench:
     def _wait_for_zero(self, tenant: str) -> None:
         chosen = f"--selector=lifl.dev/tenant={tenant}"
         self.lifl.functions("wait", "pods", chosen, "--for=delete", f"--timeout={PATIENCE_S}s")
+
+    def wait_for_none(self) -> None:
+        """Functions of the tenant before would be counted as those that are waited for."""
+        self.lifl.functions("wait", "pods", "--all", "--for=delete", f"--timeout={PATIENCE_S}s")
 
     def _costs(self, how: str, tenant: str) -> None:
         """Of the idle functions that are there, by container."""
@@ -353,8 +357,10 @@ def main(trials: int, docs: bool) -> None:
         for number in range(trials):  # in turn, so that both have the same of a busy machine
             with a_tenant(cluster, f"without-{number}") as tenant:
                 bench.trial_without(tenant)
+            bench.wait_for_none()
             with bench.without_webhook(), a_tenant(cluster, f"with-{number}") as tenant:
                 bench.trial_with(tenant)
+            bench.wait_for_none()
             found = {"machine": here, "trials": number + 1, "found": bench.found}
             out.write_text(json.dumps(found, indent=1))
     text = table(bench.found, here, trials)
