@@ -155,9 +155,11 @@ def test_a_node_without_power_ends_no_job(
     cluster: Kubectl, lifl: Installation, run: Run, machine: Machine
 ) -> None:
     """Silent for nodeGraceS, it is lost: its clients send again to the node that is left."""
-    job = run(digits(MANY, placement={"nodeGraceS": 5}, clients={"min": 8}))
-    under_way(job)
     lost, stays = apart_from_the_operator(lifl)
+    spec = digits(MANY, placement={"nodeGraceS": 5})
+    spec["template"]["nodeSelector"] = {"kubernetes.io/hostname": stays}  # clients are elsewhere
+    job = run(spec)
+    under_way(job)
     machine("kill", lost)
     try:
         at = job.status["round"]
