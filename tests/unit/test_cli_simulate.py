@@ -72,7 +72,8 @@ def test_a_wrong_scenario_is_said_with_its_line(scenario: Path) -> None:
     assert "line 7: fanIm: there is no such field; did you mean 'fanIn'?" in result.stderr
 
 
-def test_the_example_is_valid() -> None:
-    path = Path(__file__).parents[2] / "examples" / "06-simulate" / "flash.yaml"
+@pytest.mark.parametrize("name", ["flash", "machine"])
+def test_the_examples_are_valid(name: str) -> None:
+    path = Path(__file__).parents[2] / "examples" / "06-simulate" / f"{name}.yaml"
     result = CliRunner().invoke(main, ["simulate", str(path), "--json"])
     assert result.exit_code == 0, result.output
