@@ -1,7 +1,7 @@
 # `make help` says what there is.  Every target does the set-up that it needs, once.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint test-torch test-gpu test-interop test-chart test-cluster \
+.PHONY: help setup demo test lint test-torch test-gpu test-losses test-interop test-chart test-cluster \
 	cluster-up cluster-down cluster-status cluster-image bench bench-placement bench-netns bench-docs clean
 
 PYTHON_ENV := .venv/bin/python
@@ -20,7 +20,7 @@ demo: setup ## digits over 16 clients and 2 nodes, 30 rounds
 
 test: setup lint ## all tests that need no cluster and no GPU; as root the eBPF tests too
 	@$(PYTHON_ENV) -m compileall -q lifl shm proxy_ebpf functions placement
-	$(REQUIRE_BPF) $(PYTHON_ENV) -m pytest -m "not gpu and not cluster and not interop"
+	$(REQUIRE_BPF) $(PYTHON_ENV) -m pytest -m "not gpu and not cluster and not interop and not losses"
 
 lint: setup ## ruff, mypy --strict, import-linter
 	$(PYTHON_ENV) -m ruff check .
@@ -34,6 +34,9 @@ test-torch: setup ## torch in an environment of its own (.venv-torch), and the t
 
 test-gpu: setup ## tests that need a GPU
 	@$(PYTHON_ENV) -m pytest -m gpu || { echo "test-gpu: failed, or there are no such tests yet" >&2; exit 1; }
+
+test-losses: setup ## a node lost at every point, minutes; make test has a few of them
+	$(REQUIRE_BPF) $(PYTHON_ENV) -m pytest -m losses
 
 test-interop: setup ## a client in Go beside Python ones; needs Go and, from Debian, libzmq3-dev
 	@sh scripts/setup-interop.sh

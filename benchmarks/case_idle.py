@@ -1,4 +1,4 @@
-"""What a node costs while its clients train: agent, gateway and four aggregators."""
+"""What a node costs while its clients train: agent, gateway, zygote and four aggregators."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from itertools import pairwise
 
 from benchmarks.rows import Case, Figure, Found, Goal, Line
-from benchmarks.runs import AGENT, AGGREGATOR, GATEWAY, started
+from benchmarks.runs import AGENT, AGGREGATOR, GATEWAY, ZYGOTE, started
 from benchmarks.system import cpu_s, pss
 
 CLIENTS = 4
@@ -19,9 +19,9 @@ def measure(*, turns: int = WINDOWS) -> Found:
     spec = {"aggregation": {"fanIn": 2}}  # two leaves, a middle, the top
     with started(clients=CLIENTS, size_bytes=SIZE, rounds=3, busy_rounds=2, spec=spec) as job:
         job.until("round_started", round=3)
-        node = job.pids(AGENT, GATEWAY, AGGREGATOR)
-        if len(node) != 6:
-            raise RuntimeError(f"{len(node)} processes instead of agent, gateway, 4 aggregators")
+        node = job.pids(AGENT, GATEWAY, ZYGOTE, AGGREGATOR)
+        if len(node) != 7:
+            raise RuntimeError(f"{len(node)} processes, not agent, gateway, zygote, 4 aggregators")
         used = [sum(map(cpu_s, node))]
         for _ in range(turns):
             time.sleep(WINDOW_S)
@@ -41,7 +41,7 @@ def measure(*, turns: int = WINDOWS) -> Found:
     }
 
 
-WHAT = "agent, gateway, 4 aggregators, idle"
+WHAT = "agent, gateway, zygote, 4 aggregators, idle"
 CASE = Case(
     name="idle",
     lines={

@@ -38,8 +38,9 @@ MARKERS: Final = (
     "<!-- cluster: begin, written by python -m benchmarks.cluster -->", "<!-- cluster: end -->",
 )  # fmt: skip
 WATCH: Final = (Path(__file__).parent / "cluster_watch.py").read_text()
-IDLE_S: Final = 45  # functions stay so long without work, in both
-APART_S: Final = 25.0  # two looks at what an idle pod uses
+IDLE_S: Final = 35  # functions stay so long without work, in both
+FUNCTIONS: Final = 2  # of the job: a leaf and the top
+APART_S: Final = 15.0  # two looks at what an idle pod uses
 FEATURES: Final = {
     "kubernetes.podspec-volumes-hostpath": "enabled", "kubernetes.podspec-nodeselector": "enabled",
 }  # fmt: skip
@@ -60,7 +61,7 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 from lifl.functions.aggregator import main
 main()
 """  # queue-proxy asks a port whether the function is ready
-Sample = dict[str, tuple[float, float, str]]  # container: working set, CPU seconds, when
+Sample = dict[tuple[str, str], tuple[float, float, str]]  # working set, CPU seconds, when
 
 
 @dataclass
@@ -114,11 +115,10 @@ class Bench:
     # -- trials ---------------------------------------------------------------------------------
     def trial_without(self, tenant: Kubectl) -> None:
         """LIFL's class: it has all there is from a job."""
-        self._times("without", "cold", self.job(tenant, "cold"))
-        self._times("without", "warm", self.job(tenant, "warm"))
+        self.cold_and_warm("without", tenant)
         self._costs("without", tenant.namespace)
         self._wait_for_zero(tenant.namespace)
-        self._times("without", "zero", self.job(tenant, "zero"))
+        self.from_zero("without", tenant)
 
     def trial_with(self, tenant: Kubectl) -> None:
         """Knative's class."""
@@ -126,14 +126,20 @@ class Bench:
         name = made["metadata"]["name"]
         revision, namespace = f"{name}-00001", self.lifl.functions.namespace
         try:
-            self._times("with", "cold", self.job(tenant, "cold", make=made))
-            self._times("with", "warm", self.job(tenant, "warm"))
+            self.cold_and_warm("with", tenant, make=made)
             self._costs("with", tenant.namespace)
             self._wait_for_zero(tenant.namespace)
             url = f"http://{revision}.{namespace}.svc.cluster.local/"
-            self._times("with", "zero", self.job(tenant, "zero", url, revision, namespace))
+            self.from_zero("with", tenant, url, revision, namespace)
         finally:
             self.lifl.functions("delete", f"ksvc/{name}", "--ignore-not-found", "--wait=true")
+
+    def cold_and_warm(self, how: str, tenant: Kubectl, make: dict[str, Any] | None = None) -> None:
+        self._times(how, "cold", self.job(tenant, "cold", make=make))
+        self._times(how, "warm", self.job(tenant, "warm"))
+
+    def from_zero(self, how: str, tenant: Kubectl, *request: str) -> None:
+        self._times(how, "zero", self.job(tenant, "zero", *request))
 
     def stock(self, tenant: str) -> dict[str, Any]:
         """The function as a Service of Knative's own class."""
@@ -149,7 +155,9 @@ class Bench:
             "labels": {names.TENANT: tenant},
             "annotations": {
                 "autoscaling.knative.dev/window": "6s",
-                "autoscaling.knative.dev/scale-to-zero-pod-retention-period": f"{IDLE_S}s",
+                "autoscaling.knative.dev/initial-scale": str(FUNCTIONS),
+                "autoscaling.knative.dev/activation-scale": str(FUNCTIONS),
+                "autoscaling.knative.dev/scale-down-delay": f"{IDLE_S}s",
             },
         }
         pod = template["spec"]
@@ -172,14 +180,18 @@ class Bench:
         chosen = f"--selector=lifl.dev/tenant={tenant}"
         self.lifl.functions("wait", "pods", chosen, "--for=delete", f"--timeout={PATIENCE_S}s")
 
+    def wait_for_none(self) -> None:
+        """Functions of the tenant before would be counted as those that are waited for."""
+        self.lifl.functions("wait", "pods", "--all", "--for=delete", f"--timeout={PATIENCE_S}s")
+
     def _costs(self, how: str, tenant: str) -> None:
-        """Of the one idle function that is there."""
+        """Of the idle functions that are there, by container."""
         first = self._sample(tenant)
         time.sleep(APART_S)
         second = self._sample(tenant)
-        for container, (bytes_, cpu_s, when) in second.items():
+        for (pod, container), (bytes_, cpu_s, when) in second.items():
             self.note(f"{how} {container} MB", bytes_ / 1e6)
-            _, before_s, then = first[container]
+            _, before_s, then = first.get((pod, container), (0.0, 0.0, when))  # not looked at yet
             if (seconds := _stamp(when) - _stamp(then)) > 0:
                 self.note(f"{how} {container} millicores", (cpu_s - before_s) / seconds * 1e3)
 
@@ -192,11 +204,12 @@ class Bench:
             ]
         }
         return {
-            each["name"]: (
+            (pod["podRef"]["name"], each["name"]): (
                 each["memory"]["workingSetBytes"], each["cpu"]["usageCoreNanoSeconds"] / 1e9,
                 each["cpu"]["time"],
             )
-            for pod in self.watcher.get("--raw", path)["pods"] if pod["podRef"]["name"] in pods
+            for pod in json.loads(self.watcher("get", f"--raw={path}"))["pods"]
+            if pod["podRef"]["name"] in pods
             for each in pod["containers"]
         }  # fmt: skip
 
@@ -338,18 +351,18 @@ def values(found: list[float], unit: str) -> str:
 def main(trials: int, docs: bool) -> None:
     """Measure, print the table, and keep it in build/bench-cluster.json."""
     cluster, here = Kubectl(), machine()
-    with installed(cluster) as bench:
-        for number in range(trials):
-            with a_tenant(cluster, f"without-{number}") as tenant:
-                bench.trial_without(tenant)
-        with bench.without_webhook():
-            for number in range(trials):
-                with a_tenant(cluster, f"with-{number}") as tenant:
-                    bench.trial_with(tenant)
-    found = {"machine": here, "trials": trials, "found": bench.found}
     out = ROOT / "build" / "bench-cluster.json"
     out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(found, indent=1))
+    with installed(cluster) as bench:
+        for number in range(trials):  # in turn, so that both have the same of a busy machine
+            with a_tenant(cluster, f"without-{number}") as tenant:
+                bench.trial_without(tenant)
+            bench.wait_for_none()
+            with bench.without_webhook(), a_tenant(cluster, f"with-{number}") as tenant:
+                bench.trial_with(tenant)
+            bench.wait_for_none()
+            found = {"machine": here, "trials": number + 1, "found": bench.found}
+            out.write_text(json.dumps(found, indent=1))
     text = table(bench.found, here, trials)
     print(text)
     if docs:

@@ -23,6 +23,7 @@ from benchmarks.system import cpu_s, processes
 TRAINER = Path(__file__).parent / "bench_trainer.py"
 GATEWAY = "lifl.functions.gateway"
 AGGREGATOR = "lifl.functions.aggregator"
+ZYGOTE = "lifl.functions.zygote"
 AGENT = "lifl.placement.agent"
 END_S = 60.0
 LIMIT_S = 180.0  # of a job; a benchmark that hangs says so

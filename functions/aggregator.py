@@ -147,7 +147,10 @@ class Runtime:
         sections = tuple(Section(*row) for row in message["sections"])
         aggregator = Aggregator(
             role=role,
-            arena=map_arena(Geometry(**message["geometry"]), inputs, sums, write_inputs=False),
+            arena=map_arena(
+                Geometry(**message["geometry"]), inputs, sums, write_inputs=False,
+                slots=message["slots"],
+            ),
             port=Port(near),
             kernels=choose(message["kernels"]),
             sections=sections,

@@ -124,6 +124,7 @@ class Gateway:
         self.clients.expire()
         for job in self.jobs.values():
             self._progress(job)
+            self.agent.withhold(job)
             if job.intake.tally.queue is not None:
                 job.intake.tally.queue_is(job.in_service())
         if self.agent.control is None:
@@ -256,7 +257,7 @@ class Gateway:
             case "round":
                 before = job.forward
                 job.start_round(message)
-                if before is not None and before != job.forward and before in self.peers:
+                if before != job.forward and before in self.peers:
                     self.peers[before].forget(job.name)  # the top is elsewhere
                 self._start_round(job)
             case "fence" if message["round"] == job.intake.round:
@@ -331,21 +332,23 @@ class Gateway:
 
     def _fetch_model(self, job: Job) -> None:
         """Bring the model of the last round here, from the gateway where the top was."""
-        if job.model_from is None or job.fetching or job.layout is None:
+        if job.model_from is None or job.fetching == job.model_from or job.layout is None:
             return
+        if job.fetching in self.peers:  # which is lost
+            self.peers[job.fetching].forget(job.name)
         length = job.settings["model_bytes"]
         wanted = job.round - 1
-        job.fetching = True
+        job.fetching = job.model_from
 
         def done() -> None:
             job.intake.finish_model(wanted, length)
-            job.fetching = False
+            job.fetching = None
             self._start_round(job)
             if job.cut:  # the round was closed meanwhile
                 self._close_round(job)
 
         def refused(_: Message) -> None:
-            job.fetching = False  # the coordinator says the round again with another source
+            job.fetching = None  # the coordinator says the round again with another source
 
         work = Download(job.name, wanted, job.intake.begin_model(length))
         self._peer(*job.model_from).start(job.name, Transfer(work, done, refused))

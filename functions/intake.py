@@ -45,6 +45,7 @@ class Intake:
         self.ports = ports  # lane to each role
         self.tally = Tally()
         self._writing: dict[int, Grant] = {}
+        self._limit = arena.geometry.model_slot  # input slots that may be used, the first ones
 
     def rebuild(self) -> None:
         """Join: what is sealed was accepted, whatever the last gateway still had to say."""
@@ -72,7 +73,7 @@ class Intake:
     def begin(self, clients: int, consumer: int, length: int) -> Grant | None:
         """A slot to write into, or None when all are taken."""
         arena = self.arena
-        for slot in range(arena.geometry.model_slot):
+        for slot in range(self._limit):
             if slot in self._writing or arena.is_unreleased(slot):
                 continue
             generation = arena.state(slot).generation + 1
@@ -125,6 +126,32 @@ class Intake:
             Descriptor(grant.slot, grant.generation, grant.round, lane(grant.consumer), Kind.UPDATE)
         )
         fault("gateway_sent", "gateway")
+
+    # -- a share of the slots ----------------------------------------------------------------
+    def limit(self, slots: int) -> None:
+        """Use so many input slots from now on; other jobs have the memory of the others."""
+        self._limit, arena = slots, self.arena
+        for slot in range(slots):
+            if self._is_withheld(slot):
+                arena.set_state(slot, arena.state(slot).generation, Phase.FREE, 0)
+
+    def withhold(self) -> bool:
+        """Take what is free beyond the limit; True when nobody has anything there.
+
+        A slot that is written for nobody is not free to aggregators, which fold what they have
+        when no slot is; to a gateway after this one it is as free as any that nobody finished.
+        """
+        arena, is_done = self.arena, True
+        for slot in range(self._limit, arena.geometry.model_slot):
+            if slot in self._writing or arena.is_unreleased(slot):
+                is_done = False
+            elif not self._is_withheld(slot):
+                arena.set_state(slot, arena.state(slot).generation + 1, Phase.WRITING, NOBODY)
+        return is_done
+
+    def _is_withheld(self, slot: int) -> bool:
+        state = self.arena.state(slot)
+        return state.phase == Phase.WRITING and state.consumer == NOBODY
 
     def nudge(self) -> None:
         """Somebody waits for a slot: whoever keeps a sealed one looks again.

@@ -111,7 +111,7 @@ class Job:
     forward: Forward | None = None
     model_from: Forward | None = None
     cut: bool = False
-    fetching: bool = False
+    fetching: Forward | None = None  # where the model of the round comes from just now
     model_upload: memoryview | None = None  # the first model, on its way here
     ended: bool = False
     leave_by: float = 0.0  # when clients that have not left are not waited for (monotonic s)
@@ -131,6 +131,7 @@ class Job:
     waiting: OrderedDict[str, Asking] = field(default_factory=OrderedDict)  # first come, first
     looked_at: float = 0.0  # at who waits (monotonic seconds)
     forwarding: set[tuple[int, int]] = field(default_factory=set)
+    withholding: int | None = None  # number of the agent's last limit, while slots are in use
     announced: set[str] = field(default_factory=set)  # who has heard of the round here
 
     def in_service(self) -> int:
@@ -144,6 +145,7 @@ class Job:
         """
         if message["round"] != self.round:
             self.bytes_in, self.metrics, self.told, self.excused = 0, [], (0, 0), 0
+        if message["round"] != self.round or self.cut:  # who was told that it is late hears it too
             self.announced.clear()
         if message["round"] != self.round or _forward(message["forward"]) != self.forward:
             self.forwarding.clear()
@@ -207,7 +209,8 @@ class Job:
         """Of a client that has something for the round under way.
 
         Raises:
-            InvalidUpdate, Late, Refused: permanent; Busy: the round has not reached this node.
+            InvalidUpdate, Late, Refused: permanent; Busy: the round has not reached this node, or
+                has this client elsewhere.
         """
         round_ = message.get("round")
         if not isinstance(round_, int):
@@ -230,6 +233,11 @@ class Job:
     def _selected(self, key: str) -> int:
         """The bit of a client that takes part here."""
         bit = self.bit(key)
+        if bit is None and key in self.index:  # its node may be lost, and it is here too early
+            raise Busy(
+                f"round {self.round} has this client on another node: wait until it says `round`",
+                code="not-started", job=self.name,
+            )  # fmt: skip
         if bit is None:
             raise Refused(
                 f"not selected for round {self.round} at this node: wait until it says `round`",

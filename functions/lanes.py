@@ -158,14 +158,26 @@ class Lanes:
         else:
             inputs, sums, locks = fds
             lock_role(locks, GATEWAY, wait=True)
-            arena = map_arena(Geometry(**message["geometry"]), inputs, sums, write_inputs=True)
+            arena = map_arena(
+                Geometry(**message["geometry"]), inputs, sums, write_inputs=True,
+                slots=message["slots"],
+            )  # fmt: skip
             job = Job(name, message["job"], Intake(arena, {}), (inputs, sums, locks))
             self.jobs[name] = job
             job.intake.rebuild()
+        self.jobs[name].intake.limit(message["slots"])
+        self.jobs[name].withholding = message["limit"]
+        self.withhold(self.jobs[name])
         if message["watch_queue"]:
             self.jobs[name].intake.tally.watch_queue()
         self.proxy = message["proxy"]
         self._open_lanes(name, message["roles"], self.proxy)
+
+    def withhold(self, job: Job) -> None:
+        """Tell the agent when no slot beyond the job's limit is in use any more."""
+        if job.withholding is not None and job.intake.withhold():
+            limit, job.withholding = job.withholding, None
+            self._tell({"t": "limited", "job": job.number, "limit": limit}, [])
 
     def _open_lanes(self, name: str, roles: list[int], proxy: str) -> None:
         job = self.jobs[name]

@@ -89,8 +89,9 @@ class Peer:
                 transfer.refused(message)
 
     def forget(self, job: str) -> None:
-        """Nobody needs the other end to have this job's sum any more."""
+        """Nobody needs anything of the other end any more, nor it of this one."""
         self.uploads.pop(job, None)
+        self.downloads.pop(job, None)
 
     def tick(self) -> None:
         """Ask again for what has not moved."""

@@ -100,10 +100,11 @@ class Zygote:
 
 
 def call_itself(command: Sequence[str]) -> None:
-    """Have `ps`, and whoever else reads the command line, see this one.
+    """Be this command: for `ps` and whoever else reads it, and for a start anew (ending.py).
 
     It is written over the one that the process was started with, which must not be shorter.
     """
+    sys.orig_argv = list(command)
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     start, end = int(fields[_ARG_START]), int(fields[_ARG_END])
     text = b"".join(os.fsencode(part) + b"\0" for part in command)

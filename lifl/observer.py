@@ -56,9 +56,9 @@ class Observer:
                             return
                         case "welcome":
                             self._layout = Layout.from_wire(message["layout"])
-                            if message["settings"]["start"] > start:  # earlier rounds again
-                                start, newest, last = message["settings"]["start"], -1, -1
-                                download = None
+                            began = message.get("settings", {}).get("start", start)
+                            if began > start:  # earlier rounds again
+                                start, newest, last, download = began, -1, -1, None
                         case "published" if message["round"] > newest:
                             newest, newest_at = message["round"], connection
                             if not source.is_up:  # its node is lost, and an older model with it

@@ -147,12 +147,14 @@ class Worker:
             self._begun.clear()
         if number < self.round:
             return
-        queued = {due.index for due in self._queue}
+        queued = {due.index: due for due in self._queue}
         for index in message["clients"]:
             begun = self._begun.get(index)
             if begun is not None and begun.reported is not None:
                 begun.report_again(exchange)
-            elif index not in queued:  # or its update went with a node: train it again
+            elif index in queued:
+                queued[index].exchange = exchange  # the node that asked before may be lost
+            else:  # or its update went with a node: train it again
                 self._queue.append(_Due(exchange, number, index, message["settings"]))
 
     def _wait(self) -> None:

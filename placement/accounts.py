@@ -159,7 +159,7 @@ class Accounts:
             for kind, number in Counter(r["kind"] for r in job.roles.values()).items():
                 figures.set("lifl_roles", number, fljob=job.name, role=kind)
             if job.files is not None:
-                figures.set("lifl_slots", job.files.geometry.model_slot, fljob=job.name)
+                figures.set("lifl_slots", job.limit, fljob=job.name)
                 figures.set("lifl_arena_bytes", job.files.resident_bytes(), fljob=job.name)
                 figures.info("lifl_node_job", fljob=job.name, lane=job.plan.get("lane", "zmq"))
 

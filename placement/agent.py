@@ -36,7 +36,7 @@ from lifl.functions.lines import EVERYTHING, Lines
 from lifl.functions.wire import Keys, Message
 from lifl.placement.accounts import Accounts
 from lifl.placement.cluster.api import Api
-from lifl.placement.cluster.steward import Steward
+from lifl.placement.cluster.steward import Steward, led_by
 from lifl.placement.cluster.tokens import Doorman, Rule
 from lifl.placement.guests import Guests
 from lifl.placement.hosted import saved_jobs
@@ -44,6 +44,7 @@ from lifl.placement.measure import measure
 from lifl.placement.members import Members
 from lifl.placement.netns import enter
 from lifl.placement.node import Node
+from lifl.placement.notice import Notice
 from lifl.placement.pool import Pool
 from lifl.placement.processes import end_with_parent
 from lifl.placement.scrape import Endpoint, listen
@@ -59,6 +60,7 @@ class Agent:
         proxy: str, kernels: str, pins: Path | None, listen_at: str, liveness_s: float,
         arena_budget_bytes: int, metrics: socket.socket, link_bytes_s: int = 0,
         doorman: Doorman | None = None, operator: tuple[str, str] | None = None,
+        notice: Notice | None = None,
     ) -> None:  # fmt: skip
         self.kernels = choose(kernels)  # type: ignore[arg-type]
         self.router = open_router(proxy, pins)  # type: ignore[arg-type]
@@ -88,11 +90,14 @@ class Agent:
             Steward(self.context, keys, operator, self.node, self.members, self.lines)
             if operator is not None else None
         )  # fmt: skip
+        self.notice = notice
         if self.restarted:
             self.node.jobs = {job.number: job for job in saved_jobs(directory)}
 
     # -- loop --------------------------------------------------------------------------------
     def run(self) -> None:
+        if self.notice is not None:
+            led_by(self.notice.jobs(), self.node, self.members, self.lines)
         if self.pool.gateway is None:
             self.pool.start_gateway(self.members.gateway_address())
         self.pool.start_zygote()
@@ -102,7 +107,8 @@ class Agent:
         members = self.members
         while True:
             ready = self._poll()
-            members.learn_who_was_forked()
+            if self.pool.zygote is not None and self.pool.zygote.has_news(ready):
+                members.learn_who_was_forked()
             if members.listener.fileno() in ready:
                 members.accept()
             for fd in [fd for fd in members.connections if fd in ready]:
@@ -113,6 +119,9 @@ class Agent:
                 members.admit()
             if self.router.fileno() in ready:
                 self._returned()
+            if self.notice is not None and self.notice.fileno() in ready:
+                for name in led_by(self.notice.jobs(), self.node, self.members, self.lines):
+                    self._hello(name)
             for name in self.lines.came_back(ready):
                 self._hello(name)
             for name, message in self.lines.received(ready):
@@ -130,6 +139,7 @@ class Agent:
         members = self.members
         fds = [members.listener.fileno(), self.router.fileno(), *self.endpoint.fds]
         fds += [members.doorman.fileno()] if members.doorman is not None else []
+        fds += [self.notice.fileno()] if self.notice is not None else []
         zygote = self.pool.zygote
         fds += zygote.fds if zygote is not None else []
         fds += [p.pidfd for p in self.pool.processes.values() if p.pidfd >= 0]
@@ -211,6 +221,8 @@ class Agent:
 @click.option("--directory", type=click.Path(path_type=Path), required=True)
 @click.option("--coordinator", help="ZeroMQ endpoint")
 @click.option("--coordinator-key")
+@click.option("--jobs", type=click.Path(path_type=Path), help="instead: file with several; SIGHUP: "
+              "it has changed")  # fmt: skip
 @click.option("--keys", "keys_path", type=click.Path(path_type=Path))
 @click.option("--proxy", type=click.Choice(["auto", "ebpf", "unix"]), default="auto")
 @click.option("--kernels", type=click.Choice(["auto", "native", "reference"]), default="auto")
@@ -227,7 +239,7 @@ class Agent:
 @click.option("--socket", "socket_path", type=click.Path(path_type=Path), help="for guests")
 def main(
     node: str, directory: Path, coordinator: str | None, coordinator_key: str | None,
-    keys_path: Path | None, operator: str | None, operator_key: Path | None,
+    jobs: Path | None, keys_path: Path | None, operator: str | None, operator_key: Path | None,
     guests: tuple[str, ...], socket_path: Path | None, metrics_port: int, netns: str | None,
     **options: Any,
 ) -> None:  # fmt: skip
@@ -241,20 +253,22 @@ def main(
     signal.signal(signal.SIGTERM, stop)
     try:
         if operator is None:
-            if coordinator is None or coordinator_key is None or keys_path is None:
-                raise click.UsageError("name --operator, or a coordinator, its key, and --keys")
+            if (coordinator is None or coordinator_key is None) == (jobs is None) or not keys_path:
+                raise click.UsageError(
+                    "name --operator, or --keys and either --jobs or a coordinator and its key"
+                )
             end_with_parent()
             metrics = listen(metrics_port)
             if netns is not None:
                 enter(netns)
-            pool = Pool(node, directory, [
-                "--keys", str(keys_path),
-                "--coordinator", coordinator, "--coordinator-key", coordinator_key,
-            ])  # fmt: skip
+            arguments, one = ["--keys", str(keys_path)], None
+            if coordinator is not None and coordinator_key is not None:
+                one = (coordinator, coordinator_key)
+                arguments += ["--coordinator", coordinator, "--coordinator-key", coordinator_key]
             agent = Agent(
-                node=node, pool=pool, keys=Keys.load(keys_path),
-                coordinator=(coordinator, coordinator_key), metrics=metrics,
-                **options,
+                node=node, pool=Pool(node, directory, arguments), keys=Keys.load(keys_path),
+                coordinator=one, metrics=metrics,
+                notice=Notice(jobs) if jobs is not None else None, **options,
             )  # fmt: skip
         else:
             if operator_key is None or socket_path is None:

@@ -52,6 +52,7 @@ from lifl.functions.wire import (
     server,
 )
 from lifl.placement import drains
+from lifl.placement.asking import STDIN, Asking
 from lifl.placement.checkpoint import Checkpoints, due_every, read
 from lifl.placement.course import LAST_METRICS_S, RECONNECT_S, Course
 from lifl.placement.enrolment import Enrolment
@@ -118,6 +119,7 @@ class Coordinator:
         planning = Planning(
             self.job, self.layout, enrolled, self.members.at_once, start=config["start"],
             number=config.get("number", JOB), cores=len(os.sched_getaffinity(0)),
+            asking=Asking(is_shared=config.get("shared", False)),
         )  # fmt: skip
         self.model_bytes = planning.model_bytes
         self.folder = checkpoint_folder(self.job, Path(config["job"]), run_dir)
@@ -162,7 +164,8 @@ class Coordinator:
         poller = zmq.Poller()
         for what in (self.door.socket, self.router):
             poller.register(what, zmq.POLLIN)
-        own = (self.checkpoints.fileno(), self.enrolment.fileno(), self.pausing)
+        own = [self.checkpoints.fileno(), self.enrolment.fileno(), self.pausing]
+        own += [STDIN] if course.planning.asking.is_shared else []
         for fd in (*own, *self.endpoint.fds):
             poller.register(fd, zmq.POLLIN)
         while not course.is_over:
@@ -181,6 +184,12 @@ class Coordinator:
                 self._take(*(self.early.popleft() if self.early else self._receive()))
             if self.checkpoints.fileno() in ready:
                 self._checkpointed()
+            if STDIN in ready:
+                is_news, may_go_on = course.planning.asking.hear()
+                if not may_go_on:
+                    poller.unregister(STDIN)
+                if is_news:
+                    course.share_has_changed()
             if self.pausing in ready:
                 os.eventfd_read(self.pausing)
                 course.is_paused = True
@@ -253,7 +262,8 @@ class Coordinator:
                 again = {"t": "node", "capacity": node.measured}
                 self._comes_back(self.members[node.name], peer, again)
             case "node":
-                node.agent, node.measured = peer, message["capacity"]
+                node.agent = peer
+                node.measured = message["capacity"] | {"budget_bytes": message["budget_bytes"]}
                 self.record.engine(message, len(self.members.nodes))
                 self.course.agent_is_back(node)
                 self.course.try_to_plan()
@@ -387,6 +397,8 @@ class Coordinator:
         ):
             return
         self._see_who_drains()
+        for node in list(self.members):
+            self._take_back(node)
         for node in self.members.here:
             for peer in (node.agent, node.gateway):
                 self._send(peer, {"t": "ask"})
@@ -430,6 +442,16 @@ class Coordinator:
                 self.course.send_away(node.name, peer)
             case "dropped":
                 node.is_empty = True
+            case "client":  # who called where it always did, and belongs elsewhere
+                self._client(node, message)
+            case "gone":
+                self.members.leaves(message["key"], node.name, time.monotonic() + self.grace_s)
+        self._take_back(node)
+
+    def _take_back(self, node: Known) -> None:
+        """It has nothing any more, and the round that lost it is settled: a node like others."""
+        if not node.is_lost or self.course.losses.stage:
+            return
         if node.is_empty and node.agent and node.gateway:
             self.members.returns(node.name)
             self.presence.heard(node.name, "agent")

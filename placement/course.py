@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from lifl.api.job import FLJob
 from lifl.errors import Busy, PermanentError
@@ -44,6 +44,7 @@ class Course:
         first_needs: clients that the first round waits for, beside spec.clients.min.
         base: the round whose model this start of the run begins with; 0: the initial model.
         holding: nodes that may have memory of the job.
+        slots: input slots of those, as their agents were told.
         deadline_at, done_at: monotonic times of the round's deadline and of the last patience.
         is_paused: no further round begins.
     """
@@ -62,6 +63,7 @@ class Course:
         self.plan: Plan | None = None
         self.roster: list[str] = []
         self.holding: set[str] = set()
+        self.slots: dict[str, int] = {}
         self.epoch = self.base = 0
         self.round: Round | None = None
         self.deadline_at = math.inf
@@ -87,6 +89,7 @@ class Course:
         self.base = max(self.base, under_way.base)
         self.roster, self.members.homes = list(under_way.roster), dict(under_way.homes)
         self.holding = {*self.plan.used, *self.members.homes.values()}
+        self.slots = self._slots_now()
         gone_at = time.monotonic() + self.job.spec.clients.grace_s + RECONNECT_S
         for key in self.roster:  # who is not reported again by then has left meanwhile
             if key not in self.members.names:  # revoked meanwhile
@@ -117,13 +120,43 @@ class Course:
         """The next round, if none is under way and enough clients are there."""
         if not self.members.is_whole or self.done_at is not None or self.is_paused:
             return
+        asking = self.planning.asking
         if self.round is not None and self.round.phase != "published":
+            if not asking.has_asked:  # a coordinator that came back; the round is in need of it
+                asking.may_plan(self._want(len(self.roster)))
             return
         needed, here = self._needed(), len(self.members.connected)
         if here < needed or self.plan is None:
             emit("waiting", clients=here, need=needed)
-        if here >= needed:
+        if here < needed:
+            asking.wants_nothing(self._want(0))
+        elif asking.may_plan(self._want(self.planning.drawn(here))):
             self._next_round()
+
+    def _want(self, clients: int) -> dict[str, Any]:
+        return self.planning.want(self.members, clients, self.holding)
+
+    def share_has_changed(self) -> None:
+        """It holds for the next round; one that is planned and has not begun is planned anew."""
+        if self.round is not None and self.round.phase == "planned":
+            before = self.round.number - 1
+            self.round = Round(before, {}, "", phase="published") if before > self.base else None
+        if self.is_between and self.planning.asking.is_crowded_out and self.plan is not None:
+            slots = dict.fromkeys(self.slots, 0)
+            if slots != self.slots:  # those who have a share may have the memory of its slots
+                self.slots = slots
+                for node in self.members.here:
+                    self.send_plan(node)
+        self.try_to_plan()
+
+    def _slots_now(self) -> dict[str, int]:
+        """Input slots of each node that may have memory of the job; where it has roles, some."""
+        return {name: self._slots_of(name) for name in sorted(self.holding)}
+
+    def _slots_of(self, node: str) -> int:
+        assert self.plan is not None
+        part = self.plan.nodes.get(node)
+        return max(self.planning.slots(node), bool(part and part.roles))
 
     def _next_round(self) -> None:
         """Select, plan, and start as soon as everybody has what they need."""
@@ -149,8 +182,9 @@ class Course:
         self.holding |= set(self.plan.used)
         self._set_round(number)
         same = all(roles_of(before, name) == roles_of(self.plan, name) for name in members.nodes)
-        if not same or self.epoch != self._told_epoch:
+        if not same or self.epoch != self._told_epoch or self._slots_now() != self.slots:
             self.epoch += 1
+            self.slots = self._slots_now()
             self.save()
             fault("coordinator_plan_saved", "coordinator")
             for node in members.here:  # those whose roles stay only learn the epoch
@@ -172,9 +206,12 @@ class Course:
         assert self.plan is not None
         self._told_epoch = self.epoch
         number = self.round.number if self.round else 1
+        slots = self.slots.get(node.name, self._slots_of(node.name))
         self.send(
             node.agent,
-            self.planning.to_agent(self.plan, node.name, epoch=self.epoch, number=number),
+            self.planning.to_agent(
+                self.plan, node.name, epoch=self.epoch, number=number, slots=slots
+            ),
         )
 
     # -- nodes that come, or come back -------------------------------------------------------

@@ -1,13 +1,14 @@
 """The local engine: what kubelets do in a cluster, for a run on one machine.
 
-    lifl run ──lifeline──► engine ─► coordinator
-                             │  └──► trainers
+    lifl run ──lifeline──► engine ─► coordinator of each job
+                             │  └──► trainers of each job
                              └─────► agent of each node ─► gateway, aggregators
 
 Owns the processes of a run: starts them in order, passes on what they print (output.py), starts
-an agent or the coordinator again that was killed, and ends everything when the job is done, when
+an agent or a coordinator again that was killed, and ends everything when all jobs are done, when
 `lifl run` is gone (its end of the lifeline closes, however it died) or when something cannot be
-mended.  Started by local.py:
+mended.  What it knows of one job is in localjob.py; whose the nodes are where there are several,
+arbiter.py says.  Started by local.py:
 
     python -m lifl.placement.engine --config FILE
 """
@@ -27,7 +28,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -38,12 +39,11 @@ from lifl.errors import LiflError
 from lifl.events import emit, keep_stdout, say
 from lifl.fates import FIRST_WAITS
 from lifl.functions.wire import Keys
-from lifl.placement import clientfiles, cloudevents, resume
-from lifl.placement.cloudevents import About
-from lifl.placement.fabric import CLIENTS, CONTROL, Fabric
-from lifl.placement.host import LOOPBACK
-from lifl.placement.keyring import Keyring
-from lifl.placement.limits import full_disk_says, oom_kills
+from lifl.placement import resume
+from lifl.placement.arbiter import Arbiter, Share, Want
+from lifl.placement.fabric import Fabric
+from lifl.placement.limits import oom_kills
+from lifl.placement.localjob import LocalJob
 from lifl.placement.monitoring import end_of_metrics
 from lifl.placement.output import Outputs, Speaker
 from lifl.placement.processes import (
@@ -53,7 +53,7 @@ from lifl.placement.processes import (
     private_bpffs,
     unmount,
 )
-from lifl.placement.sink import TIMEOUT_S, Sink
+from lifl.placement.record import write_whole
 
 LAST_WORDS_S: Final = 3.0  # for trainers that are busy when the job is done
 RESTARTS: Final = 10  # of one process in a run; more is not a crash but a defect
@@ -75,32 +75,39 @@ class Child:
     what: str
     pid: int
     speaker: Speaker
+    job: LocalJob | None = None  # None: an agent
     events: int = -1  # pipe of its events, of those that have some
 
 
 class Engine:
-    """One run."""
+    """One run.
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        self.config = config
-        self.directory = Path(config["directory"])
+    Attributes:
+        config: of the first job; nodes and what concerns all processes is the same in every job's.
+        jobs: by full name.
+    """
+
+    def __init__(self, directory: Path, configs: list[dict[str, Any]]) -> None:
+        self.config = configs[0]
+        self.directory = directory
+        self.is_shared = len(configs) > 1
+        jobs = [
+            LocalJob(config, directory, number, is_shared=self.is_shared)
+            for number, config in enumerate(configs, 1)
+        ]
+        self.jobs = {job.name: job for job in jobs}
+        self.arbiter = Arbiter(self._tell_share)
         self.children: dict[int, Child] = {}
         self.restarts: Counter[str] = Counter()
         self.selector = selectors.DefaultSelector()
         self.fabric: Fabric | None = None
-        self.listener: socket.socket
-        self.coordinator_at = ""
         self.outputs = Outputs(self.selector)
-        self.gateways: dict[str, list[str]] = {}
         self.pins = ""
-        self.has_begun = self.done = False
         self.given_up: set[str] = set()  # nodes whose agent cannot be kept up
         self.oom_kills = oom_kills()
         self.over_at = math.inf  # when those who have not ended by themselves are ended
         self.unread: dict[int, bytes] = {}  # what each child has begun to say
-        url, run = config["event_sink"], Path(config["run_dir"]).name
-        self.sink = Sink(url) if url else None
-        self.about = About(config["name"], f"urn:lifl:run:{run}", f"{run}/{config['start']}")
+        self.speaking: dict[int, LocalJob] = {}  # whose child that is
 
     def run(self) -> None:
         """Until the job is done or the lifeline is cut."""
@@ -113,10 +120,13 @@ class Engine:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._terminated)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # and so do agents until they listen
         self.selector.register(0, selectors.EVENT_READ, "lifeline")
         self.selector.register(wake, selectors.EVENT_READ, "wake")
         self._make_network()
-        self._start_coordinator()
+        self._post_jobs()
+        for job in self.jobs.values():
+            self._start_coordinator(job)
         while True:
             left_s = self.over_at - time.monotonic()
             ready = self.selector.select(None if left_s == math.inf else max(0, left_s))
@@ -134,65 +144,68 @@ class Engine:
                     self._read_events(key.fd)
 
     def _make_network(self) -> None:
-        """Namespaces, where the run has some, and where the coordinator listens."""
+        """Namespaces, where the run has some, and where coordinators listen."""
         if network := self.config["network"]:
             self.fabric = Fabric([*self.config["nodes"]], network["link_bit_s"])
-            self.listener = self.fabric.listen(CONTROL, backlog=1024)
-        else:
-            self.listener = socket.create_server((LOOPBACK, 0), backlog=1024)
-        self.coordinator_at = "tcp://{}:{}".format(*self.listener.getsockname())
+        for job in self.jobs.values():
+            job.listen(self.fabric)
 
     def _terminated(self, *_: object) -> None:
         raise Over("the engine was told to end")
 
     # -- children ----------------------------------------------------------------------------
     def _spawn(
-        self, what: str, module: str, *arguments: str, events: bool = False,
-        pass_fds: Sequence[int] = (),
+        self, what: str, module: str, *arguments: str, job: LocalJob | None = None,
+        pass_fds: Sequence[int] = (), listens: bool = False,
     ) -> Child:  # fmt: skip
         """Start a process; what it prints comes here, and so do its events if it has any."""
         printed, output = os.pipe2(os.O_CLOEXEC)
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if events else output,
+            stdin=subprocess.PIPE if listens else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if job else output,
             stderr=output,
             env=os.environ | _ONE_THREAD,
             pass_fds=pass_fds,
         )
         os.close(output)
         process.returncode = 0  # reaped in _reap
-        child = Child(what, process.pid, Speaker(what, say))
+        child = Child(what, process.pid, Speaker(what, self._sayer(job)), job)
         self.children[child.pid] = child
         self.outputs.listen(printed, child.speaker)
-        if process.stdout is not None:
+        if process.stdin is not None and job is not None:
+            job.hears(os.dup(process.stdin.fileno()))
+            process.stdin.close()
+        if process.stdout is not None and job is not None:
             child.events = os.dup(process.stdout.fileno())
             process.stdout.close()
             os.set_blocking(child.events, False)
-            self.unread[child.events] = b""
+            self.unread[child.events], self.speaking[child.events] = b"", job
             self.selector.register(child.events, selectors.EVENT_READ, "events")
         return child
 
-    def _start_coordinator(self) -> None:
-        """The first, or one that takes up what the last one left: same keys, same endpoint.
+    def _sayer(self, job: LocalJob | None) -> Callable[[str, str], None]:
+        """Takes a line that a process has printed."""
+        return say if job is None else lambda who, text: job.say("output", who=who, text=text)
 
-        The listening socket is the engine's, so that nobody else gets its port and those who call
-        meanwhile wait in its backlog.
-        """
-        path = self._write("coordinator", {
-            "job": self.config["job"], "run_dir": self.config["run_dir"],
-            "nodes": {name: keys[0] for name, keys in self.config["nodes"].items()},
-            "keys": self.config["coordinator"], "listen": self.coordinator_at,
-            "listen_fd": self.listener.fileno(), "start": self.config["start"],
-            "clients": self.config["clients"], "keyring": self.config["keyring"],
-            "observers": [self.config["observer"][0]],
-            "workers": [keys[0] for keys in self.config["workers"]],
-            "metrics_port": self.config["metrics_port"], "netns": self._netns(CONTROL),
-        })  # fmt: skip
+    def _start_coordinator(self, job: LocalJob) -> None:
+        """The first, or one that takes up what the last one left: same keys, same endpoint."""
+        path = job.write_coordinators()
         self._spawn(
-            "coordinator", "lifl.placement.coordinator", "--config", str(path), events=True,
-            pass_fds=[self.listener.fileno()],
+            job.named("coordinator"), "lifl.placement.coordinator", "--config", str(path), job=job,
+            pass_fds=[job.listener.fileno()], listens=self.is_shared,
         )  # fmt: skip
+
+    def _post_jobs(self) -> None:
+        """Say to agents, of which there may be none yet, which jobs there are, if several."""
+        if not self.is_shared:
+            return
+        posted = [job.posted() for job in self.jobs.values() if not job.is_over]
+        write_whole(self.directory / "jobs.json", json.dumps(posted).encode(), mode=0o600)
+        for child in self.children.values():
+            if child.job is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGHUP)
 
     def _start_agent(self, name: str) -> None:
         directory = self.directory / name
@@ -201,14 +214,18 @@ class Engine:
         if not keys.exists():
             Keys(*self.config["nodes"][name]).save(keys)
         arguments = [
-            "--node", name, "--directory", str(directory), "--coordinator", self.coordinator_at,
-            "--coordinator-key", self.config["coordinator"][0], "--keys", str(keys),
+            "--node", name, "--directory", str(directory), "--keys", str(keys),
             "--proxy", self.config["proxy"], "--kernels", self.config["kernels"],
             "--arena-budget-bytes", str(self.config["arena_bytes"]),
             "--liveness-s", str(self.config["liveness_s"]),
             "--metrics-port", str(self._metrics_port(name)),
             "--listen", self._listened_at(name) or f"tcp://{self._host(name)}:*",
         ]  # fmt: skip
+        if self.is_shared:
+            arguments += ["--jobs", str(self.directory / "jobs.json")]
+        else:
+            (only,) = self.jobs.values()
+            arguments += ["--coordinator", only.endpoint, "--coordinator-key", only.key]
         if self.fabric:
             rate = self.config["network"]["link_bit_s"] // 8
             arguments += ["--netns", self.fabric.path(name), "--link-bytes-s", str(rate)]
@@ -240,34 +257,13 @@ class Engine:
         return self.fabric.path(name) if self.fabric else None
 
     def _metrics_port(self, name: str) -> int:
-        """The coordinator has the first one, nodes those after it in their order."""
+        """Coordinators have the first ones, nodes those after them in their order."""
         first: int = self.config["metrics_port"]
-        return first + 1 + list(self.config["nodes"]).index(name) if first else 0
+        return first + len(self.jobs) + list(self.config["nodes"]).index(name) if first else 0
 
-    def _start_trainers(self) -> None:
-        """All but those whose rights were taken away before the run went on."""
-        keys = [public for public, _ in self.config["client_keys"]]
-        files = [*zip(keys, self.config["client_files"], strict=True)][: self.config["trainers"]]
-        entries = Keyring(Path(self.config["keyring"])).entries
-        revoked = {entry.public_key: entry.name for entry in entries if entry.revoked_at}
-        for key, _ in files:
-            if key in revoked:
-                emit("warning", text=f"{revoked[key]} is revoked: its trainer is not started")
-        path = self._write("trainers", {
-            "job": self.config["job"], "name": self.config["name"], "gateways": self.gateways,
-            "observer": self.config["observer"],
-            "client_files": [file for key, file in files if key not in revoked],
-            "workers": self.config["workers"], "client_count": self.config["client_count"],
-            "others": self.config["outside"], "is_new": self.config["start"] == 1,
-            "netns": self._netns(CLIENTS), "observer_netns": self._netns(CONTROL),
-        })  # fmt: skip
-        self._spawn("trainers", "lifl.trainer", "--config", str(path), events=True)
-
-    def _write(self, name: str, fields: dict[str, Any]) -> Path:
-        path = self.directory / f"{name}.json"
-        path.touch(mode=0o600)
-        path.write_text(json.dumps(fields))
-        return path
+    def _start_trainers(self, job: LocalJob) -> None:
+        path = job.write_trainers()
+        self._spawn(job.named("trainers"), "lifl.trainer", "--config", str(path), job=job)
 
     def _reap(self) -> None:
         """Collect the dead: orphans in silence, children with consequences."""
@@ -288,30 +284,72 @@ class Engine:
             pass
 
     def _ended(self, child: Child, code: int) -> None:
-        if self.done:  # the trainers hear it, too, and end by themselves
-            if {other.what for other in self.children.values()} <= set(self.config["nodes"]):
+        job = child.job
+        if self.are_over or (job is not None and job.is_over):
+            self._withdraw(job)  # trainers hear that it is done, too, and end by themselves
+            if self.are_over and all(other.job is None for other in self.children.values()):
                 raise Over
             return
         if code == -signal.SIGKILL:
             self._see_memory(child.what)
         self.restarts[child.what] += 1
         is_crash = code <= 0 and self.restarts[child.what] <= RESTARTS
-        if child.what in self.config["nodes"]:
+        if job is None:
             if not is_crash:
                 self._give_up(child.what, _ending("the agent", code, child.speaker.last))
                 return
             emit("restart", what=f"agent of {child.what}")
             self._start_agent(child.what)
-        elif child.what == "coordinator" and is_crash and code < 0:
-            emit("restart", what="coordinator")
-            self._start_coordinator()
-        elif child.what == "coordinator" and code == resume.REWIND:
-            self._rewind()
-        elif child.what == "coordinator":
-            raise Over(_ending("the coordinator", code, child.speaker.last))
-        elif code:
-            why = _ending("the process of the trainers", code, child.speaker.last)
-            raise Over(why, code="trainer-failed")
+        elif child.what != job.named("coordinator"):
+            if code:
+                why = _ending("the process of the trainers", code, child.speaker.last)
+                self._fails(job, Over(why, code="trainer-failed"))
+        elif code == resume.REWIND:
+            self._rewind(job)
+        elif is_crash and code < 0:
+            job.say("restart", what="coordinator")
+            self._start_coordinator(job)
+        else:
+            self._fails(job, Over(_ending("the coordinator", code, child.speaker.last)))
+
+    @property
+    def are_over(self) -> bool:
+        """All jobs are done, or have failed."""
+        return all(job.is_over for job in self.jobs.values())
+
+    def _fails(self, job: LocalJob, over: Over) -> None:
+        """A job has failed, which ends the run unless there are others."""
+        if not self.is_shared:
+            raise over
+        if str(over):
+            job.say("failed", error=str(over), code=over.code)
+        self._is_over(job)
+        for child in self.children.values():
+            if child.job is job:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGTERM)
+        self._withdraw(job)
+        if self.are_over and all(other.job is None for other in self.children.values()):
+            raise Over
+
+    def _is_over(self, job: LocalJob) -> None:
+        job.is_over = True
+        self.arbiter.leave(job.name)
+        if self.are_over:
+            self.over_at = time.monotonic() + LAST_WORDS_S
+
+    def _withdraw(self, job: LocalJob | None) -> None:
+        """Once the coordinator of a job that is over is gone, agents drop what is left of it."""
+        if job is not None and not job.is_withdrawn and not any(
+            child.what == job.named("coordinator") for child in self.children.values()
+        ):  # fmt: skip
+            job.is_withdrawn = True
+            job.close()
+            self._post_jobs()
+
+    def _tell_share(self, name: str, share: Share) -> None:
+        self.jobs[name].tell(share.wire())
+        self.jobs[name].say("share", **share.wire())
 
     def _give_up(self, node: str, why: str) -> None:
         """The agent of a node cannot be kept up; the others go on, if there are any."""
@@ -332,16 +370,23 @@ class Engine:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(agent.pid, signal.SIGKILL)  # and another is started
 
-    def _rewind(self) -> None:
-        """The newest model is lost: what `lifl run --resume` does, without ending clients."""
-        self.config["start"] += 1
+    def _rewind(self, job: LocalJob) -> None:
+        """The newest model is lost: what `lifl run --resume` does, without ending clients.
+
+        All nodes begin with nothing, which no other job has deserved.
+        """
         self.restarts["rewind"] += 1
         if self.restarts["rewind"] > RESTARTS:
             raise Over(f"the run went back to its last checkpoint {RESTARTS} times")
-        resume.keep({k: v for k, v in self.config.items() if k != "directory"})
+        if self.is_shared:
+            way = f"lifl run --resume {job.run_dir} goes on from its last checkpoint"
+            self._fails(job, Over(f"the newest model was on a node that is lost: {way}"))
+            return
+        job.config["start"] += 1
+        resume.keep(job.config)
         for node in self.config["nodes"]:
             self._begin_anew(node)
-        self._start_coordinator()
+        self._start_coordinator(job)
 
     def _see_memory(self, what: str) -> None:
         """A memory limit that has killed one process would kill the next: the run ends."""
@@ -362,88 +407,69 @@ class Engine:
         if not data:
             self.selector.unregister(fd)
             os.close(fd)
-            del self.unread[fd]
+            del self.unread[fd], self.speaking[fd]
             return False
         *lines, self.unread[fd] = (self.unread[fd] + data).split(b"\n")
+        job = self.speaking[fd]
         for line in lines:
-            self._on_event(json.loads(line))
+            self._on_event(job, json.loads(line))
         return True
 
-    def _on_event(self, event: dict[str, Any]) -> None:
+    def _on_event(self, job: LocalJob, event: dict[str, Any]) -> None:
+        if job.is_over and event["event"] == "failed":
+            return
         match event["event"]:
             case "listening":
+                self.arbiter.again(job.name)
                 for name in self.config["nodes"]:
                     if not any(child.what == name for child in self.children.values()):
                         self._start_agent(name)
                 return
             case "gateways":
-                if not self.gateways:
-                    self.gateways = self.config["gateways"] = event["gateways"]
-                    resume.keep({k: v for k, v in self.config.items() if k != "directory"})
-                    with full_disk_says(Path(self.config["run_dir"]) / "clients"):
-                        self._write_client_files()
-                    self._start_trainers()
+                if job.take_gateways(event["gateways"]):
+                    self._start_trainers(job)
                 return
             case "missed":
-                if not self.has_begun:
-                    raise Over(f"{event['text']}, {FIRST_WAITS}", code="trainer-failed")
+                if not job.has_begun:
+                    over = Over(f"{event['text']}, {FIRST_WAITS}", code="trainer-failed")
+                    self._fails(job, over)
+                return
+            case "ask" if not job.is_over:
+                self.arbiter.ask(Want(**{k: v for k, v in event.items() if k != "event"}))
                 return
             case "round_started":
-                self.has_begun = True
+                job.has_begun = True
             case "restart":
                 self._see_memory(event["what"])
             case "node_lost":
                 self._begin_anew(event["node"])
             case "done":
-                self.done = True
-                self.over_at = time.monotonic() + LAST_WORDS_S
-        self.tell(event)
+                job.done = True
+                self._is_over(job)
+        job.say(**event)
+        if event["event"] == "published":
+            self.arbiter.round_done(job.name)
         if event["event"] == "failed":
-            raise Over("")
+            self._fails(job, Over())
 
     def tell(self, event: dict[str, Any]) -> None:
-        """`lifl run`, and the sink of the job's events if it names one."""
-        place = str(Path(self.config["run_dir"]) / "model.safetensors")
-        known = event | ({"place": place} if event["event"] == "done" else {})
-        if self.sink is not None and (made := cloudevents.of(known, self.about)) is not None:
-            self.sink.put(made)
-        emit(**event)
+        """Of the run as a whole: `lifl run`, and the sinks of those jobs that it ends."""
+        left = [job for job in self.jobs.values() if not job.is_over]
+        for job in left:
+            job.say(**event)
+        if not left:
+            emit(**event)
 
     def _last_events(self) -> None:
-        """A sink that is there has everything by now, or soon."""
-        if self.sink is not None:
-            self.sink.close(LAST_WORDS_S)
-            if lost := self.sink.join(LAST_WORDS_S + TIMEOUT_S):
-                emit("warning", text=f"{lost} events were not taken by spec.eventSink, "
-                     f"{self.sink.url}: see whether it is there")  # fmt: skip
-
-    def _write_client_files(self) -> None:
-        """One file a client: all that it needs to take part."""
-        where, job = list(self.gateways.values()), self.config["name"]
-        folder = Path(self.config["run_dir"]) / "clients"
-        for index, file in enumerate(map(Path, self.config["client_files"])):
-            public, secret = self.config["client_keys"][index]
-            clientfiles.write(
-                folder, file.stem, job=job, where=where[index % len(where)], public_key=public,
-                secret_key=secret, index=self.config["first_file"] + index,
-                count=self.config["client_count"],
-            )  # fmt: skip
-        enrolled = clientfiles.write_outside(
-            folder, Keyring(Path(self.config["keyring"])).entries, job=job,
-            gateways=self.gateways, own=len(self.config["clients"]),
-        )  # fmt: skip
-        if self.config["outside"]:
-            others = self.config["client_files"][self.config["trainers"] :]  # for other terminals
-            emit("endpoint", endpoint=where[0][0], files=str(folder), enrolled=[*enrolled],
-                 outsiders=[Path(file).stem for file in others],
-                 keys=self.config["keyring"])  # fmt: skip
+        """Sinks that are there have everything by now, or soon."""
+        for job in self.jobs.values():
+            job.close_sink(LAST_WORDS_S)
 
     # -- the end -----------------------------------------------------------------------------
     def end(self) -> None:
         """Agents first, so that they undo what is theirs in the kernel; then all the rest."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        agents = [child.pid for child in self.children.values()
-                  if child.what in self.config["nodes"]]  # fmt: skip
+        agents = [child.pid for child in self.children.values() if child.job is None]
         for pid in agents:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
@@ -463,7 +489,8 @@ class Engine:
             unmount(self.directory / "bpf")
         if self.fabric:
             self.fabric.close()
-        end_of_metrics(Path(self.config["run_dir"]))
+        for job in self.jobs.values():
+            end_of_metrics(job.run_dir)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -476,9 +503,9 @@ def _ending(what: str, code: int, last: str) -> str:
 @click.command()
 @click.option("--config", type=click.Path(path_type=Path), required=True)
 def main(config: Path) -> None:
-    """Run the processes of one job; standard input is the lifeline."""
+    """Run the processes of one job, or of several; standard input is the lifeline."""
     keep_stdout()
-    engine = Engine(json.loads(config.read_text()))
+    engine = Engine(config.parent, json.loads(config.read_text()))
     try:
         engine.run()
     except Over as over:
@@ -496,7 +523,7 @@ def main(config: Path) -> None:
         engine.tell({"event": "failed", "error": text, "code": "defect"})
     finally:
         engine.end()
-    sys.exit(0 if engine.done else 1)
+    sys.exit(0 if all(job.done for job in engine.jobs.values()) else 1)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import socket
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -86,6 +86,10 @@ class Forking:
     @property
     def fds(self) -> list[int]:
         return [self._zygote.line.fileno()] if self._zygote else []
+
+    def has_news(self, ready: Container[object]) -> bool:
+        """Whether `answers` may have something: what is readable, or a request that is late."""
+        return bool(self._asked) or any(fd in ready for fd in self.fds)
 
     @property
     def unanswered(self) -> int:

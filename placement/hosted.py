@@ -7,6 +7,7 @@ out, and takeover.py believes what was written only where a process hands the me
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -35,6 +36,10 @@ class NodeJob:
     lanes: set[int] = field(default_factory=set)
     announced: bool = False
     over: bool = False
+    slots: int = 0  # input slots that have pages, the first ones
+    limit: int = 0  # ... and that the gateway may use
+    limit_number: int = field(default_factory=lambda: secrets.randbelow(1 << 30))
+    waits: bool = False  # for memory that other jobs have
     handed: bool = False  # some process has had the memory, so that something may be in it
     idling: Idling = field(default_factory=Idling)
 

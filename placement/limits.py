@@ -26,19 +26,24 @@ class Room:
     bound: str
 
 
-def check_memory(needed_bytes: int, *, node: str, budget_bytes: int, taken_bytes: int) -> None:
+def check_memory(
+    needed_bytes: int, *, node: str, budget_bytes: int, taken_bytes: int, limit_bytes: int = 0
+) -> None:  # fmt: skip
     """See that a job's memory fits.
 
     Args:
         needed_bytes: of the whole job on this node, of which it has `taken_bytes` already.
-        budget_bytes: of the node; 0 is none.
+        budget_bytes: of all jobs on the node; 0 is none.
+        limit_bytes: of the job; 0 is none.
 
     Raises:
         Busy: it does not.
     """
     rooms = [room()]
     if budget_bytes:
-        rooms.append(Room(budget_bytes - taken_bytes, "spec.memory.arenaBytes"))
+        rooms.append(Room(budget_bytes - taken_bytes, "the node's memory for jobs"))
+    if limit_bytes:
+        rooms.append(Room(limit_bytes - taken_bytes, "spec.memory.arenaBytes"))
     least = min(rooms, key=lambda each: each.left_bytes)
     if needed_bytes - taken_bytes > least.left_bytes:
         raise Busy(

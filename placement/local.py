@@ -1,4 +1,4 @@
-"""`lifl run`: one job on this machine, from its file to its files.
+"""`lifl run`: a job on this machine, or several on the same nodes, from file to files.
 
 Owns the run directory, the keys of a local run and the lifeline to the engine.  Does not run
 anything itself: the engine does, in a session of its own, so that Ctrl-C reaches this process
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,14 @@ from lifl.placement.limits import full_disk_says
 from lifl.placement.monitoring import end_of_metrics
 from lifl.placement.processes import adopt_orphans, end_descendants
 
+SEVERAL = "jobs"  # name of a run of several
 PREFIX = "lifl-"  # of directories of runs; `lifl doctor` looks for those that were left
 
 Handle = Callable[[dict[str, Any]], None]
 
 
 def run(
-    job: FLJob,
-    job_path: Path,
+    jobs: Sequence[tuple[FLJob, Path]],
     *,
     handle: Handle,
     nodes: int | None = None,
@@ -53,14 +53,16 @@ def run(
     metrics_port: int = 0,
     keys_dir: Path | None = None,
     host: str | None = None,
+    arena_bytes: int = 0,
     link_bit_s: int = 0,
-    resumed: dict[str, Any] | None = None,
+    resumed: Sequence[dict[str, Any]] = (),
 ) -> int:
-    """Run a job to its end; every event goes to `handle`.
+    """Run jobs to their end; every event goes to `handle`, with `job` where there are several.
 
     Args:
-        resumed: what `resume.find` says of a run that goes on; `nodes` and `out` are its own.
-        nodes: agents to start, `spec.nodes` unless given.
+        jobs: and their files.
+        resumed: what `resume.find` says of each where a run goes on; `nodes` and `out` are its own.
+        nodes: agents to start, the highest `spec.nodes` unless given.
         out: where run directories go, `runs` unless given.
         proxy, kernels: override the job's.
         keys_dir: key directory with clients from outside; the run's own unless given.
@@ -68,23 +70,26 @@ def run(
         link_bit_s: of each node's link, with a network namespace for each; 0: all share this
             machine's, and its loopback interface.
         liveness_s: a process that holds a role and does not answer for so long is replaced.
-        metrics_port: of the coordinator's metrics; nodes have those after it.  0: any.
+        metrics_port: of the first coordinator's metrics; those of others, and then nodes, have the
+            ports after it.  0: any.
+        arena_bytes: most shared memory of all jobs on a node; 0: no limit.
 
     Returns:
-        0 when the job completed, 1 when it failed, 2 when what the job names cannot be used, 130
+        0 when all jobs completed, 1 when one failed, 2 when what a job names cannot be used, 130
         after Ctrl-C or SIGTERM.
     """
     stop = Stop()
     with stop.heard():
         # The name comes first, so that there is no moment at which it is there and not known.
         directory = Path(short_lived() or tempfile.gettempdir(), PREFIX + secrets.token_hex(4))
-        lock = run_lock = -1
+        lock, held = -1, list[int]()
+        configs: list[dict[str, Any]] = []
         try:
-            host = host or (resumed or {}).get("host", LOOPBACK)
+            host = host or (resumed[0].get("host") if resumed else None) or LOOPBACK
             check_host(host)
-            if link_bit_s or (resumed or {}).get("network"):
+            if link_bit_s or (resumed and resumed[0].get("network")):
                 check_network()
-            if link_bit_s and _has_outsiders(job, keys_dir):
+            if link_bit_s and any(_has_outsiders(job, keys_dir) for job, _ in jobs):
                 raise InvalidJob(
                     "--network netns: clients from outside cannot reach its nodes: give the job a "
                     "trainer, and leave out --keys and a spec.clients.max beyond its clients"
@@ -95,33 +100,38 @@ def run(
                     f"--name NAME --keys {keys_dir} makes it",
                     code="bad-keys",
                 )
-            if resumed is None:
-                run_dir = make_run_dir(out or Path("runs"), job.metadata.name)
-                with full_disk_says(run_dir / "keys"):
-                    fields = _configure(job, job_path, run_dir, nodes or job.spec.nodes, keys_dir)
-                fields["network"] = {"link_bit_s": link_bit_s} if link_bit_s else None
-            else:
-                fields = resumed
-            run_lock = _lock(Path(fields["run_dir"]))  # which tells `lifl top` that it lives
-            fields["proxy"] = proxy or fields["proxy"]
-            fields["kernels"] = kernels or fields["kernels"]
-            if host != fields.get("host", LOOPBACK):
-                fields["gateways"] = {}  # where they listened in a run that goes on
-            fields |= {"liveness_s": liveness_s, "metrics_port": metrics_port, "host": host}
-            handle({
-                "event": "starting", "run_dir": fields["run_dir"], "nodes": len(fields["nodes"]),
-                "link": rate_text(fields["network"]["link_bit_s"]) if fields["network"] else "",
-            })  # fmt: skip
-            if warning := warning_of(host, is_insecure=job.spec.insecure):
-                handle({"event": "warning", "text": warning})
-            if keys_dir is not None and (warning := _too_few(job, fields, keys_dir)):
-                handle({"event": "warning", "text": warning})
-            resume.keep(fields)
+            check_together(jobs)
+            configs = list(resumed) or _configure_all(jobs, out or Path("runs"), nodes, keys_dir)
+            network = {"link_bit_s": link_bit_s} if link_bit_s else None
+            for (job, _), fields in zip(jobs, configs, strict=True):
+                run_dir = Path(fields["run_dir"])
+                held.append(_lock(run_dir))  # which tells `lifl top` that it lives
+                fields["proxy"] = proxy or fields["proxy"]
+                fields["kernels"] = kernels or fields["kernels"]
+                if host != fields.get("host", LOOPBACK):
+                    fields["gateways"] = {}  # where they listened in a run that goes on
+                fields |= {
+                    "liveness_s": liveness_s, "metrics_port": metrics_port, "host": host,
+                    "arena_bytes": arena_bytes or fields.get("arena_bytes", 0),
+                    "network": fields["network"] if resumed else network,
+                }  # fmt: skip
+                whose = {"job": fields["name"]} if len(jobs) > 1 else {}
+                handle({
+                    "event": "starting", "run_dir": fields["run_dir"],
+                    "nodes": len(fields["nodes"]),
+                    "link": rate_text(fields["network"]["link_bit_s"]) if fields["network"] else "",
+                    **whose,
+                })  # fmt: skip
+                if warning := warning_of(host, is_insecure=job.spec.insecure):
+                    handle({"event": "warning", "text": warning})
+                if keys_dir is not None and (warning := _too_few(job, fields, keys_dir)):
+                    handle({"event": "warning", "text": warning, **whose})
+                resume.keep(fields)
             directory.mkdir(mode=0o700)
             lock = _lock(directory)
             config = directory / "engine.json"
             config.touch(mode=0o600)
-            config.write_text(json.dumps(fields | {"directory": str(directory)}))
+            config.write_text(json.dumps(configs))
             return _supervise(config, handle, stop)
         except KeyboardInterrupt:
             with contextlib.suppress(BrokenPipeError):
@@ -130,12 +140,57 @@ def run(
         finally:
             end_descendants()
             if lock >= 0:
-                Keyring(Path(fields["keyring"])).sweep()
-                end_of_metrics(Path(fields["run_dir"]))  # of an engine that was killed
+                for fields in configs:
+                    Keyring(Path(fields["keyring"])).sweep()
+                    end_of_metrics(Path(fields["run_dir"]))  # of an engine that was killed
             shutil.rmtree(directory, ignore_errors=True)
-            for fd in (lock, run_lock):
+            for fd in (lock, *held):
                 if fd >= 0:
                     os.close(fd)
+
+
+def check_together(jobs: Sequence[tuple[FLJob, Path]]) -> None:
+    """See that jobs can share nodes.
+
+    Raises:
+        InvalidJob: two have one name, or one that is not encrypted is not alone.
+    """
+    files: dict[str, Path] = {}
+    for job, path in jobs:
+        name = job.metadata.full_name
+        if name in files:
+            raise InvalidJob(
+                f"{files[name]} and {path} are both named {name}: jobs that run together have "
+                "names of their own; change metadata.name in one of them"
+            )
+        files[name] = path
+        if job.spec.insecure and len(jobs) > 1:
+            raise InvalidJob(
+                f"{path}: insecure: true is for a job that runs alone, since clients are only told "
+                "apart by names that they give themselves; leave it out, or run it by itself"
+            )
+
+
+def _configure_all(
+    jobs: Sequence[tuple[FLJob, Path]], out: Path, nodes: int | None, keys_dir: Path | None
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Folders and keys of a new run: of several jobs each has its own folder in the run's."""
+    count = nodes or max(job.spec.nodes for job, _ in jobs)
+    (first, _), *others = jobs
+    parent = make_run_dir(out, first.metadata.name if not others else SEVERAL)
+    configs: list[dict[str, Any]] = []
+    for job, path in jobs:
+        run_dir = parent / folder_of(job) if others else parent
+        run_dir.mkdir(exist_ok=True)
+        with full_disk_says(run_dir / "keys"):
+            configs.append(_configure(job, path, run_dir, count, keys_dir))
+        configs[-1]["nodes"] = configs[0]["nodes"]
+    return configs
+
+
+def folder_of(job: FLJob) -> str:
+    """Of a job that does not run alone; "." is in no name."""
+    return job.metadata.full_name.replace("/", ".")
 
 
 class Stop:
@@ -254,7 +309,7 @@ def _configure(
         "proxy": spec.aggregation.proxy,
         "kernels": spec.aggregation.kernels,
         "pins": os.geteuid() == 0,
-        "arena_bytes": spec.memory.arena_bytes or 0,
+        "arena_bytes": 0,
         "start": 1,
         "gateways": {},
     }
@@ -297,6 +352,7 @@ def _supervise(config: Path, handle: Handle, stop: Stop) -> int:
     assert engine.stdout is not None
     assert engine.stdin is not None
     outcome = 1
+    failures: set[int] = set()
     try:
         for line in _lines(engine):
             event = json.loads(line)
@@ -304,11 +360,11 @@ def _supervise(config: Path, handle: Handle, stop: Stop) -> int:
             if event["event"] == "done":
                 outcome = 0
             elif event["event"] == "failed":
-                outcome = 2 if event.get("code") == InvalidJob.code else 1
+                failures.add(2 if event.get("code") == InvalidJob.code else 1)
         if engine.wait() < 0:
             name = signal.Signals(-engine.returncode).name
             handle({"event": "failed", "error": f"the engine was killed by {name}"})
-            outcome = 1
+            failures.add(1)
     except KeyboardInterrupt:
         with contextlib.suppress(subprocess.TimeoutExpired):
             engine.stdin.close()
@@ -321,7 +377,7 @@ def _supervise(config: Path, handle: Handle, stop: Stop) -> int:
         if engine.poll() is None:
             engine.kill()
             engine.wait()
-    return outcome
+    return max(failures, default=outcome)
 
 
 def _lines(engine: subprocess.Popen[bytes]) -> Iterator[bytes]:

@@ -48,6 +48,7 @@ class Losses:
         self.course = course
         self.stage: Stage = ""
         self._again = 0  # clients that have to send again
+        self._is_resumed = False  # ... as far as this coordinator knows
         self._left: dict[str, bytes] = {}  # lost node -> its gateway, which may still have clients
 
     # -- what happens ------------------------------------------------------------------------
@@ -99,7 +100,7 @@ class Losses:
         assert self.course.round is not None
         assert self.course.plan is not None
         self.course.round.is_held = True
-        self._again = -1
+        self._is_resumed = True
         is_lost = any(self.course.members[name].is_lost for name in self.course.plan.used)
         self.stage = "gather" if is_lost else "move"
 
@@ -216,20 +217,22 @@ class Losses:
             course.bring_model(course.members[round_.top_node], round_.number - 1)
         self.stage = ""
         course.save()
-        again, self._again, was_overdue = self._again, 0, round_.overdue
+        again, was_overdue = self._again, round_.overdue
         moved = selected(course.plan, course.roster)
-        orders = round_.on_moved(moved, round_.top_node, again=again)
+        maybe = again or -1 if self._is_resumed else again
+        orders = round_.on_moved(moved, round_.top_node, again=maybe)
+        self._again, self._is_resumed = 0, False
         if was_overdue and not round_.overdue:
             course.new_deadline()
         here = round_.excused | round_.accepted.get(round_.top_node, 0)
         course.record.moved(
-            round_, course.plan, course.epoch, again=max(0, again).bit_count(),
+            round_, course.plan, course.epoch, again=again.bit_count(),
             answered={key for bit, key in enumerate(course.roster) if here >> bit & 1},
         )  # fmt: skip
         for node in used:
             course.send_round(node)
         course.order(orders)
-        for node in course.members.here:
+        for node in course.members:
             course.redirect(node)
         self._send_away()
 

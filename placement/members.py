@@ -248,6 +248,8 @@ class Members:
                 self._register(process, message, fds)
             case "held-job" if message["job"] in self.node.jobs:
                 take_files(self.node, self.node.jobs[message["job"]], fds)
+            case "limited" if message["job"] in self.node.jobs:
+                self.node.limited(self.node.jobs[message["job"]], message["limit"])
             case "held-lane":
                 self._register(process, message, fds)
             case "left":

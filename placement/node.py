@@ -70,7 +70,10 @@ class Node:
             return  # its memory comes back with the first process that rejoins
         if job.files is None and not job.roles:
             return
-        self.make_room(job)
+        job.waits = not self.make_room(job)
+        if job.waits:
+            self.tell_gateway(job)  # slots that it has to give back are not waited for
+            return
         job.save(self.directory)
         self.route(job)
         fault("agent_routed", "agent")
@@ -109,20 +112,55 @@ class Node:
                 self.poke_everybody(job)
         return found
 
-    def make_room(self, job: NodeJob) -> None:
-        """The job's memory on this node, and sum slots for every role of the plan."""
+    def make_room(self, job: NodeJob) -> bool:
+        """The job's memory on this node: its input slots, and sum slots for every role of the plan.
+
+        False while other jobs have it, which give it back between their rounds or at their end.
+        """
         geometry = Geometry(**job.plan["geometry"])
         kinds = {endpoint: role["kind"] for endpoint, role in job.roles.items()}
-        job.sum_slots = allot(kinds, job.sum_slots, geometry.sums)
+        sum_slots = allot(kinds, job.sum_slots, geometry.sums)
+        wanted = min(geometry.model_slot, job.plan["slots"])
+        job.limit, job.limit_number = min(wanted, job.slots), job.limit_number + 1
+        needed = arena_bytes(
+            geometry, sum(map(len, sum_slots.values())), inputs=max(wanted, job.slots)
+        )
+        others = self.memory_of_others(job)
+        if self.budget_bytes and needed <= self.budget_bytes < needed + others:
+            log.info("%s waits for memory that other jobs have", job.name)
+            return False
         check_memory(
-            arena_bytes(geometry, sum(map(len, job.sum_slots.values()))),
-            node=self.name, budget_bytes=self.budget_bytes,
+            needed, node=self.name, budget_bytes=self.budget_bytes,
+            limit_bytes=job.plan["limit_bytes"],
             taken_bytes=job.files.resident_bytes() if job.files else 0,
         )  # fmt: skip
+        job.sum_slots = sum_slots
         if job.files is None:
-            job.files = ArenaFiles.make(job.name, geometry)
+            job.files = ArenaFiles.make(job.name, geometry, wanted)
+        job.files.reserve_inputs(wanted)
+        job.slots, job.limit = max(wanted, job.slots), wanted
         for slots in job.sum_slots.values():
             job.files.reserve_sums(slots)
+        return True
+
+    def memory_of_others(self, job: NodeJob) -> int:
+        """Bytes that the node's other jobs have."""
+        return sum(
+            other.files.resident_bytes()
+            for other in self.jobs.values() if other is not job and other.files is not None
+        )  # fmt: skip
+
+    def limited(self, job: NodeJob, number: int) -> None:
+        """The gateway uses no slot beyond a limit any more: what is there is others'."""
+        if number == job.limit_number and job.files is not None and job.limit < job.slots:
+            job.files.give_back_inputs(job.limit)
+            job.slots = job.limit
+            self.try_again()
+
+    def try_again(self) -> None:
+        """Memory was given back: it is somebody's who waits for it."""
+        for job in [job for job in self.jobs.values() if job.waits and not job.over]:
+            self.carry_out(job.plan)
 
     def drop(self, number: int, name: str = "") -> None:
         """The job is over, or begins anew here: its roles leave, then its memory goes.
@@ -154,11 +192,12 @@ class Node:
             job.files.close()
         self.jobs.pop(job.number, None)
         self.report({"t": "dropped", "job": job.name})
+        self.try_again()
 
     # -- roles -------------------------------------------------------------------------------
     def staff(self, job: NodeJob) -> None:
         """Give every role that nobody holds to an idle runtime; start what is missing."""
-        if job.files is None or job.over or job.idling.asleep:
+        if job.files is None or job.over or job.waits or job.idling.asleep:
             return
         vacant = [
             endpoint for endpoint in job.roles
@@ -193,6 +232,7 @@ class Node:
             {
                 "t": "assign", "job": job.number, "proxy": self.router.name,
                 "kernels": self.kernels, "role": job.roles[endpoint] | {"slots": slots},
+                "slots": job.limit,
                 **{name: job.plan[name] for name in fields},
             },
             [inputs, job.files.sums, job.files.locks],
@@ -267,6 +307,7 @@ class Node:
             {
                 "t": "arena", "job": job.number, "name": job.name, "roles": list(job.roles),
                 "geometry": job.plan["geometry"], "proxy": self.router.name,
+                "slots": job.limit, "limit": job.limit_number,
                 "watch_queue": job.queue_settings is not None,
             },
             [files.inputs, files.sums, files.locks],
@@ -278,7 +319,7 @@ class Node:
     def announce(self, job: NodeJob) -> None:
         """Tell the coordinator once that every role and every lane is in place."""
         holders = [self.pool.holder(job.number, endpoint) for endpoint in job.roles]
-        if job.announced or not all(p and p.joined for p in holders):
+        if job.announced or job.waits or not all(p and p.joined for p in holders):
             return
         if job.lanes >= set(job.roles):
             job.announced = True

@@ -31,6 +31,7 @@ import kopf
 from lifl.errors import LiflError
 from lifl.functions.wire import Keys
 from lifl.metrics import Figures
+from lifl.placement.arbiter import Arbiter, Share
 from lifl.placement.cluster import names, services
 from lifl.placement.cluster.admission import Webhook
 from lifl.placement.cluster.api import Api, Missing, Object, path_of
@@ -86,9 +87,18 @@ class Operator:
     desk: Desk | None = None  # until it has started
     keepers: dict[str, Keeper] = field(default_factory=dict)
     scalers: dict[FunctionsRuntime, Scaler] = field(default_factory=dict)
+    webhook: Webhook | None = None
     services: services.Services | None = None  # with a webhook alone
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     events: Counts = field(default_factory=Counts)  # of all jobs' sinks
+
+    def __post_init__(self) -> None:
+        self.arbiter = Arbiter(self._tell_share)
+
+    def _tell_share(self, full_name: str, share: Share) -> None:
+        for keeper in self.keepers.values():
+            if keeper.full_name == full_name:
+                keeper.tell_share(share)
 
     async def start(self, keys: Keys) -> None:
         """In kopf's loop, before it watches anything."""
@@ -102,7 +112,9 @@ class Operator:
         self.notes = Notes(self.api, desk.nodes)
         works = [desk.run(), self.notes.run()]
         if self.settings.tls is not None:
-            webhook = Webhook(self.install, self.settings.webhook_port, self.settings.tls)
+            self.webhook = webhook = Webhook(
+                self.install, self.settings.webhook_port, self.settings.tls
+            )
             await webhook.start()
             self.services = services.Services(self.api, self.install, desk.gateway_of)
             self._scale_by("knative", self.services)
@@ -137,6 +149,7 @@ class Operator:
         keeper = self.keepers[uid] = Keeper(
             self.api, self.desk, self.install, body, epoch=self.epoch,
             identity=settings.identity, address=settings.address, directory=settings.directory,
+            arbiter=self.arbiter,
             events=self.events,
         )  # fmt: skip
         keeper.start().add_done_callback(_must_not_fail)
@@ -243,6 +256,8 @@ class Operator:
 
     async def stop(self) -> None:
         await asyncio.gather(*(keeper.leave() for keeper in self.keepers.values()))
+        if self.webhook is not None:
+            await self.webhook.stop()
 
 
 def own_figures(*, leads: bool) -> Figures:

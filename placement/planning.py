@@ -11,8 +11,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 from lifl.api.job import FLJob
+from lifl.errors import Busy
 from lifl.functions.layout import Layout
 from lifl.functions.wire import Message
+from lifl.placement.asking import Asking
 from lifl.placement.autoscaler import Room, leaves_for
 from lifl.placement.capacity import capacity
 from lifl.placement.fanin import LEAVES_MOST, Work, leaves_bound
@@ -30,6 +32,7 @@ from lifl.placement.selection import (
 )
 from lifl.placement.snapshot import Client, Node, Plan, Snapshot
 from lifl.placement.tree import leaf_count, wide_enough
+from lifl.shm.arena import arena_bytes
 from lifl.shm.geometry import Geometry, up
 
 JOB: Final = 1  # number of a local run's only job in descriptors and routing maps
@@ -47,12 +50,14 @@ class Planning:
         number: of the job in descriptors and routing maps.
         cores: most that a node has; with `fanIn: auto` no node has more leaves, and memory is
             made for no more.
+        asking: what of the nodes the job may use.
     """
 
     def __init__(
         self, job: FLJob, layout: Layout, clients: int, at_once: int | None = None, *, start: int,
-        number: int = JOB, cores: int = LEAVES_MOST,
+        number: int = JOB, cores: int = LEAVES_MOST, asking: Asking | None = None,
     ) -> None:  # fmt: skip
+        self.asking = asking or Asking(is_shared=False)
         self.job, self.layout, self.at_once, self.start = job, layout, at_once, start
         self.number, self.name = number, job.metadata.full_name
         self.leaves_most = leaves_bound(cores=cores, input_slots=job.spec.memory.input_slots)
@@ -92,7 +97,7 @@ class Planning:
         """Keys of the clients of a round, of those that are there: its roster."""
         clients, seed = self.job.spec.clients, self.job.spec.seed
         check_enough(len(by_name), minimum=clients.least_drawn, round=number)
-        count = min(self._drawn(len(by_name)), self.geometry.roster)
+        count = self.drawn(len(by_name))
         seen = {name: self.history.clients.get(key) for name, key in by_name.items()}
         known = {name: last for name, last in seen.items() if last is not None}
         match clients.selection:
@@ -108,6 +113,10 @@ class Planning:
                     round=number, seed=seed,
                 )  # fmt: skip
         return [by_name[name] for name in sorted(chosen, key=_natural)]
+
+    def drawn(self, clients: int) -> int:
+        """How many a round draws of so many that are there, as far as the memory is made for it."""
+        return min(self._drawn(clients), self.geometry.roster)
 
     def _drawn(self, clients: int) -> int:
         """How many a round draws of so many that are there."""
@@ -130,28 +139,39 @@ class Planning:
             takers: in mid-round, nodes that may be given clients; None: between rounds.
         """
         spec = self.job.spec
-        return make_plan(
-            Snapshot(
-                nodes=tuple(
-                    self._node(node, takes=takers is None or node.name in takers)
-                    for node in members if node.measured
-                ),
-                clients=tuple(
-                    Client(key=key, name=members.names.get(key, key), node=members.homes.get(key))
-                    for key in roster
-                ),
-                mid_round=takers is not None,
-                fan_in=self._fan_in(len(roster)),
-                work=Work(
-                    update_bytes=self.layout.update_bytes, sum_bytes=self.layout.sum_bytes,
-                    lazy=spec.aggregation.mode == "lazy",
-                ),
-                policy=spec.placement.policy,
-                seed=spec.seed,
-                previous=previous,
-                epoch=epoch,
+
+        def over(nodes: tuple[Node, ...]) -> Plan:
+            return make_plan(
+                Snapshot(
+                    nodes=nodes,
+                    clients=tuple(
+                        Client(
+                            key=key, name=members.names.get(key, key),
+                            node=members.homes.get(key),
+                        )
+                        for key in roster
+                    ),
+                    mid_round=takers is not None,
+                    fan_in=self._fan_in(len(roster)),
+                    work=Work(
+                        update_bytes=self.layout.update_bytes, sum_bytes=self.layout.sum_bytes,
+                        lazy=spec.aggregation.mode == "lazy",
+                    ),
+                    policy=spec.placement.policy,
+                    seed=spec.seed,
+                    previous=previous,
+                    epoch=epoch,
+                )
             )
-        )
+
+        nodes = tuple(
+            self._node(node, takes=takers is None or node.name in takers)
+            for node in members if node.measured
+        )  # fmt: skip
+        try:
+            return over(tuple(map(self._within_share, nodes)))
+        except Busy:  # the nodes of its share are gone, and it has no other share yet
+            return over(nodes)
 
     def _node(self, node: Known, *, takes: bool) -> Node:
         slots = self.job.spec.memory.input_slots
@@ -168,6 +188,45 @@ class Planning:
             alive=not node.is_lost, draining=node.is_draining or not takes,
         )  # fmt: skip
 
+    # -- a share of the nodes ----------------------------------------------------------------
+    def _within_share(self, node: Node) -> Node:
+        """As much of a node as the job may use."""
+        return replace(
+            node, capacity_updates=min(node.capacity_updates, self.asking.updates(node.name)),
+            input_slots=self.slots(node.name),
+        )  # fmt: skip
+
+    def slots(self, node: str) -> int:
+        """Input slots that the job may use on a node."""
+        return min(self.job.spec.memory.input_slots, self.asking.slots(node))
+
+    def want(self, members: Membership, clients: int, holding: Iterable[str]) -> dict[str, Any]:
+        """What the job asks for, as arbiter.Want, for so many clients in its round."""
+        spec = self.job.spec
+        most = max(clients, self.drawn(spec.client_count))
+        fixed = arena_bytes(self.geometry, self._sum_slots(most), inputs=0)
+        return {
+            "job": self.name, "clients": clients, "slots": spec.memory.input_slots,
+            "priority": spec.placement.priority, "weight": spec.placement.weight,
+            "policy": spec.placement.policy,
+            "nodes": {
+                node.name: self._node(node, takes=True).capacity_updates
+                for node in members.here if node.measured and not node.is_draining
+            },
+            "budgets": {
+                node.name: int(node.measured["budget_bytes"])
+                for node in members.here if node.measured
+            },
+            "fixed_bytes": fixed, "slot_bytes": self.geometry.for_inputs.slot_bytes,
+            "holding": sorted(holding),
+        }  # fmt: skip
+
+    def _sum_slots(self, clients: int) -> int:
+        """Of the leaves, middle and top of a node that serves so many: pairs, three for the top."""
+        fan_in = self._fan_in(clients)
+        leaves = min(clients, self.leaves_most) if fan_in is None else leaf_count(clients, fan_in)
+        return min(self.geometry.sums, 2 * (leaves + 1) + 3)
+
     def _leaves_max(self, node: Known, room: Room) -> int | None:
         """By the node's queue, where that is what leaves follow; None: by the roster alone.
 
@@ -178,8 +237,10 @@ class Planning:
         return leaves_for(node.queue, fan_in=self.job.spec.aggregation.fan_in or 1, room=room)
 
     # -- messages ----------------------------------------------------------------------------
-    def to_agent(self, plan: Plan, name: str, *, epoch: int, number: int) -> Message:
-        """A node's part of the plan."""
+    def to_agent(
+        self, plan: Plan, name: str, *, epoch: int, number: int, slots: int
+    ) -> Message:  # fmt: skip
+        """A node's part of the plan, with so many input slots."""
         spec, geometry = self.job.spec.aggregation, self.geometry
         scaling = self.job.spec.scaling
         roles = [
@@ -192,6 +253,8 @@ class Planning:
         return {
             "t": "plan", "job": self.number, "name": self.name,
             "tenant": self.job.metadata.namespace, "epoch": epoch, "round": number, "roles": roles,
+            "slots": slots,
+            "limit_bytes": self.job.spec.memory.arena_bytes or 0,
             "geometry": {
                 "inputs": geometry.inputs, "sums": geometry.sums, "roster": geometry.roster,
                 "input_bytes": geometry.input_bytes, "sum_bytes": geometry.sum_bytes,

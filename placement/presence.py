@@ -6,8 +6,9 @@ not decide what follows: coordinator.py asks, loss.py does what a loss asks for.
     ask ─► an answer, or anything else that it says ─► ask …
      └───► nothing for `grace_s` ─► silent
 
-Silence counts from a question.  Where this process itself did not look for a while (it was moving
-a model, or was stopped), questions are asked anew: then nobody was heard, whoever spoke.
+Silence counts from a question.  Where this process itself did not look for that long (it was moving
+a model, or the whole machine was stopped), questions are asked anew: nobody was heard, whoever
+spoke.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Presence:
 
     def ask(self, nodes: Iterable[str], now: float) -> bool:
         """Whether it is time to ask these nodes again; from now on they have not answered."""
-        late = now - self._looked_at > 2 * self.every_s
+        late = now - self._looked_at > self.grace_s
         self._looked_at = now
         if not late and now - self._asked_at < self.every_s:
             return False

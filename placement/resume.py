@@ -79,6 +79,50 @@ def names_of_nodes(run: Path) -> list[str]:
         InvalidJob: no run's directory.
     """
     return [*_config(run)["nodes"]]
+def find_all(run: Path) -> list[tuple[FLJob, dict[str, Any]]]:
+    """The same of a run of several jobs: of those that are not complete; else of the one there is.
+
+    Raises:
+        InvalidJob: as `find`, or all of them are complete.
+        Busy: the run has not ended.
+    """
+    folders = jobs_of(run)
+    if not folders:
+        return [find(run)]
+    unfinished = [folder for folder in folders if not _is_complete(folder)]
+    if not unfinished:
+        raise InvalidJob(f"all jobs of {run.resolve()} are complete: start a new run")
+    return [find(folder) for folder in unfinished]
+
+
+def jobs_of(run: Path) -> list[Path]:
+    """The folders of the jobs of a run of several, by name; of another run none."""
+    if (run / RUN).exists():
+        return []
+    return sorted(path.parent for path in run.resolve().glob(f"*/{RUN}"))
+
+
+def _is_complete(run: Path) -> bool:
+    if not (run / STORE).exists():
+        return False
+    store = SqliteStore(run / STORE)
+    try:
+        saved = store.load()
+    finally:
+        store.close()
+    return saved is not None and saved.complete
+
+
+def one_of(run: Path) -> Path:
+    """The folder of a run of one job.
+
+    Raises:
+        InvalidJob: it has several; says which.
+    """
+    if folders := jobs_of(run):
+        names = ", ".join(str(run / folder.name) for folder in folders)
+        raise InvalidJob(f"{run} has several jobs: name one of {names}")
+    return run
 
 
 def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:

@@ -47,6 +47,7 @@ class Round:
     overdue: bool = False
     is_decided: bool = False  # by a coordinator before this one: some gateway takes no more
     gone: int = 0  # clients that left: not waited for, though their update may still count
+    late: int = 0  # clients of nodes that are closed though the round was opened again
     is_held: bool = False  # a node is lost, and it is not settled yet what of it counts
 
     @property
@@ -132,6 +133,8 @@ class Round:
             self.overdue = False
         if self.phase in ("closing", "closed"):
             self.phase = "open"
+            for node in selected.keys() - {top_node}:
+                self.late |= selected[node]
         return self._next()
 
     def on_published(self) -> None:
@@ -165,7 +168,7 @@ class Round:
         return orders
 
     def _is_over(self) -> bool:
-        waited_for = self.missing & ~self.gone
+        waited_for = self.missing & ~self.gone & ~self.late
         if self.enough is not None and self.in_count >= max(self.enough, self.minimum):
             waited_for = 0
         return self.is_decided or (

@@ -10,12 +10,15 @@ the capacity that a job would take if it were alone, and w its weight, its share
 
     s = min(d, w·λ)        with λ such that Σ s = min(1, Σ d)
 
-so nobody gets more than they want, and what one does not want the others get.  Updates of
+so nobody gets more than they want, and what one does not want the others get.  Shares are cut to
+whole clients; what that leaves goes, one client each, to whoever had the fewest so far (`turn`),
+so that jobs whose shares are below one client take turns and none of them starves.  Updates of
 different jobs have different sizes, hence a node has another MC for each: a client of job j takes
 1 / MCⱼ of a node, and all shares are shares of nodes, not counts of clients.
 
 Every outcome is a plan or the `Busy` that planner.py raises for that job alone; clients beyond a
-job's share are in its plan's `oversubscribed`, where they wait for an input slot.
+job's share are in its plan's `oversubscribed`, where they wait for an input slot.  Called by
+arbiter.py.
 """
 
 from __future__ import annotations
@@ -42,12 +45,15 @@ class Ask:
         snapshot: as for this job alone: MC and residents without the other asking jobs.
         priority: higher comes first.
         weight: of its share among jobs of its priority.
+        turn: what it has had so far, by weight; of jobs of one priority the lowest comes first
+            where not everybody can have something.
     """
 
     job: str
     snapshot: Snapshot
     priority: int = 0
     weight: float = 1.0
+    turn: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
@@ -56,7 +62,7 @@ class Ask:
 
 def plan_jobs(asks: Sequence[Ask]) -> dict[str, Outcome]:
     """Job → its plan, or why it has none; the same asks in any order give the same."""
-    order = sorted(asks, key=lambda ask: (-ask.priority, ask.job))
+    order = sorted(asks, key=lambda ask: (-ask.priority, ask.turn, ask.job))
     taken: dict[str, float] = {}  # node → share of it that planned jobs fill
     outcomes: dict[str, Outcome] = {}
     for _, group in groupby(order, key=lambda ask: ask.priority):
@@ -102,7 +108,15 @@ def _shares(asks: Sequence[Ask], taken: dict[str, float]) -> dict[str, int]:
         for ask in asks
     }
     fair = fair_shares(wanted, {ask.job: ask.weight for ask in asks})
-    return {job: math.floor(share * rooms[job] + policies.ROUNDING) for job, share in fair.items()}
+    whole = {job: math.floor(share * rooms[job] + policies.ROUNDING) for job, share in fair.items()}
+    left = 1.0 - sum(count / rooms[job] for job, count in whole.items() if count)
+    for ask in sorted(asks, key=lambda ask: (ask.turn, whole[ask.job], ask.job)):
+        room = rooms[ask.job]
+        wants_more = room > 0 and whole[ask.job] < len(ask.snapshot.clients)
+        if wants_more and left >= 1 / room - policies.ROUNDING:
+            whole[ask.job] += 1
+            left -= 1 / room
+    return whole
 
 
 def fair_shares(wanted: dict[str, float], weights: dict[str, float]) -> dict[str, float]:

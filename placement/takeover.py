@@ -22,6 +22,7 @@ def take_files(node: Node, job: NodeJob, fds: list[int]) -> None:
     writable = os.open(f"/proc/self/fd/{inputs}", os.O_RDWR | os.O_CLOEXEC)
     geometry = Geometry(**job.plan["geometry"])
     job.files = ArenaFiles(geometry, writable, os.dup(sums), os.dup(locks))
+    job.slots = geometry.model_slot  # as far as is known; what is too many is given back
     node.carry_out(job.plan)
 
 

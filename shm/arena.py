@@ -7,6 +7,7 @@ processes map what they were handed.  Knows no slot: those are in slots.py.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import mmap
 import os
@@ -19,6 +20,8 @@ from lifl.shm.slots import SUMS_BIT, Arena
 
 _MADV_POPULATE_READ: Final = 22  # Linux 5.14; Python's mmap has no names for them
 _MADV_POPULATE_WRITE: Final = 23
+_PUNCH_HOLE: Final = 0x02 | 0x01  # and the size stays
+_libc = ctypes.CDLL(None, use_errno=True)
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -32,14 +35,21 @@ class ArenaFiles:
     locks: int
 
     @classmethod
-    def make(cls, job: str, geometry: Geometry) -> ArenaFiles:
-        """Three memfds, mode 0600, sealed against resize; pages of all inputs populated."""
+    def make(cls, job: str, geometry: Geometry, slots: int | None = None) -> ArenaFiles:
+        """Three memfds, mode 0600, sealed against resize.
+
+        Args:
+            slots: input slots that get pages now, the first ones; all unless given.
+        """
         inputs = _memfd(f"lifl-{job}-inputs", geometry.for_inputs.size_bytes)
         sums = _memfd(f"lifl-{job}-sums", geometry.for_sums.size_bytes)
         locks = _memfd(f"lifl-{job}-locks", 1 << 16)
         files = cls(geometry, inputs, sums, locks)
         try:
-            _populate(inputs, 0, geometry.for_inputs.size_bytes)
+            region = geometry.for_inputs
+            _populate(inputs, 0, region.payloads)
+            _populate(inputs, region.payload_at(geometry.model_slot), region.slot_bytes)
+            files.reserve_inputs(geometry.model_slot if slots is None else slots)
             _populate(sums, 0, geometry.for_sums.payloads)
             for fd in (inputs, sums):
                 os.pwrite(fd, geometry.label(), 0)
@@ -47,6 +57,19 @@ class ArenaFiles:
             files.close()
             raise
         return files
+
+    def reserve_inputs(self, slots: int) -> None:
+        """Allocate the pages of the first input slots, as far as they have none."""
+        region = self.geometry.for_inputs
+        if slots:
+            _populate(self.inputs, region.payloads, slots * region.slot_bytes)
+
+    def give_back_inputs(self, slots: int) -> None:
+        """Free the pages of input slots from this one on, in which nobody has anything."""
+        region, end = self.geometry.for_inputs, self.geometry.model_slot
+        if slots < end:
+            length = (end - slots) * region.slot_bytes
+            _punch(self.inputs, region.payload_at(slots), length)
 
     def reserve_sums(self, slots: tuple[int, ...]) -> None:
         """Allocate the pages of these sum slots (bare indices), before a role needs them."""
@@ -66,16 +89,31 @@ class ArenaFiles:
             os.close(fd)
 
 
-def arena_bytes(geometry: Geometry, sum_slots: int) -> int:
-    """Pages that a job needs on a node: all inputs, and `sum_slots` of the sums."""
-    region = geometry.for_sums
-    return geometry.for_inputs.size_bytes + region.payloads + sum_slots * region.slot_bytes
+def arena_bytes(geometry: Geometry, sum_slots: int, *, inputs: int | None = None) -> int:
+    """Pages that a job needs on a node: `inputs` input slots, or all, and `sum_slots` sums."""
+    region, before = geometry.for_sums, geometry.for_inputs
+    count = geometry.model_slot if inputs is None else inputs
+    return (
+        before.payloads + (count + 1) * before.slot_bytes  # and the model's
+        + region.payloads + sum_slots * region.slot_bytes
+    )  # fmt: skip
 
 
-def map_arena(geometry: Geometry, inputs: int, sums: int, *, write_inputs: bool) -> Arena:
-    """Map both memories; only the gateway writes inputs, only aggregators write sums."""
-    written = _map(inputs, geometry.for_inputs, write=write_inputs)
-    _touch(written, 0, len(written), write=write_inputs)
+def map_arena(
+    geometry: Geometry, inputs: int, sums: int, *, write_inputs: bool, slots: int | None = None
+) -> Arena:  # fmt: skip
+    """Map both memories; only the gateway writes inputs, only aggregators write sums.
+
+    Args:
+        slots: input slots that have pages, the first ones; all unless given.
+    """
+    region = geometry.for_inputs
+    written = _map(inputs, region, write=write_inputs)
+    count = geometry.model_slot if slots is None else slots
+    _touch(written, 0, region.payload_at(count), write=write_inputs)
+    _touch(
+        written, region.payload_at(geometry.model_slot), region.slot_bytes, write=write_inputs
+    )
     summed = _map(sums, geometry.for_sums, write=not write_inputs)
     return Arena(geometry, memoryview(written), memoryview(summed))
 
@@ -122,6 +160,12 @@ def _populate(fd: int, start: int, length: int) -> None:
             "more memory, or the job fewer spec.memory.inputSlots",
             code="no-memory",
         ) from error
+
+
+def _punch(fd: int, start: int, length: int) -> None:
+    """Make a hole: its pages are gone, also from every mapping, and reading it gives zeros."""
+    if _libc.fallocate(fd, _PUNCH_HOLE, ctypes.c_long(start), ctypes.c_long(length)):
+        raise OSError(ctypes.get_errno(), "fallocate")
 
 
 def _map(fd: int, region: Region, *, write: bool) -> mmap.mmap:

@@ -20,6 +20,8 @@ CHANGEABLE: Final[Mapping[str, str]] = {
     "clients.minUpdates": "from the next round on",
     "clients.revoked": "only more; their connections end, and what was accepted of them stays",
     "clients.graceS": "for connections that end from then on",
+    "placement.priority": "from the next round on, of every job on these nodes",
+    "placement.weight": "from the next round on, of every job on these nodes",
     "stop": "looked at after the next round",
 }
 """Fields of spec that may change while a job runs, and what happens then."""

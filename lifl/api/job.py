@@ -405,6 +405,20 @@ class Placement(Part):
         "firstfit: the first node with room.  worstfit: the emptiest node.  least-connections: "
         "the node that serves fewest updates.  random: any node with room, by spec.seed.",
     )
+    priority: int = Field(
+        default=0,
+        ge=-1_000_000,
+        le=1_000_000,
+        description="Where several jobs share nodes: those of a higher priority take what they "
+        "want first, from the next round on.  A job for which nothing is left waits.",
+    )
+    weight: float = Field(
+        default=1.0,
+        ge=0.001,
+        le=1000,
+        description="Where several jobs of one priority share nodes: a job of weight 3 gets three "
+        "times what one of weight 1 gets, as far as it wants that.",
+    )
     node_grace_s: float = Field(
         default=30.0,
         gt=0,

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from lifl.api import cluster, job
 from lifl.api.change import AFTER_END, CHANGEABLE, MIXED
-from lifl.api.job import Clients, Spec
+from lifl.api.job import Clients, Placement, Spec
 from lifl.api.part import Part
 from lifl.api.status import FENCED
 
@@ -241,12 +241,17 @@ _REVOKED: Final = Rule(
 )
 
 
+_PARTS: Final[Mapping[str, type[Part]]] = {
+    "": Spec, "clients": Clients, "placement": Placement,
+}  # fmt: skip
+
+
 def _ended() -> Rule:
     """Of the whole object: once the job has ended nothing of its spec changes but a few fields."""
     parts = []
     for path in sorted(CHANGEABLE.keys() - AFTER_END):
         part, _, name = path.rpartition(".")
-        model: type[Part] = Clients if part else Spec
+        model = _PARTS[part]
         parts.append(_same(model, name, f"self.spec.{path}", f"oldSelf.spec.{path}"))
     same = " && ".join(f"({part})" for part in parts)
     phase = "oldSelf.status.phase in ['Complete', 'Failed']"
@@ -270,6 +275,7 @@ RULES: Final[Mapping[str, Iterable[Rule]]] = {
     "FLJob": _ROOT,
     "Spec": [*_SPEC, _GROWS, *_immutable(Spec)],
     "Clients": [_REVOKED, *_immutable(Clients, "clients.")],
+    "Placement": [*_immutable(Placement, "placement.")],
     "Model": _one_of("initial", "file"),
     "Trainer": _TRAINER,
     "Aggregation": _AGGREGATION,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,9 +18,12 @@ from lifl.cli.keys import keys
 from lifl.cli.nodes import nodes as nodes_of_a_run
 from lifl.cli.plainly import plainly as _plainly
 
+if TYPE_CHECKING:
+    from lifl.api.job import FLJob
+
 JOB = click.argument("job_file", metavar="JOB.yaml", type=click.Path(path_type=Path))
-JOB_OR_RUN = click.argument(
-    "job_file", metavar="JOB.yaml", type=click.Path(path_type=Path), required=False
+JOBS_OR_RUN = click.argument(
+    "job_files", metavar="JOB.yaml...", type=click.Path(path_type=Path), nargs=-1
 )
 
 
@@ -44,7 +47,7 @@ main.add_command(nodes_of_a_run)
 
 
 @main.command()
-@JOB_OR_RUN
+@JOBS_OR_RUN
 @click.option(
     "--resume",
     metavar="RUN",
@@ -109,6 +112,11 @@ main.add_command(nodes_of_a_run)
     help="Of the coordinator's Prometheus metrics; nodes have the ports after it.  0: any free.",
 )
 @click.option(
+    "--arena-memory",
+    metavar="SIZE",
+    help='Most shared memory of all jobs on a node, "512Mi" say; no limit unless given.',
+)
+@click.option(
     "--keys",
     "keys_dir",
     metavar="DIR",
@@ -120,7 +128,7 @@ main.add_command(nodes_of_a_run)
 )
 @_plainly
 def run(
-    job_file: Path | None,
+    job_files: tuple[Path, ...],
     resume: Path | None,
     nodes: int | None,
     out: Path,
@@ -132,21 +140,32 @@ def run(
     kernels: str | None,
     liveness_s: float,
     metrics_port: int,
+    arena_memory: str | None,
     keys_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Run a job on this machine, from its first round to its last.
+    """Run a job on this machine, from its first round to its last, or several on the same nodes.
 
     Every node is a set of processes of its own, and so is every client that the job's trainer
     asks for.  The model, a row for every round, a summary and a report (see `lifl report`) are
-    left in the run's directory, to which DIR/latest points.
+    left in the run's directory, to which DIR/latest points; of several jobs each has a folder in
+    there, and spec.placement's priority and weight say how they share the nodes.
     """
     if plain and as_json:
         raise click.UsageError("--plain and --json exclude one another: lines, or events as JSON")
-    if (job_file is None) == (resume is None):
-        raise click.UsageError("name either a job file, JOB.yaml, or a run with --resume RUN")
+    if bool(job_files) == (resume is not None):
+        raise click.UsageError("name either job files, JOB.yaml, or a run with --resume RUN")
     link_bit_s = _link_bit_s(network, link_rate, host)
-    resumed = None
+    from lifl.api.cluster import refused_by_run, unused_by_run
+    from lifl.api.load import load_job
+    from lifl.cli.report.write import after_run
+    from lifl.cli.several import Views
+    from lifl.cli.view import View, way_on
+    from lifl.errors import InvalidJob
+    from lifl.events import emit
+    from lifl.placement import local
+
+    resumed: list[dict[str, Any]] = []
     if resume is not None:
         if nodes is not None:
             raise click.UsageError("--nodes does not go with --resume: a run keeps its nodes")
@@ -154,66 +173,84 @@ def run(
             raise click.UsageError("--keys does not go with --resume: a run keeps its keys")
         if network is not None or link_rate is not None:
             raise click.UsageError("--network does not go with --resume: a run keeps its network")
-        from lifl.placement.resume import find
+        from lifl.placement.resume import find_all
 
-        job, resumed = find(resume)
-        job_file = Path(resumed["job"])
+        found = find_all(resume)
+        resumed = [config for _, config in found]
+        jobs = [(job, Path(config["job"])) for job, config in found]
     else:
-        from lifl.api.load import load_job
-
-        assert job_file is not None
-        job = load_job(job_file)
-
-    from lifl.api.cluster import refused_by_run, unused_by_run
-    from lifl.cli.report.write import after_run
-    from lifl.cli.view import View, way_on
-    from lifl.errors import InvalidJob
-    from lifl.events import emit
-    from lifl.placement import local
-
-    if refused := refused_by_run(job):
-        raise InvalidJob(f"{job_file}: {'; '.join(refused)}")
-    where: list[Path] = []
+        jobs = [(load_job(path), path) for path in job_files]
+    for job, path in jobs:
+        if refused := refused_by_run(job):
+            raise InvalidJob(f"{path}: {'; '.join(refused)}")
+    is_one = len(jobs) == 1
+    places: dict[str, Path] = {}
+    done: set[str] = set()
 
     def following(handle: Callable[[Mapping[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
-        """Note the run's directory on the way."""
+        """Note on the way where each job's files are, and which jobs are done."""
 
         def take(event: dict[str, Any]) -> None:
             if event["event"] == "starting":
-                where.append(Path(event["run_dir"]))
+                places[event.get("job", "")] = Path(event["run_dir"])
+            if event["event"] == "done":
+                done.add(event.get("job", ""))
             handle(event)
 
         return take
 
-    spec = job.spec
-    view = None if as_json else View(
-        job.metadata.name, spec.rounds, plain, clients=spec.clients.min,
-        evaluated=spec.evaluator is not None, goal=spec.stop.metric if spec.stop else "",
-    )  # fmt: skip
+    def view_of(job: FLJob) -> View:
+        spec, who = job.spec, job.metadata.name if is_one else job.metadata.full_name
+        return View(
+            who, spec.rounds, plain or not is_one, clients=spec.clients.min,
+            evaluated=spec.evaluator is not None, goal=spec.stop.metric if spec.stop else "",
+            prefix="" if is_one else f"{who}: ",
+        )  # fmt: skip
+
+    views = [] if as_json else [view_of(job) for job, _ in jobs]
+    view = Views(views)
     handle: Callable[[Mapping[str, Any]], None] = (
-        view.handle if view else lambda event: emit(**event)
+        (lambda event: emit(**event)) if as_json else view.handle
     )
-    failure = None
-    if unused := unused_by_run(job):
-        handle({"event": "warning", "text": f"of use to a cluster alone: {', '.join(unused)}"})
+    for job, path in jobs:
+        if unused := unused_by_run(job):
+            text = f"of use to a cluster alone: {', '.join(unused)}"
+            handle({"event": "warning", "text": text if is_one else f"{path}: {text}"})
     try:
         code = local.run(
-            job, job_file, handle=following(handle), nodes=nodes, out=out, proxy=proxy,
-            kernels=kernels, liveness_s=liveness_s, metrics_port=metrics_port, keys_dir=keys_dir,
-            host=host, link_bit_s=link_bit_s, resumed=resumed,
+            jobs, handle=following(handle), nodes=nodes, out=out, proxy=proxy, kernels=kernels,
+            liveness_s=liveness_s, metrics_port=metrics_port, keys_dir=keys_dir, host=host,
+            link_bit_s=link_bit_s, arena_bytes=_size(arena_memory), resumed=resumed,
         )  # fmt: skip
-        failure = view.story.error if view else None
     finally:
-        if view:
-            view.close()
-    if failure is not None:
-        click.secho(f"error: {failure}", fg="red", err=True)
-        code = code or 1
-        if view and code == 1 and "--resume" not in failure and (way := way_on(view.story.run_dir)):
-            click.echo(f"once that is mended, {way}", err=True)
-    elif code == 0 and where:
-        after_run(where[-1], handle, plots=not as_json)
+        view.close()
+    for each in views:
+        if (failure := each.story.error) is not None:
+            click.secho(f"error: {each.prefix}{failure}", fg="red", err=True)
+            code = code or 1
+            way = way_on(each.story.run_dir)
+            if code == 1 and "--resume" not in failure and way:
+                click.echo(f"once that is mended, {way}", err=True)
+    for who, run_dir in places.items():
+        if code == 0 or (who in done and code == 1):
+
+            def named(event: Mapping[str, Any], who: str = who) -> None:
+                handle(event if is_one else {**event, "job": who})
+
+            after_run(run_dir, named, plots=not as_json)
     sys.exit(code)
+
+
+def _size(text: str | None) -> int:
+    """Bytes of --arena-memory; 0: no limit."""
+    from lifl.api.quantity import parse_bytes
+
+    if text is None:
+        return 0
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise click.UsageError(f"--arena-memory {text}: {error}") from error
 
 
 def _link_bit_s(network: str | None, link_rate: str | None, host: str | None) -> int:
@@ -296,18 +333,23 @@ def doctor(as_json: bool, clean: bool) -> None:
 def report(directory: Path, no_plots: bool) -> None:
     """Write a run's report.html, which needs no network, and PNGs of its charts.
 
-    RUN is the run's directory, runs/latest unless given.
+    RUN is the run's directory, runs/latest unless given; of several jobs each gets its own.
     """
     from lifl.cli.report.write import can_plot, write_page, write_plots
+    from lifl.placement.resume import jobs_of
 
-    click.echo(write_page(directory))
+    folders = [path for path in jobs_of(directory) if (path / "rounds.jsonl").exists()]
+    folders = folders or [directory]
+    for folder in folders:
+        click.echo(write_page(folder))
     if no_plots:
         return
     if not can_plot():
         click.echo("no PNGs: matplotlib is not installed (pip install 'lifl[report]')", err=True)
         return
-    for path in write_plots(directory):
-        click.echo(path)
+    for folder in folders:
+        for path in write_plots(folder):
+            click.echo(path)
 
 
 @main.command()
@@ -335,8 +377,9 @@ def top(directory: Path, interval_s: float) -> None:
     docs/metrics.md says what the columns are.
     """
     from lifl.cli.top import top as watch
+    from lifl.placement.resume import one_of
 
-    watch(directory, interval_s)
+    watch(one_of(directory), interval_s)
 
 
 @main.command()

@@ -165,9 +165,9 @@ def _directory(run_dir: Path, directory: Path | None, *, make: bool = False) -> 
 
 def _of_run(run_dir: Path) -> Path:
     """A run's own key directory, or the one that its --keys named."""
-    from lifl.placement.resume import RUN
+    from lifl.placement.resume import RUN, one_of
 
-    own = run_dir / "keys"
+    own = one_of(run_dir) / "keys"
     if not own.is_dir():
         with contextlib.suppress(OSError, ValueError, KeyError):
             return Path(json.loads((run_dir / RUN).read_text())["keyring"])

@@ -38,7 +38,7 @@ class Lines:
             yield from self._let_go(below=number)  # overtaken: theirs do not come any more
             yield f"{self._label(number)}: {_row(self._held.pop(number))}, {_measured(event)}"
             return
-        if kind in ("warning", "restart", "done", "failed"):
+        if kind in ("warning", "restart", "crowded_out", "done", "failed"):
             yield from self.rest()
         match kind:
             case "starting" if story.run_dir:
@@ -73,7 +73,9 @@ class Lines:
                 yield from self._let_go(below=number + 1 - (HELD if story.evaluated else 0))
             case "metrics":
                 yield f"{self._label(number)}: {_measured(event)}"
-            case "warning" | "restart" | "output" | "keys" if story.note:
+            case "share" if event.get("parts"):
+                yield f"may use of the nodes: {shares(event['parts'])}"
+            case "warning" | "restart" | "output" | "keys" | "crowded_out" if story.note:
                 yield story.note
 
     def rest(self) -> Iterator[str]:
@@ -126,6 +128,12 @@ def census(roles: Roles) -> str:
     numbers = Counter(clean(role.get("role", "?")) for role in roles)
     order = sorted(numbers, key=lambda kind: ("top", "middle", "leaf", kind).index(kind))
     return ", ".join(kind if numbers[kind] == 1 else count(numbers[kind], kind) for kind in order)
+
+
+def shares(parts: object) -> str:
+    """ "node-0 6 updates at once", of each node."""
+    found = parts.items() if isinstance(parts, dict) else ()
+    return ", ".join(f"{clean(node)} {count(part[0], 'update')} at once" for node, part in found)
 
 
 def handed(handoffs: object) -> str:

@@ -114,6 +114,8 @@ class Story:
                     for what in ("enrolled", "revoked") if event.get(what)
                 ]  # fmt: skip
                 self.note = "; ".join(said)
+            case "crowded_out":
+                self.note = clean(event.get("text", ""))
             case "restart":
                 self.restarts += 1
                 self.note = f"restarted: {clean(event.get('what', ''))}"

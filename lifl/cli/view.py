@@ -35,13 +35,16 @@ class View:
         clients: that the job waits for before its first round.
         evaluated: the job has an evaluator.
         goal: the figure that `spec.stop` watches.
+        prefix: of every line, where there are several jobs.
         console: where to; standard output unless given.
     """
 
     def __init__(
         self, job_name: str, rounds: int, plain: bool, *, clients: int = 0,
-        evaluated: bool = False, goal: str = "", console: Console | None = None,
+        evaluated: bool = False, goal: str = "", prefix: str = "",
+        console: Console | None = None,
     ) -> None:  # fmt: skip
+        self.prefix = prefix
         self.story = Story(job_name, rounds, clients, evaluated, goal)
         self._console = console or Console(highlight=False)
         self._began_at = time.monotonic()
@@ -95,7 +98,7 @@ class View:
 
     def _print(self, lines: Iterator[str] | list[str]) -> None:
         for line in lines:
-            self._console.print(Text(line), soft_wrap=True)
+            self._console.print(Text(self.prefix + line), soft_wrap=True)
 
     def _screen(self) -> RenderableType:
         with self._lock:

@@ -65,6 +65,7 @@ def functions_pod(deployment: Object, install: Install) -> Object:
             *(each for each in wanted["volumes"] if each["name"] == "socket"),
         ],
         "affinity": spec.get("affinity", {}) | {"nodeAffinity": _on(labels[names.NODE])},
+        "tolerations": wanted["tolerations"],
         "terminationGracePeriodSeconds": wanted["terminationGracePeriodSeconds"],
     }  # fmt: skip
     if "priorityClassName" in wanted:

@@ -41,6 +41,7 @@ class Seen:
         has_initial: the initial model is here, or none is needed any more.
         failures: why a member's pods have failed for good, by member.
         is_running: its coordinator runs.
+        crowded_out: why other jobs have all of the nodes; empty: they have not.
         no_runtime: why its functions cannot run here as it wants them to.
     """
 
@@ -50,6 +51,7 @@ class Seen:
     has_initial: bool = False
     failures: Mapping[str, str] = field(default_factory=dict)
     is_running: bool = False
+    crowded_out: str = ""
     no_runtime: str = ""
 
 
@@ -117,11 +119,15 @@ def decide(job: FLJob, seen: Seen) -> Decision:
             conditions=(accepted, awake, Said("Placed", False, "NoNode", why)),
         )  # fmt: skip
     placed = Said("Placed", True, "NodesFound", f"on {', '.join(sorted(place))}")
-    phase: Phase = "Running" if seen.status.phase == "Running" else "Placed"
+    if seen.crowded_out:
+        placed = Said("Placed", False, "NoShare", seen.crowded_out)
+    phase: Phase = "Pending" if seen.crowded_out else "Placed"
+    if seen.status.phase == "Running":
+        phase = "Running"
     members = _members(job) if seen.has_initial else ("initial",)
     return Decision(
         phase=phase, place={} if seen.placed else place, conditions=(accepted, awake, placed),
-        members=members, coordinator=seen.has_initial,
+        members=members, coordinator=seen.has_initial, message=seen.crowded_out,
     )  # fmt: skip
 
 

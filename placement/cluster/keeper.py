@@ -25,6 +25,7 @@ from lifl.api.part import TEXT_MAX
 from lifl.api.status import Status
 from lifl.errors import LiflError, Unreachable
 from lifl.placement import cloudevents, drains
+from lifl.placement.arbiter import Arbiter, Share, Want
 from lifl.placement.cloudevents import About
 from lifl.placement.cluster import names
 from lifl.placement.cluster.api import Api, Conflict, Missing, Object, path_of
@@ -35,20 +36,18 @@ from lifl.placement.cluster.objects import (
     FunctionsRuntime,
     Gateway,
     Install,
-    client_secret,
     job_file,
     member_job,
     member_secret,
 )
-from lifl.placement.cluster.outside import Doors, Way
+from lifl.placement.cluster.outside import Doors
 from lifl.placement.cluster.runs import MAKE_ROOM, Coordinator
 from lifl.placement.cluster.secrets import Secrets
 from lifl.placement.cluster.services import why_not
 from lifl.placement.cluster.store_cluster import unpacked
 from lifl.placement.cluster.story import News, failed, news, told, with_endpoint, with_model
-from lifl.placement.keyring import Keyring
+from lifl.placement.cluster.visitors import Visitors
 from lifl.placement.limits import full_disk_says
-from lifl.placement.membership import Outside
 from lifl.placement.record import write_whole
 from lifl.placement.sink import LINGER_S, Counts, Sink
 from lifl.placement.store import Saved
@@ -66,13 +65,15 @@ class Keeper:
     Args:
         body: the object as it is at first; `body` is set anew when it has changed.
         epoch: of the lease under which everything is written.
+        arbiter: says what of the nodes the job may use; it answers by `tell_share`.
     """
 
     def __init__(
         self, api: Api, desk: Desk, install: Install, body: Object, *, epoch: int,
-        identity: str, address: str, directory: Path, events: Counts | None = None,
+        identity: str, address: str, directory: Path, arbiter: Arbiter,
+        events: Counts | None = None,
     ) -> None:  # fmt: skip
-        self.api, self.desk, self.install = api, desk, install
+        self.api, self.desk, self.install, self.arbiter = api, desk, install, arbiter
         self.body, self.epoch, self.identity, self.address = body, epoch, identity, address
         metadata = body["metadata"]
         self.namespace, self.name, self.uid = (
@@ -97,11 +98,14 @@ class Keeper:
         self.lost = set(under_way.lost) if under_way else set()  # the coordinator does without them
         self.sink: Sink | None = None
         self._events = events
-        self.secrets, self.way = Secrets(api), Way(api, self.namespace, self.name)
-        self.doors: Doors = {}  # where clients from outside find gateways
+        self.secrets = Secrets(api)
+        self.visitors = Visitors(
+            api, install, self.secrets, self.namespace, self.name, self.run_dir / "keys"
+        )
         self.started_for: tuple[int, Doors] = 0, {}  # generation and doors that it knows
         self.no_runtime = ""
         self.metrics_at = ""  # of its coordinator, in this pod
+        self.crowded_out = ""  # why other jobs have all of the nodes, while they do
 
     # -- the loop ----------------------------------------------------------------------------
     def wake(self) -> None:
@@ -239,6 +243,7 @@ class Keeper:
             status=self.status, nodes=self._ready(), placed=self.record.nodes,
             has_initial=self._initial.exists() or _is_past_initial(self.saved, self.record.start),
             failures=self.failures, is_running=self.coordinator is not None,
+            crowded_out=self.crowded_out,
             no_runtime=self.no_runtime,
         )  # fmt: skip
 
@@ -274,15 +279,15 @@ class Keeper:
             for member in names.MEMBERS:
                 await asyncio.to_thread(self.api.delete, self._member(member))
         await self._expose(job, decision)
-        if decision.coordinator:
-            await self._client_files(job)
         if decision.members:
             await self._members(job, decision)
         if decision.pause and self.coordinator is not None:
             self.coordinator.pause()
         elif decision.coordinator:
-            if self.started_for != (self.generation, self.doors):  # it goes on with what is new
-                await self._revoke(job)
+            # it goes on with what is new
+            if self.started_for != (self.generation, self.visitors.doors):
+                if self.coordinator is not None:
+                    await self.visitors.revoke(job, self.record)
                 await self._stop()
             await self._start(job)
         elif decision.phase in (*ENDED, "Suspended"):
@@ -322,61 +327,21 @@ class Keeper:
         ]  # fmt: skip
         return gateways if len(gateways) >= len(self.record.nodes.keys() - self.lost) else None
 
-    async def _client_files(self, job: FLJob) -> None:
-        """For clients from outside, once it is known where they are to call."""
-        assert self.record is not None
-        gateways, waits = self._gateways(), job.spec.expose.type != "none" and not self.doors
-        if gateways is None or waits or not self.record.outside(job):
-            return
-        secret = client_secret(job, self.uid, self.record, gateways, self.doors)
-        await asyncio.to_thread(self.secrets.keep, secret)
-        self._set(with_endpoint(self.status, secret=secret["metadata"]["name"]))
-
     async def _expose(self, job: FLJob, decision: Decision) -> None:
-        """Their way in, while there is something behind it."""
-        if job.spec.expose.type == "none":
-            return
+        """Let clients from outside in, while there is something for them."""
+        assert self.record is not None
+        gateways, endpoint = self._gateways(), self.status.endpoint
         if decision.phase in ENDED:
-            await asyncio.to_thread(self.way.close)
-            self.doors = {}
-        elif decision.coordinator and (gateways := self._gateways()):
-            bulk_port = self.install.gateway_bulk_port
-            self.doors = await asyncio.to_thread(
-                self.way.open, job, self.uid, gateways, bulk_port
-            )
-            if not self.doors:
+            await self.visitors.close(job)
+        elif decision.coordinator and gateways:
+            if not await self.visitors.open(job, self.uid, gateways):
                 self.complaint = f"no load balancer has given {names.outside(self.name)} an address"
                 self._set(self.status.model_copy(update={"message": self.complaint}))
-        where = tuple(endpoint for endpoint, _ in self.doors.values())
-        if where or self.status.endpoint:
+            elif secret := await self.visitors.give_files(job, self.uid, self.record, gateways):
+                self._set(with_endpoint(self.status, secret=secret))
+        where = tuple(endpoint for endpoint, _ in self.visitors.doors.values())
+        if where or (endpoint is not None and endpoint.outside):
             self._set(with_endpoint(self.status, outside=where))
-
-    async def _revoke(self, job: FLJob) -> None:
-        """A coordinator that runs takes rights away at once; the next one reads who has none."""
-        if self.coordinator is None or not job.spec.clients.revoked:
-            return
-        keyring = self._keyring(job)
-        try:
-            await asyncio.to_thread(keyring.tell)
-        except LiflError as error:
-            log.warning("%s: %s", self.full_name, error)
-
-    def _keyring(self, job: FLJob) -> Keyring:
-        """The job's key directory, in which those stand who have lost their rights."""
-        assert self.record is not None
-        keyring = Keyring(self.run_dir / "keys")
-        keyring.make()
-        known = {entry.name for entry in keyring.entries}
-        names_by_key = self.record.names(job)
-        gone = {
-            name: key for key, name in names_by_key.items()
-            if name in job.spec.clients.revoked and name not in known
-        }  # fmt: skip
-        if gone:
-            keyring.enroll(gone, own=True)
-        for name in gone:
-            keyring.revoke(name)
-        return keyring
 
     def _member(self, member: str) -> str:
         return path_of(BATCH, "jobs", self.namespace, f"{self.name}-{member}")
@@ -391,20 +356,20 @@ class Keeper:
         fields["spec"]["model"] = {"file": self._initial.name}
         with full_disk_says(folder, MAKE_ROOM):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._keyring(job)
+            self.visitors.keyring(job, record)
             write_whole(folder / "job.json", json.dumps(fields).encode())
         config = {
             "job": str(folder / "job.json"), "run_dir": str(folder), "nodes": dict(record.nodes),
             "keys": list(record.coordinator), "start": record.start, "number": record.number,
             "clients": record.names(job), "keyring": str(folder / "keys"),
             "observers": [record.observer[0]], "workers": [keys[0] for keys in record.workers],
-            "metrics_port": 0, "fljob": self.path, "epoch": self.epoch,
-            "outside": Outside(frozenset(record.outside(job)), self.doors).wire(),
+            "metrics_port": 0, "fljob": self.path, "epoch": self.epoch, "shared": True,
+            "outside": self.visitors.outside(job, record).wire(),
         }  # fmt: skip
         self.coordinator = Coordinator(
             self.full_name, folder, config, self.address, self._on_event
         )
-        self.started_for = self.generation, self.doors
+        self.started_for = self.generation, self.visitors.doors
         self.desk.post(Posted(
             self.full_name, record.number, self.coordinator.endpoint, record.coordinator[0]
         ))  # fmt: skip
@@ -414,6 +379,20 @@ class Keeper:
         coordinator, self.coordinator = self.coordinator, None
         if coordinator is not None:
             await coordinator.stop()
+            self._wants_nothing()
+
+    def tell_share(self, share: Share) -> None:
+        """The arbiter has decided; the coordinator plans its next round with that."""
+        if share.why != self.crowded_out:
+            self.crowded_out = share.why
+            self.wake()
+        if self.coordinator is not None:
+            self.coordinator.tell(share.wire())
+
+    def _wants_nothing(self) -> None:
+        """Without a coordinator there are no rounds; other jobs may have the share."""
+        self.crowded_out = ""
+        self.arbiter.leave(self.full_name)
 
     def _on_event(self, event: Mapping[str, Any]) -> None:
         """What the coordinator says; it has ended when it says so."""
@@ -428,6 +407,15 @@ class Keeper:
             elif self.status.phase not in ENDED:
                 event = {"event": "failed", "code": "defect",
                          "error": f"the coordinator {event['how']}"}  # fmt: skip
+            self._wants_nothing()
+        if event["event"] == "listening":
+            self.arbiter.again(self.full_name)
+        if event["event"] == "ask":
+            self.arbiter.ask(Want(**{k: v for k, v in event.items() if k != "event"}))
+        if event["event"] == "published":
+            self.arbiter.round_done(self.full_name)
+        if event["event"] in ("done", "failed"):
+            self._wants_nothing()
         if event["event"] == "rewind":
             self.rewind_from = True
         if event["event"] == "node_lost":

@@ -27,6 +27,9 @@ _BASIC: Final = {  # as `lifl run` has it for trainers, and what a read-only con
     "HOME": "/tmp", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
 }  # fmt: skip
 FunctionsRuntime = Literal["deployment", "knative"]
+CORDONED: Final = {  # the round under way still needs functions on a node that drains
+    "key": "node.kubernetes.io/unschedulable", "operator": "Exists", "effect": "NoSchedule",
+}  # fmt: skip
 _AGAIN: Final = 6  # times that a member's pod is started again
 
 
@@ -275,6 +278,7 @@ def function_pod(
         "serviceAccountName": install.functions_account, "automountServiceAccountToken": False,
         "enableServiceLinks": False, "terminationGracePeriodSeconds": 5,
         "nodeSelector": {"kubernetes.io/hostname": node},
+        "tolerations": [CORDONED],
         "securityContext": {
             "runAsNonRoot": True, "runAsUser": 10001, "runAsGroup": 10001,
             "seccompProfile": {"type": "RuntimeDefault"},

@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,9 +107,14 @@ class Coordinator:
     async def _started(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "lifl.placement.coordinator", "--config", str(self._path),
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             pass_fds=[self._listener.fileno()], limit=1 << 24, env=os.environ | _ONE_THREAD,
         )  # fmt: skip
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        """Say something to the process that runs; the next one has to be told again."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
 
     def pause(self) -> None:
         """Let it end after the round that is under way; it says `paused` then."""

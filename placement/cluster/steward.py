@@ -70,7 +70,7 @@ class Steward:
             message = decode(self._line.socket.recv(), limit=LARGEST_TRUSTED)
             if message["t"] == "jobs":
                 self._silent_s = 0.0
-                new += self._jobs(message["jobs"])
+                new += led_by(message["jobs"], self._node, self._members, self._lines)
             elif message["t"] == "drain":
                 self._node.drain(message["pods"])
             elif message["t"] == "refused":
@@ -115,17 +115,20 @@ class Steward:
     def _send(self, message: Message) -> None:
         self._line.socket.send(encode(message | {"node": self._node.name}))
 
-    def _jobs(self, jobs: list[Message]) -> list[str]:
-        """What there is now, and nothing else."""
-        self._members.coordinators = jobs
-        new = self._lines.lead_to({job["name"]: (job["endpoint"], job["key"]) for job in jobs})
-        gateway = self._node.pool.gateway
-        if gateway is not None:
-            self._members.tell_coordinators(gateway)
-        there = {job["number"] for job in jobs}
-        for number in [number for number in self._node.jobs if number not in there]:
-            self._node.drop(number)
-        return new
+
+def led_by(jobs: list[Message], node: Node, members: Members, lines: Lines) -> list[str]:
+    """What there is now, and nothing else; those whose coordinator has still to hear of the node.
+
+    Called with what the operator says, or where there is none with what the local engine does.
+    """
+    members.coordinators = jobs
+    new = lines.lead_to({job["name"]: (job["endpoint"], job["key"]) for job in jobs})
+    if node.pool.gateway is not None:
+        members.tell_coordinators(node.pool.gateway)
+    there = {job["number"] for job in jobs}
+    for number in [number for number in node.jobs if number not in there]:
+        node.drop(number)
+    return new
 
 
 def demand(node: Node) -> Message:

@@ -160,6 +160,8 @@ def news(event: Event) -> News | None:
             return News("Warning", event["text"], "Warning")
         case "restart":
             return News("Restarted", event["what"], "Warning")
+        case "crowded_out":
+            return News("WaitsForShare", event["text"])
         case "paused":
             return News("Suspended", f"after round {event['round']}, whose model is kept")
         case "done":

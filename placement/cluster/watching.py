@@ -56,7 +56,7 @@ class Watched:
             except LiflError as error:
                 if str(error) != said:  # a kind that is not there is not there every second
                     log.warning("%s", said := str(error))
-                time.sleep(AGAIN_S)
+            time.sleep(AGAIN_S)
 
     def follow(self) -> None:
         """List, then watch until what happened is known no more, or the API server is away."""

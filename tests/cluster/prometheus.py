@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.installation import ROOT
+from tests.cluster.installation import ROOT, until
 
 STEP_S = 2
 FILES = ROOT / "charts" / "lifl" / "files"
@@ -99,6 +99,12 @@ class Prometheus:
         with urllib.request.urlopen(url, timeout=10) as answer:
             return json.load(answer)["data"]
 
+    def answers(self) -> bool:
+        try:
+            return bool(self.ask("status/buildinfo"))
+        except OSError:
+            return False
+
     def value(self, query: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.ask("query", query=query)["result"]
         return found
@@ -123,8 +129,10 @@ def running(program: str, release: str, folder: Path) -> Iterator[Prometheus]:
              f"--web.listen-address=127.0.0.1:{port}"],
             stdout=log, stderr=log,
         )  # fmt: skip
+    server = Prometheus(port)
     try:
-        yield Prometheus(port)
+        until(server.answers, "Prometheus answers")
+        yield server
         assert process.poll() is None, (folder / "prometheus.log").read_text()[-2000:]
     finally:
         process.terminate()

@@ -145,6 +145,33 @@ def test_what_fits_nowhere_says_the_numbers(run: Run, cluster: Kubectl, nodes: l
     assert str(256 << 20) in said
 
 
+def test_a_higher_priority_comes_first_and_the_other_goes_on_after_it(
+    run: Run, kubectl: Kubectl
+) -> None:
+    """Each of the two has enough clients for all of both nodes."""
+    four = {
+        "clients": {"min": 4}, "memory": {"inputSlots": 2},
+        "trainer": digits(1)["trainer"] | {"clients": 4, "replicas": 1},
+    }  # fmt: skip
+    low = run(digits(2000, **four), "low")
+    low.wait("jsonpath={.status.round}=2")
+    high = run(digits(ROUNDS, **four, placement={"priority": 3}), "high")
+    low.wait("condition=Placed=false")
+    said = next(c for c in low.status["conditions"] if c["type"] == "Placed")
+    assert said["reason"] == "NoShare"
+    assert "high (priority 3) 2" in said["message"]
+    assert high.complete()["progress"] == f"{ROUNDS}/{ROUNDS}"
+    assert [row["clients"] for row in high.rows()] == [4] * ROUNDS
+    low.wait("condition=Placed")
+    assert "WaitsForShare" in low.events()
+    goal = {"spec": {"stop": {"metric": "accuracy", "atLeast": 0.0}}}  # after the next round
+    kubectl("patch", "fljob/low", "--type=merge", "--patch", json.dumps(goal))
+    low.complete()
+    rows = low.rows()
+    assert [row["round"] for row in rows] == list(range(1, len(rows) + 1))
+    assert all(row["clients"] == 4 for row in rows)
+
+
 def test_a_namespace_has_as_many_jobs_as_its_quota_says(
     lifl: Installation, kubectl: Kubectl, run: Run
 ) -> None:

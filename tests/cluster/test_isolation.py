@@ -299,7 +299,7 @@ def test_another_tenants_client_gets_nothing_from_a_gateway(
         "intruder", ["python", "-c", ATTACK, *evaluator["gateways"][node], full_name],
         security=USER,
         mounts=[{"name": "files", "mountPath": "/files", "readOnly": True}],
-        volumes=[{"name": "files", "secret": {"secretName": "own-lifl"}}],
+        volumes=[{"name": "files", "secret": {"secretName": "own-clients"}}],
     )  # fmt: skip
     assert ended.status == 0, ended
     said = dict(json.loads(line) for line in ended.log.splitlines())

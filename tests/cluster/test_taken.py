@@ -98,7 +98,7 @@ def test_without_it_no_update_gets_through(
 ) -> None:
     agents = Agents(lifl, pods, nodes)
     before = sum(lifl.figures("lifl_proxy_repairs_total").values())
-    job = run(digits(ROUNDS))
+    job = run(digits(ROUNDS, placement={"nodeGraceS": 600}))  # so that stopped agents are not lost
 
     def round_() -> int:
         return int(job.status.get("round", 0))

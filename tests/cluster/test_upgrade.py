@@ -17,8 +17,13 @@ COMPONENTS = ("operator", "agent", "gateway")
 
 
 def pods(lifl: Installation) -> dict[str, set[str]]:
+    """By component, without those that are on their way out."""
     return {
-        each: {pod["metadata"]["uid"] for pod in lifl.pods(each)} for each in COMPONENTS
+        each: {
+            pod["metadata"]["uid"] for pod in lifl.pods(each)
+            if "deletionTimestamp" not in pod["metadata"]
+        }
+        for each in COMPONENTS
     }  # fmt: skip
 
 

@@ -37,4 +37,7 @@ def test_kill_the_coordinator_again_and_again(runner: Runner, kills: tuple[str, 
 
 
 def test_every_point_is_killed_somewhere() -> None:
-    assert {kill.partition(":")[0] for kills in KILLS for kill in kills} == set(COORDINATOR_POINTS)
+    """Those of a loss in test_losses.py."""
+    of_a_loss = {"coordinator_loss_saved", "coordinator_fenced", "coordinator_moved"}
+    killed = {kill.partition(":")[0] for kills in KILLS for kill in kills}
+    assert killed | of_a_loss == set(COORDINATOR_POINTS)

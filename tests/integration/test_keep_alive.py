@@ -48,7 +48,7 @@ def go_on(runner: Runner, process: subprocess.Popen[str]) -> Run:
 
 @pytest.mark.timeout(150)
 def test_a_pause_stops_them_and_an_update_starts_them(runner: Runner) -> None:
-    process = start(runner)
+    process = start(runner, slow_s=0.3, keepAliveS=1.0)  # times between rounds are alike
     wait_until(
         lambda: not runner.processes(RUNTIME),
         lambda: f"runtimes stay: {runner.processes(RUNTIME)}", 60,
@@ -60,7 +60,7 @@ def test_a_pause_stops_them_and_an_update_starts_them(runner: Runner) -> None:
 @pytest.mark.timeout(150)
 def test_one_that_was_to_leave_stays_where_an_update_is_there_meanwhile(runner: Runner) -> None:
     """It is stopped by the test before it hears that it is to leave."""
-    process = start(runner)
+    process = start(runner, leaves="queue", idleS=10.0)
     late = runner.processes(RUNTIME)[0]
     os.kill(late, signal.SIGSTOP)
     wait_until(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import threading
 from pathlib import Path
@@ -96,6 +97,25 @@ def test_enrolled_and_revoked_while_a_job_runs(runner: Runner, tmp_path: Path, l
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
     assert os.listdir(field.run_dir / "keys") == ["enrolled.json"]
+
+
+def test_who_is_revoked_while_the_job_waits_for_others_hears_it(runner: Runner) -> None:
+    """There is no plan yet, and its gateway has no memory of the job."""
+    path = runner.job_file(rounds=1, trainer=None, clients={"min": 2})
+    process = runner.start(path, "--proxy", PROXY)
+    try:
+        assert process.stdout is not None
+        said = map(json.loads, process.stdout)
+        folder = Path(next(e["files"] for e in said if e["event"] == "endpoint"))
+        early = Outsider(folder / "client-0.json")
+        early.send("hello")
+        next(e for e in said if e["event"] == "waiting" and e["clients"] == 1)
+        lifl_keys("revoke", "client-0", "--run", str(folder.parent))
+        assert early.hear("reject")["code"] == "revoked"
+        early.close()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
 
 
 def admitted(client: Outsider) -> None:

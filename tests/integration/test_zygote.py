@@ -154,6 +154,9 @@ def test_a_run_whose_runtimes_come_from_it(runner: Runner) -> None:
         status = Path(f"/proc/{pid}/status").read_text()
         assert f"PPid:\t{zygote}\n" in status
         assert "Threads:\t1\n" in status
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        assert command[1:3] == [b"-m", RUNTIME.encode()]
+        assert [part for part in command if part.startswith(b"--")] == [b"--socket", b"--node"]
         has = fds(pid)
         assert sum(what.startswith("anon_inode") for what in has) == 0  # no pidfd, epoll, bpf
         assert has.count("socket") == 3  # to the agent, and its pair

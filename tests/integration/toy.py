@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -72,6 +73,12 @@ def train(client: lifl.Client) -> None:
         time.sleep(float(os.environ.get("TOY_SLOW", "0")))  # training takes a while
         model, weight = update(client.index, round_.number)
         round_.send(model, weight=weight, metrics={"index": client.index})
+
+
+def fit(client: Any, round_: lifl.Round) -> None:
+    """A virtual client."""
+    model, weight = update(client.index, round_.number)
+    round_.send(model, weight=weight)
 
 
 def end(what: str) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner
 
 from benchmarks.case_fanin import CASES as FAN_IN
+from benchmarks.case_fanin import LINES
 from benchmarks.case_policies import CLIENTS, STEPS, scenario
-from benchmarks.docs_placement import tables
+from benchmarks.docs_placement import _real, tables
 from benchmarks.placement import main
+from benchmarks.rows import Figure, Line, row
 from lifl.placement.simulator.rounds import simulate, total
 
 COLUMNS = {"case", "value", "unit", "beside", "ratio", "goal", "holds", "reference", "note"}
@@ -29,6 +32,22 @@ def test_steps_and_plans_are_rows_of_make_bench_and_tables_of_the_docs(tmp_path:
     shown = tables(found)
     assert all(f"| {name} | " in shown for name, *_ in STEPS)
     assert "plan of 10,000 clients" in shown
+
+
+def test_real_runs_are_a_table_of_their_own_in_the_order_of_the_cases() -> None:
+    here = {"cpu": "a CPU", "cpus": 2, "memory_gb": 1, "kernel": "6.1-x", "load_at_start": 0.0,
+            "began_at": "2026-01-01T00:00"}  # fmt: skip
+
+    def file(line: Line, value: float | None) -> dict[str, Any]:
+        figure = value and Figure(value=value, beside=1.0, ratio=value, note="all of them")
+        return {"machine": here, "rows": [row(line, figure or None)]}
+
+    assert _real([]) == []
+    assert _real([file(LINES[0], None)]) == []
+    sentence, table = _real([file(LINES[2], 1.2), file(LINES[0], 1.01), file(LINES[0], 1.03)])
+    assert "whole jobs" in sentence
+    assert "1.01" not in table  # measured again since
+    assert table.index("8 × 1MB") < table.index("256 × 1MB")
 
 
 def test_each_step_of_the_paper_gains_what_its_note_says() -> None:

@@ -31,7 +31,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """In place of the local engine: what it was called with, and what it is to do."""
     called: dict[str, Any] = {"events": [], "code": 0, "raise": None}
 
-    def run(job: object, path: Path, *, handle: Any, **options: object) -> int:
+    def run(jobs: object, *, handle: Any, **options: object) -> int:
         called["options"] = options
         for event in called["events"]:
             handle(event)
@@ -65,8 +65,8 @@ def test_help_names_everything(arguments: list[str], words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["run"], "name either a job file, JOB.yaml, or a run with --resume RUN"),
-        (["run", "x.yaml", "--resume", "runs/x"], "name either a job file"),
+        (["run"], "name either job files, JOB.yaml, or a run with --resume RUN"),
+        (["run", "x.yaml", "--resume", "runs/x"], "name either job files"),
         (["run", "--resume", "runs/x", "--nodes", "2"], "a run keeps its nodes"),
         (["run", "--resume", "none"], "is not the directory of a run"),
         (["run", "x.yaml", "--node", "2"], "No such option"),
@@ -121,11 +121,11 @@ def test_what_only_a_cluster_can_do_is_refused_or_named(
     tmp_path: Path, engine: dict[str, Any]
 ) -> None:
     job = tmp_path / "job.yaml"
-    job.write_text(DIGITS.read_text() + "  suspend: true\n  eventSink: http://sink.example\n")
+    job.write_text(DIGITS.read_text() + "  suspend: true\n  expose: {type: NodePort}\n")
     result = invoke("run", str(job))
     assert result.exit_code == 2
     assert "job.yaml: spec.suspend is true: lifl run would run the job at once" in result.output
-    assert "spec.eventSink: lifl run posts no CloudEvents" in result.output
+    assert "spec.expose.type is NodePort" in result.output
     assert "options" not in engine
     said = invoke("validate", "--no-import", str(job))
     assert said.exit_code == 0
@@ -152,7 +152,7 @@ def test_run_hands_on_the_flags(engine: dict[str, Any], tmp_path: Path) -> None:
     assert engine["options"] == {
         "nodes": 3, "out": tmp_path, "proxy": "unix", "kernels": "reference",
         "liveness_s": 2.0, "metrics_port": 9400, "keys_dir": None,
-        "host": "127.0.0.2", "link_bit_s": 0, "resumed": None,
+        "host": "127.0.0.2", "link_bit_s": 0, "resumed": [], "arena_bytes": 0,
     }  # fmt: skip
     assert "3 nodes, proxy unix, kernels reference" in result.output
 
@@ -162,7 +162,7 @@ def test_without_flags_the_job_decides(engine: dict[str, Any]) -> None:
     assert engine["options"] == {
         "nodes": None, "out": Path("runs"), "proxy": None, "kernels": None,
         "liveness_s": 10.0, "metrics_port": 0, "keys_dir": None,
-        "host": None, "link_bit_s": 0, "resumed": None,
+        "host": None, "link_bit_s": 0, "resumed": [], "arena_bytes": 0,
     }  # fmt: skip
 
 

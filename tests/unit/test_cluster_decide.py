@@ -102,6 +102,17 @@ def test_after_its_end_nothing_of_it_is_started() -> None:
         assert found.clear is (phase == "Failed")
 
 
+def test_a_job_for_which_nothing_is_left_is_not_placed_and_says_the_numbers() -> None:
+    why = "waits for a share of the nodes: n1 takes 8 of its updates at once, of which has b 8"
+    seen = {"placed": PLACED, "has_initial": True, "crowded_out": why}
+    found = decide(job(), Seen(status=Status(), **seen))
+    assert (found.phase, so(found, "Placed"), found.message) == ("Pending", False, why)
+    assert found.coordinator  # which goes on as soon as it has a share
+    assert decide(job(), Seen(status=Status(phase="Running"), **seen)).phase == "Running"
+    after = decide(job(), Seen(status=Status(phase="Pending"), placed=PLACED, has_initial=True))
+    assert (after.phase, so(after, "Placed")) == ("Placed", True)
+
+
 def test_a_job_whose_functions_cannot_run_is_not_accepted() -> None:
     found = decide(job(), Seen(status=Status(), nodes=NODES, no_runtime="there is no Knative"))
     assert (found.phase, so(found, "Accepted")) == ("Pending", False)

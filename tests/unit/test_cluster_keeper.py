@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import os
 import socket
 import threading
@@ -14,12 +15,14 @@ from typing import Any
 import pytest
 
 from lifl.errors import NoSpace, TransientError
+from lifl.placement.arbiter import Arbiter
 from lifl.placement.cluster import keeper as keeper_module
 from lifl.placement.cluster import runs
 from lifl.placement.cluster.desk import NodeHere, Posted
 from lifl.placement.cluster.keeper import Keeper
 from lifl.placement.cluster.objects import Install
 from lifl.placement.cluster.runs import Coordinator
+from lifl.placement.keyring import Keyring
 from tests.unit.clusterjobs import body
 
 INSTALL = Install(namespace="lifl-system", image="lifl:1")
@@ -85,7 +88,7 @@ class Lines:
 def kept(api: Objects, desk: Lines, directory: Path) -> Keeper:
     return Keeper(
         api, desk, INSTALL, body(), epoch=1, identity="operator-1",  # type: ignore[arg-type]
-        address="127.0.0.1", directory=directory,
+        address="127.0.0.1", directory=directory, arbiter=Arbiter(lambda job, share: None),
     )  # fmt: skip
 
 
@@ -194,6 +197,86 @@ def test_a_disk_that_is_full_costs_no_other_job_anything(
     assert "team-a/toy" in desk.posted
 
 
+class Exposing(Objects):
+    """An API server that gives a Service its ports, and a Node its address."""
+
+    def apply(self, path: str, made: Any) -> Any:
+        found = super().apply(path, copy.deepcopy(made))
+        if "/services/" in path:
+            found["metadata"]["uid"] = "uid of the Service"
+            for at, port in enumerate(found["spec"]["ports"]):
+                port["nodePort"] = 30000 + at
+        return found
+
+    def find(self, path: str) -> Any:
+        if "/nodes/" in path:
+            address = {"type": "ExternalIP", "address": "192.0.2.1"}
+            return {"status": {"addresses": [address]}}
+        return super().find(path)
+
+
+def test_clients_from_outside_get_their_way_in_and_lose_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is revoked while the coordinator runs is told to it, and has no file any more."""
+    api, desk, told = Exposing(), Lines(node()), []
+    began: list[dict[str, Any]] = []
+
+    class Started(Coordinator):
+        def __init__(self, name: str, run_dir: Path, config: dict[str, Any], *_: Any) -> None:
+            self.endpoint = "tcp://127.0.0.1:30000"
+            began.append(config)
+
+        async def stop(self) -> None:
+            pass
+
+    def tell(keyring: Keyring) -> list[Any]:
+        told.append({entry.name for entry in keyring.entries if entry.revoked_at})
+        return []
+
+    monkeypatch.setattr(keeper_module, "Coordinator", Started)
+    monkeypatch.setattr(Keyring, "tell", tell)
+    exposed = body(trainer=None, clients={"min": 1, "max": 2}, expose={"type": "NodePort"})
+    exposed["spec"].pop("trainer")
+    secret = "/api/v1/namespaces/team-a/secrets/toy-clients"
+
+    async def main() -> None:
+        keeper = Keeper(
+            api, desk, INSTALL, exposed, epoch=1, identity="operator-1",  # type: ignore[arg-type]
+            address="127.0.0.1", directory=tmp_path, arbiter=Arbiter(lambda job, share: None),
+        )  # fmt: skip
+        keeper.run_dir.mkdir(parents=True)
+        (keeper.run_dir / "initial.safetensors").touch()
+        await keeper._turn()
+        door = "tcp://192.0.2.1:30000"
+        assert api.status["endpoint"] == {"outside": [door], "secret": "toy-clients"}
+        files = {
+            name: json.loads(text) for name, text in api.there[secret]["stringData"].items()
+        }
+        assert {name: file["endpoint"] for name, file in files.items()} == {
+            "client-0.json": door, "client-1.json": door,
+        }  # fmt: skip
+        keys = {file["public_key"] for file in files.values()}
+        assert began[0]["outside"] == {"clients": sorted(keys), "doors": {"n1": (door, 30001)}}
+        assert began[0]["clients"].keys() == keys
+
+        changed = copy.deepcopy(exposed)
+        changed["metadata"]["generation"] += 1
+        changed["spec"]["clients"]["revoked"] = ["client-1"]
+        keeper.body = changed
+        await keeper._turn()
+        assert told == [{"client-1"}]
+        assert list(api.there[secret]["stringData"]) == ["client-0.json"]
+        assert len(began) == 2
+
+        keeper.status = keeper.status.model_copy(update={"phase": "Complete"})
+        await keeper._turn()
+        assert not [path for path in api.there if "/services/" in path]
+        assert api.status["endpoint"]["outside"] == []
+
+    asyncio.run(main())
+
+
 def test_ports_that_run_out_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -276,6 +359,7 @@ def test_what_functions_run_as_is_the_jobs_to_say_then_the_installations(tmp_pat
     keeper = Keeper(
         Objects(), Lines(node()), INSTALL, asked, epoch=1,  # type: ignore[arg-type]
         identity="operator-1", address="127.0.0.1", directory=tmp_path,
+        arbiter=Arbiter(lambda job, share: None),
     )  # fmt: skip
     assert keeper.runtime == "knative"
     asyncio.run(keeper._turn())

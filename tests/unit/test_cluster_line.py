@@ -21,8 +21,9 @@ from lifl.placement.agent import Agent
 from lifl.placement.cluster import desk as desk_module
 from lifl.placement.cluster import steward as steward_module
 from lifl.placement.cluster.desk import MOST_REFUSED, Desk, NodeHere
-from lifl.placement.cluster.steward import LONGEST_S, SILENT_S, Steward
+from lifl.placement.cluster.steward import LONGEST_S, SILENT_S, Steward, demand
 from lifl.placement.guests import Guests
+from lifl.placement.hosted import NodeJob
 from lifl.placement.pool import Pool, Process
 
 pytestmark = pytest.mark.timeout(30)
@@ -308,7 +309,7 @@ def test_the_agents_loop_wakes_when_the_silence_is_over(
         pool=SimpleNamespace(processes={}, zygote=None),
         lines=SimpleNamespace(sockets=[]), node=SimpleNamespace(jobs=jobs),
         accounts=SimpleNamespace(overdue=lambda: None),
-        steward=SimpleNamespace(sockets=[], silent_for_s=lambda: silent_s),
+        steward=SimpleNamespace(sockets=[], silent_for_s=lambda: silent_s), notice=None,
     )  # fmt: skip
     monkeypatch.setattr(agent_module.zmq, "Poller", Poller)
     Agent._poll(agent)
@@ -332,3 +333,16 @@ def test_a_pool_of_own_processes_has_none(tmp_path: Path) -> None:
     assert Pool("n1", tmp_path, []).take_stuck() == []
 
 
+
+
+def test_a_job_that_is_quiet_for_long_wants_nobody_but_who_still_has_a_role() -> None:
+    job = NodeJob(1, "team/a", {"roles": [{"endpoint": 1}, {"endpoint": 2}]})
+    node: Any = SimpleNamespace(
+        jobs={1: job}, pool=SimpleNamespace(processes={}, draining=frozenset())
+    )
+    assert demand(node)["runtimes"] == {"team/a": 2}
+    job.assigned = {1: "leaf"}
+    job.idling.asleep = True
+    assert demand(node)["runtimes"] == {"team/a": 1}
+    job.assigned = {}
+    assert demand(node)["runtimes"] == {"team/a": 0}

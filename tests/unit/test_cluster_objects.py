@@ -9,6 +9,7 @@ from lifl.functions.wire import worker_and_number
 from lifl.placement.cluster.keys import Record
 from lifl.placement.cluster.names import functions
 from lifl.placement.cluster.objects import (
+    CORDONED,
     Gateway,
     Install,
     client_files,
@@ -144,6 +145,7 @@ def test_functions_have_the_socket_and_no_rights() -> None:
     pod = made["spec"]["template"]["spec"]
     assert (made["spec"]["replicas"], pod["nodeSelector"]) == (3, {"kubernetes.io/hostname": "n1"})
     assert made["metadata"]["namespace"] == "lifl-functions"
+    assert pod["tolerations"] == [CORDONED]
     assert pod["automountServiceAccountToken"] is False
     container = pod["containers"][0]
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}

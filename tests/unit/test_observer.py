@@ -30,6 +30,7 @@ class Gateway:
         self.heard: list[Message] = []
         self.newest = -1
         self.is_new = False
+        self.is_up = True
         self.follows = deque[int]()  # published as soon as a model is asked for
 
     def publish(self, number: int) -> None:

@@ -134,3 +134,35 @@ def test_enough_is_never_less_than_the_minimum() -> None:
     round_ = Round(1, {A: 0b1111}, top_node=A, enough=1, minimum=3)
     assert round_.on_accepted(A, 0b0011) == []
     assert round_.on_accepted(A, 0b0111) == [Order(A, "close")]
+
+
+# -- a node is lost --------------------------------------------------------------------------
+def test_nothing_is_decided_until_it_is_known_what_a_lost_node_leaves() -> None:
+    round_ = two_nodes()
+    round_.on_accepted(A, 0b0011)
+    round_.on_lost(B)
+    assert round_.on_accepted(A, 0b0011) == []
+    assert round_.on_deadline() == []
+    assert round_.orders_for(A) == []
+    assert round_.on_moved({A: 0b1111}, A, again=0b1100) == []
+    assert round_.on_accepted(A, 0b1111) == [Order(A, "close")]
+
+
+def test_what_arrived_from_a_lost_node_counts() -> None:
+    round_ = two_nodes()
+    round_.on_accepted(A, 0b0011)
+    round_.on_accepted(B, 0b1100)
+    round_.on_lost(B)
+    round_.on_accepted(A, 0b1111)
+    assert round_.on_moved({A: 0b1111}, A, again=0) == [Order(A, "close")]
+
+
+def test_who_is_late_at_a_node_that_is_closed_is_not_waited_for() -> None:
+    round_ = Round(1, {A: 0b001, B: 0b010, "node-c": 0b100}, top_node=A)
+    round_.on_accepted(A, 0b001)
+    round_.on_deadline()  # B's client is late, and so is that of the third
+    round_.on_lost("node-c")
+    orders = round_.on_moved({A: 0b101, B: 0b010}, A, again=0b100)
+    assert not round_.overdue
+    assert orders == []
+    assert Order(B, "close") in round_.on_accepted(A, 0b101)

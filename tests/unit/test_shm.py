@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lifl.cli.memory import find
+from lifl.functions.intake import Intake
 from lifl.shm import _words
-from lifl.shm.arena import ArenaFiles, lock_role, map_arena, unlock_role
+from lifl.shm.arena import ArenaFiles, arena_bytes, lock_role, map_arena, unlock_role
 from lifl.shm.geometry import LINE, PAGE, Geometry
 from lifl.shm.slots import GATEWAY, SUMS_BIT, Arena, Header, Payload, Phase
 
@@ -48,6 +49,50 @@ def test_who_only_looks_reads_geometry_and_phases(gateway: Arena, role: Arena) -
     assert found["inputs"] == {"FREE": 1, "WRITING": 1, "OPEN": 0, "SEALED": 1}
     assert found["sums"] == {"FREE": 3, "WRITING": 0, "OPEN": 1, "SEALED": 0}
     assert found["locks"] is None
+
+
+def test_pages_of_input_slots_come_and_go() -> None:
+    """What a job may not use is nobody's, also not by being mapped; what stays, stays as it is."""
+    page, files = PAGE, ArenaFiles.make("test", GEOMETRY, 0)
+    try:
+        least = files.resident_bytes()
+        files.reserve_inputs(2)
+        arena = map_arena(GEOMETRY, files.inputs, files.sums, write_inputs=True, slots=2)
+        assert files.resident_bytes() == least + 2 * 2 * page  # 5000 bytes are two pages
+        for slot in (0, 1, GEOMETRY.model_slot):
+            arena.payload(slot)[:1] = b"x"
+        files.give_back_inputs(1)
+        assert files.resident_bytes() == least + 2 * page
+        assert [bytes(arena.payload(slot)[:1]) for slot in (0, 1, 2)] == [b"x", b"\0", b"x"]
+    finally:
+        files.close()
+    files = ArenaFiles.make("test", GEOMETRY, 0)
+    try:
+        map_arena(GEOMETRY, files.inputs, files.sums, write_inputs=True, slots=0)
+        map_arena(GEOMETRY, files.inputs, files.sums, write_inputs=False, slots=0)
+        assert files.resident_bytes() == least
+        assert arena_bytes(GEOMETRY, 0, inputs=0) == least
+    finally:
+        files.close()
+
+
+def test_slots_beyond_a_limit_are_free_to_nobody(gateway: Arena, role: Arena) -> None:
+    """The slot that is in use is waited for; a limit that rises gives slots back."""
+    intake = Intake(gateway, {})
+    first, second = (intake.begin(1 << at, 3, 8) for at in range(2))
+    assert first is not None
+    assert second is not None
+    intake.limit(1)
+    assert not intake.withhold()  # the second is being written
+    intake.drop(second)
+    assert intake.withhold()
+    assert gateway.input_states()[1].phase == Phase.WRITING
+    intake.drop(first)
+    assert intake.begin(4, 3, 8) is not None
+    assert intake.begin(8, 3, 8) is None
+    intake.limit(2)
+    assert gateway.input_states()[1].phase == Phase.FREE
+    assert intake.begin(8, 3, 8) is not None
 
 
 def test_a_label_of_something_else_is_none() -> None:

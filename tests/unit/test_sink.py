@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,56 +12,12 @@ import pytest
 from lifl.placement import cloudevents, sink
 from lifl.placement.cloudevents import About
 from lifl.placement.sink import Counts, Sink
+from tests.unit.listener import listening
 
 pytestmark = pytest.mark.timeout(30)
 
 ABOUT = About("team-a/toy", "/apis/x/toy", "uid/1")
 DONE = {"event": "done", "rounds": 3, "wall_s": 1.5, "evaluation": {}, "metrics": {"loss": 0.5}}
-
-
-class Listener:
-    """A sink: what came, in order, and what it answers."""
-
-    def __init__(self, answers: Callable[[int], int] = lambda _: 202) -> None:
-        self.came: list[tuple[str, dict[str, str], dict[str, Any]]] = []
-        self.enough = threading.Condition()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with outer.enough:
-                    status = answers(len(outer.came))
-                    outer.came.append((self.path, dict(self.headers), body))
-                    outer.enough.notify_all()
-                self.send_response(status)
-                self.send_header("Location", "/elsewhere")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/events?who=lifl"
-
-    def wait(self, number: int) -> list[dict[str, Any]]:
-        with self.enough:
-            assert self.enough.wait_for(lambda: len(self.came) >= number, 20)
-            return [body for _, _, body in self.came]
-
-
-@contextmanager
-def listening(answers: Callable[[int], int] = lambda _: 202) -> Iterator[Listener]:
-    listener = Listener(answers)
-    thread = threading.Thread(target=listener.server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield listener
-    finally:
-        listener.server.shutdown()
-        thread.join()
-        listener.server.server_close()
 
 
 @pytest.fixture(autouse=True)
@@ -190,3 +143,9 @@ def test_events_of_a_job_that_is_gone_still_come_through() -> None:
         came_back.set()
         assert way.join(25.0) == 0
     assert way.counts["delivered"] == 1
+
+
+def test_the_guide_has_every_type_and_what_it_says() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "kubernetes.md").read_text()
+    for kind, what in cloudevents.TYPES.items():
+        assert f"| `{kind}` | {what} |" in page

@@ -54,6 +54,7 @@ RIGHT: Final[dict[str, Edits]] = {
     "a schedule": {
         "spec.trainer.schedule": [{"fromRound": 1, "args": {}}, {"fromRound": 3, "args": {"a": 1}}]
     },
+    "first of all jobs": {"spec.placement": {"priority": 1_000_000, "weight": 0.001}},
     "momentum 0 of fedavg": {"spec.aggregation": {"serverMomentum": 0}},
     "fedavgm": {
         "spec.aggregation": {
@@ -162,6 +163,8 @@ WRONG: Final[dict[str, tuple[Edits, str]]] = {
     "idle replicas of workers": (
         {"spec.trainer.workers": 4, "spec.trainer.replicas": 5}, "some would have nobody",
     ),
+    "a weight of nothing": ({"spec.placement.weight": 0}, ""),
+    "a priority in halves": ({"spec.placement.priority": 0.5}, ""),
     "a schedule that goes back": (
         {
             "spec.trainer.schedule": [
