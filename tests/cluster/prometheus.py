@@ -1,6 +1,6 @@
 """Debian's Prometheus beside a cluster: it scrapes a release through the API server's proxy.
 
-Owns the configuration, which says of pods what the chart's PodMonitor says, the process, and the
+Owns the configuration, with the labels that the chart's PodMonitor gives, the process, and the
 questions to it.  Draws the dashboard's panels as they are asked for.  Used by test_prometheus.py.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.installation import ROOT, until
+from tests.cluster.kubectl import Kubectl
 
 STEP_S = 2
 FILES = ROOT / "charts" / "lifl" / "files"
@@ -56,33 +56,27 @@ def _access(folder: Path) -> tuple[str, dict[str, str]]:
 
 
 def _configuration(release: str, folder: Path) -> dict[str, Any]:
+    """Debian's Prometheus cannot ask Kubernetes who is there: the pods are named one by one."""
     server, tls = _access(folder)
-    pod = "__meta_kubernetes_pod"
-    proxy = "/api/v1/namespaces/${1}/pods/${2}:${3}/proxy/metrics"
-    named = ["__meta_kubernetes_namespace", f"{pod}_name", f"{pod}_container_port_number"]
+    targets = []
+    for pod in Kubectl(release).get("pods")["items"]:
+        about = pod["metadata"]
+        component = about.get("labels", {}).get("lifl.dev/component", "")
+        ports = [
+            port["containerPort"] for container in pod["spec"]["containers"]
+            for port in container.get("ports", []) if port["name"] == "metrics"
+        ]  # fmt: skip
+        if component in ("operator", "agent") and ports:
+            where = f"/api/v1/namespaces/{release}/pods/{about['name']}:{ports[0]}"
+            targets.append({"targets": [server], "labels": {
+                "__metrics_path__": f"{where}/proxy/metrics", "instance": about["name"],
+                "pod": about["name"], "node": pod["spec"]["nodeName"], "component": component,
+            }})  # fmt: skip
     return {
         "global": {"scrape_interval": f"{STEP_S}s", "evaluation_interval": f"{STEP_S}s"},
         "rule_files": [str(FILES / "alerts.yaml")],
         "scrape_configs": [{
-            "job_name": "lifl", "scheme": "https", "tls_config": tls,
-            "kubernetes_sd_configs": [{
-                "role": "pod", "kubeconfig_file": os.environ["KUBECONFIG"],
-                "namespaces": {"names": [release]},
-            }],
-            "relabel_configs": [
-                {"action": "keep", "source_labels": [f"{pod}_label_lifl_dev_component"],
-                 "regex": "operator|agent"},
-                {"action": "keep", "source_labels": [f"{pod}_container_port_name"],
-                 "regex": "metrics"},
-                {"source_labels": named, "separator": ";", "regex": "(.*);(.*);(.*)",
-                 "target_label": "__metrics_path__", "replacement": proxy},
-                {"target_label": "__address__", "replacement": server},
-                {"source_labels": [f"{pod}_name"], "target_label": "instance"},
-                {"source_labels": [f"{pod}_name"], "target_label": "pod"},
-                {"source_labels": [f"{pod}_node_name"], "target_label": "node"},
-                {"source_labels": [f"{pod}_label_lifl_dev_component"],
-                 "target_label": "component"},
-            ],
+            "job_name": "lifl", "scheme": "https", "tls_config": tls, "static_configs": targets,
         }],
     }  # fmt: skip
 

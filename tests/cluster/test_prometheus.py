@@ -32,6 +32,10 @@ with socket.create_connection((sys.argv[1], 17711), timeout=10) as sock:
 """
 
 
+def firing(server: prometheus.Prometheus) -> set[str]:
+    return {alert["labels"]["alertname"] for alert in server.ask("alerts")["alerts"]}
+
+
 def strange_things(lifl: Installation, pods: Pods, node: str) -> None:
     agent = next(p for p in lifl.pods("agent") if p["spec"]["nodeName"] == node)
     pods.run(
@@ -72,9 +76,8 @@ def test_panels_and_alerts_have_data(
         assert len(names) > 8
         for name in names:
             until(lambda name=name: bool(server.value(name)), f"series of {name}")  # type: ignore[misc]
-        firing = {alert["labels"]["alertname"] for alert in server.ask("alerts")["alerts"]}
-        assert "LiflKernelDisturbed" in firing
-        assert "LiflUnreachable" not in firing
+        until(lambda: "LiflKernelDisturbed" in firing(server), "the alert of what was detached")
+        assert "LiflUnreachable" not in firing(server)
 
         until(lambda: len(server.over("lifl_node_info", 60)[0]["values"]) > 20, "a minute of it")
         pictures = Path(os.environ.get("LIFL_PICTURES", tmp_path))

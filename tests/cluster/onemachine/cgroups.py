@@ -60,6 +60,15 @@ def make_node(cluster: Cluster, unit: str) -> str:
     return f"/{cluster.cgroup}/{unit}"
 
 
+def clear(cluster: Cluster, unit: str) -> None:
+    """Groups of pods that ended with their node; a kubelet would look into each."""
+    for root in hierarchies():
+        top = root / cluster.cgroup / unit
+        for folder in sorted((each for each in top.rglob("*") if each.is_dir()), reverse=True):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
 def enter(folder: Path) -> Path:
     """Put this process there; returns where it was."""
     mine = Path("/proc/self/cgroup").read_text().splitlines()

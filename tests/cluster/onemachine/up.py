@@ -84,6 +84,7 @@ def start(cluster: Cluster, name: str, *, say: Say) -> None:
         raise Failed(f"{name} is running")
     built = binaries.build(cluster.cache, say=say)
     each = next(each for each in cluster.nodes if each.name == name)
+    cgroups.clear(cluster, name)
     unit.start(cluster, node.unit(each, built))
     kubectl = kubectl_of(cluster, built)
     _until(cluster, name, partial(_nodes_ready, cluster, kubectl))
