@@ -142,7 +142,7 @@ _ROWS = (
          "No node has room, too few clients are connected, a socket is not read.",
          "Wait, or give the job what the sentence names."),
     Code("not-started", Busy, "The round has not reached this gateway, or not for this client.",
-         "The gateway or its node was restarted a moment ago, or the plan has the client elsewhere.",
+         "The gateway or its node was restarted just now, or the plan has the client elsewhere.",
          "Ask again, and follow the message `redirect`; the client library does."),
     Code("no-memory", Busy, "The node has not the memory that the job needs.",
          "The limit of the memory cgroup, the budget of the node, or the machine itself.",
