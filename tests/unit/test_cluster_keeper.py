@@ -277,6 +277,58 @@ def test_clients_from_outside_get_their_way_in_and_lose_it(
     asyncio.run(main())
 
 
+def test_a_node_that_is_lost_takes_no_door_from_others_and_the_coordinator_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [NodeHere(n, f"key of {n}", b"", gateway="tcp://10.0.0.1:7710") for n in ("n1", "n2")]
+    api, desk = Exposing(), Lines(*nodes)
+    began: list[dict[str, Any]] = []
+
+    class Started(Coordinator):
+        def __init__(self, name: str, run_dir: Path, config: dict[str, Any], *_: Any) -> None:
+            self.endpoint = "tcp://127.0.0.1:30000"
+            began.append(config)
+
+    monkeypatch.setattr(keeper_module, "Coordinator", Started)
+    exposed = body(clients={"min": 1, "max": 2}, expose={"type": "NodePort"})
+    exposed["spec"].pop("trainer")
+
+    async def main() -> None:
+        keeper = Keeper(
+            api, desk, INSTALL, exposed, epoch=1, identity="operator-1",  # type: ignore[arg-type]
+            address="127.0.0.1", directory=tmp_path, arbiter=Arbiter(lambda job, share: None),
+        )  # fmt: skip
+        keeper.run_dir.mkdir(parents=True)
+        (keeper.run_dir / "initial.safetensors").touch()
+        await keeper._turn()
+        doors = {"n1": ("tcp://192.0.2.1:30000", 30001), "n2": ("tcp://192.0.2.1:30002", 30003)}
+        assert keeper.visitors.doors == doors
+        keeper._on_event({"event": "node_lost", "node": "n1"})
+        await keeper._turn()
+        assert keeper.visitors.doors == doors
+        assert api.status["endpoint"]["outside"] == [doors["n2"][0]]
+        keeper._on_event({"event": "node_back", "node": "n1"})
+        await keeper._turn()
+        assert sorted(api.status["endpoint"]["outside"]) == [door for door, _ in doors.values()]
+        assert len(began) == 1
+
+    asyncio.run(main())
+
+
+def test_what_is_said_of_a_job_is_kept_until_it_is_written(tmp_path: Path) -> None:
+    """The loop holds tasks by weak references alone."""
+
+    async def main() -> None:
+        keeper = kept(Objects(), Lines(node()), tmp_path)
+        keeper._on_event({"event": "warning", "text": "odd"})
+        assert len(keeper._saying) == 1
+        await asyncio.gather(*keeper._saying)
+        await asyncio.sleep(0)
+        assert not keeper._saying
+
+    asyncio.run(main())
+
+
 def test_ports_that_run_out_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -11,14 +11,19 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lifl.errors import Busy
 from lifl.metrics import METRICS, PHASE_HELP, PHASES, Figures
+from lifl.placement.accounts import Accounts
 from lifl.placement.exposition import text
+from lifl.placement.monitoring import Monitoring
 from lifl.placement.scrape import Endpoint, listen
+from tests.unit import clusterjobs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -123,6 +128,21 @@ def test_a_port_in_use_is_named() -> None:
         port = listener.getsockname()[1]
         with pytest.raises(Busy, match=f"{port}.*--metrics-port"):
             listen(port)
+
+
+def test_restarts_and_rejections_are_there_before_the_first_one(tmp_path: Path) -> None:
+    """`rate` and `increase` miss the step of a counter that first appears at 1."""
+    monitoring = Monitoring(clusterjobs.job(), tmp_path)
+    monitoring.node("n1", "http://127.0.0.1:1/metrics", of=2)
+    restarts = monitoring.figures.values["lifl_restarts"]
+    assert restarts["n1", "gateway"] == restarts["n1", "leaf"] == 0
+    monitoring.restarted("n1", "leaf")
+    monitoring.node("n1", "http://127.0.0.1:1/metrics", of=2)  # its agent began anew
+    assert (restarts["n1", "leaf"], restarts["n1", "agent"]) == (1, 1)
+    node: Any = SimpleNamespace(name="n1", router=SimpleNamespace(name="unix"), kernels="native")
+    rejections = Accounts(node, "avx2").figures.values["lifl_rejections"]
+    assert {rejections[code,] for code in ("late", "not-finite", "unknown-key", "busy")} == {0}
+    assert "bulk: replayed" in {code for code, in rejections}
 
 
 def test_processes_do_not_pay_for_metrics_that_nobody_reads() -> None:
