@@ -45,10 +45,9 @@ from lifl.placement.members import Members
 from lifl.placement.netns import enter
 from lifl.placement.node import Node
 from lifl.placement.notice import Notice
-from lifl.placement.pool import Pool, Process
+from lifl.placement.pool import Pool
 from lifl.placement.processes import end_with_parent
 from lifl.placement.scrape import Endpoint, listen
-from lifl.proxy_ebpf.control import Control
 from lifl.proxy_ebpf.descriptor import Kind
 from lifl.proxy_ebpf.open import open_router
 
@@ -107,17 +106,7 @@ class Agent:
         members = self.members
         while True:
             ready = self._poll()
-            dead, talking = self._dead(ready), self._talking(ready)
-            if self.pool.zygote is not None and self.pool.zygote.has_news(ready):
-                members.learn_who_was_forked()
-            if members.listener.fileno() in ready:
-                members.accept()
-            for fd, control in talking:
-                if members.connections.get(fd, (None,))[0] is control:
-                    members.receive(fd)
-            for process, pidfd in dead:
-                if process.pidfd == pidfd:  # else it has come again, from its pod
-                    members.died(process)
+            members.turn(ready)
             if members.doorman is not None and members.doorman.fileno() in ready:
                 members.admit()
             if self.router.fileno() in ready:
@@ -155,15 +144,6 @@ class Agent:
         waits_s += [zygote.late_in_s()] if zygote is not None else []
         wait_s = min((each for each in waits_s if each is not None), default=None)
         return {what for what, _ in poller.poll(None if wait_s is None else int(wait_s * 1000) + 1)}
-
-    # Both are taken before a turn acts: what it opens may get the number of what it has closed.
-    def _dead(self, ready: set[Any]) -> list[tuple[Process, int]]:
-        """Processes whose pidfd says so, with that."""
-        return [(p, p.pidfd) for p in self.pool.processes.values() if p.pidfd in ready]
-
-    def _talking(self, ready: set[Any]) -> list[tuple[int, Control]]:
-        """Connections from which something has come."""
-        return [(fd, each[0]) for fd, each in self.members.connections.items() if fd in ready]
 
     # -- coordinator -------------------------------------------------------------------------
     def _about_this_node(self) -> Message:
