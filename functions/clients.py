@@ -388,10 +388,12 @@ class Clients:
     def tell_elsewhere(
         self, name: str, near: list[list[str]], far: list[list[str]]
     ) -> None:
-        """Where clients of this gateway go when it is gone."""
+        """Where clients of this gateway go when it is gone; workers and observers go to all."""
         self.elsewhere[name] = near, far
         job = self.jobs.get(name)
-        here = [self.unknown.get(name, {})] + ([job.clients, job.workers] if job else [])
+        here = [self.unknown.get(name, {})] + (
+            [job.clients, job.workers, job.observers] if job else []
+        )
         for peers in here:
             for key, peer in peers.items():
                 gateways = self._elsewhere(name, key)

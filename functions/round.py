@@ -3,8 +3,8 @@
 Owns the decisions of the crash protocol for a role (docs/crash-protocol.md): admit, fold,
 release, finish, seal.  Does no I/O and keeps no state of its own, because a successor must come
 to the same decision from the same words: what a process that died between two steps left behind
-is an ordinary input here.  Called by functions/aggregator.py after every wake-up, until it says
-Wait.
+is an ordinary input here.  Called by functions/steps.py after every wake-up of
+an aggregator, until it says Wait.
 """
 
 from __future__ import annotations

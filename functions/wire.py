@@ -6,16 +6,18 @@ the platform is made here, so that all of them have CURVE, no silent drops and h
 
     client, node ─► gateway     hello, ticket, put, chunk, get, report, metrics
     gateway ─► client, node     welcome, ticket, round, go, more, ack, reject, model, gone,
-                                redirect, done
+                                redirect, elsewhere, here, done
+    gateway ─► observer         welcome, ticket, published, model, gone, reject, elsewhere, done
     gateway ─► worker           the same, and work; a worker says in `as` for which of its virtual
                                 clients it speaks, and is answered with the same `as`
     gateway ─► coordinator      gateway, enrolled, ready, client, gone, accepted, closed, published,
-                                metrics, ended
-    coordinator ─► gateway      enrol, job, round, redirect, cut, close, end
-    agent ─► coordinator        node, planned, failed, restart, work, dropped
-    coordinator ─► agent        plan, report, drop
+                                metrics, fenced, here, ended
+    coordinator ─► gateway      enrol, job, round, redirect, elsewhere, cut, close, fence, over,
+                                ask, who, end
+    agent ─► coordinator        node, planned, failed, restart, work, lost, dropped, here
+    coordinator ─► agent        plan, report, drop, ask, who
     agent ─► operator           node, demand, evict
-    operator ─► agent           jobs, who, refused
+    operator ─► agent           jobs, drain, who, refused
     pod of a job ─► operator    initial
     operator ─► pod of a job    more, refused
 """

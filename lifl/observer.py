@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import zmq
 
@@ -17,17 +17,29 @@ class Observer:
     """Somebody who sees every global model and may report on it, but trains nothing.
 
     Args:
-        addresses: all gateways of the job: any of them may be the one that publishes.
+        addresses: gateways of the job: any of them may be the one that publishes, and they say
+            which others there are, also those of nodes that join later.
     """
 
     def __init__(self, addresses: list[Address], *, job: str, keys: Keys) -> None:
-        self.job = job
-        self._connections = [Connection(keys, at) for at in addresses]
+        self.job, self._keys = job, keys
         self._layout: Layout | None = None
-        self._source = self._connections[0]
         self._reported: Message = {}  # last
-        for connection in self._connections:
-            connection.send([({"t": "hello", "job": job}, None)])
+        self._poller = zmq.Poller()
+        self._connections: list[Connection] = []
+        self._known: set[Address] = set()
+        self._call(addresses)
+        self._source = self._connections[0]
+
+    def _call(self, addresses: Iterable[Address]) -> None:
+        """Those gateways of these that it has not called yet."""
+        for address in addresses:
+            if address not in self._known:
+                self._known.add(address)
+                connection = Connection(self._keys, address)
+                self._connections.append(connection)
+                self._poller.register(connection.socket, zmq.POLLIN)
+                connection.send([({"t": "hello", "job": self.job}, None)])
 
     def models(self) -> Iterator[tuple[int, State]]:
         """(round, model) of the newest model there is, again and again, until the job is done.
@@ -35,16 +47,13 @@ class Observer:
         Models that were replaced while the caller was busy, or another one was on its way, are
         skipped; the last one never is.  Round 0 is the initial model.
         """
-        poller = zmq.Poller()
-        for connection in self._connections:
-            poller.register(connection.socket, zmq.POLLIN)
         last, newest, download, source = -1, -1, None, self._connections[0]
         newest_at, start = source, 0
         while True:
-            ready = dict(poller.poll(AGAIN_MS))
+            ready = dict(self._poller.poll(AGAIN_MS))
             if not ready and download is not None:
                 source.send(download.again())
-            for connection in self._connections:
+            for connection in list(self._connections):
                 if connection.reconnected():
                     connection.send([({"t": "hello", "job": self.job}, None)])
                     if connection is self._source and self._reported:  # may have been lost
@@ -56,9 +65,12 @@ class Observer:
                             return
                         case "welcome":
                             self._layout = Layout.from_wire(message["layout"])
+                            self._call(Address(*at) for at in message.get("elsewhere", ()))
                             began = message.get("settings", {}).get("start", start)
                             if began > start:  # earlier rounds again
                                 start, newest, last, download = began, -1, -1, None
+                        case "elsewhere":
+                            self._call(Address(*at) for at in message["gateways"])
                         case "published" if message["round"] > newest:
                             newest, newest_at = message["round"], connection
                             if not source.is_up:  # its node is lost, and an older model with it

@@ -13,6 +13,8 @@ from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
+from lifl.api.codes import CODES
+from lifl.errors import InvalidUpdate, Late, Refused
 from lifl.functions.tally import MOST_SPANS, Span, merged
 from lifl.functions.wire import Message
 from lifl.metrics import Figures
@@ -26,6 +28,12 @@ EWMA_S: Final = 10.0
 REPORTS_KEPT: Final = 3  # a coordinator that comes back asks for the last ones again
 REPAIRS: Final = ("program", "socket", "credit", "route")
 REFUSALS: Final = ("bad-token", "not-allowed", "malformed", "other-tenant", "not-its-role")
+REJECTIONS: Final = (  # what a gateway tells a sender, and handshakes that got no further
+    *(row.name for row in CODES.values() if issubclass(row.kind, InvalidUpdate | Late | Refused)),
+    "unknown-job", "busy", "not-started", "too-slow", "unreachable", "unknown-key", "bad-handshake",
+    *(f"bulk: {why}" for why in ("silent", "crowded out", "not a greeting", "not granted",
+                                 "unknown", "stolen", "replayed", "expired")),
+)  # fmt: skip
 LATE_S: Final = 0.1  # how long a round's row waits for what the top still has to say
 
 
@@ -62,6 +70,8 @@ class Accounts:
         )
         for what in REPAIRS:  # from 0 on, so that Prometheus sees the first one increase
             self.figures.add("lifl_proxy_repairs", 0, what=what)
+        for code in REJECTIONS:
+            self.figures.add("lifl_rejections", 0, code=code)
         for code in REFUSALS:
             self.figures.add("lifl_joins_refused", 0, code=code)
 

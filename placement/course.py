@@ -38,7 +38,7 @@ class Course:
         send: a message to a connection of a node, if there is one.
         put_model: takes the model that this start of the run begins with to a node.
         offer: hears which node has the model of a round that is over.
-        must_be_kept: raises NodeLost unless there is a checkpoint of this round.
+        must_be_kept: raises ModelLost unless there is a checkpoint of this round.
 
     Attributes:
         first_needs: clients that the first round waits for, beside spec.clients.min.
@@ -331,7 +331,7 @@ class Course:
         """Between rounds the newest model is where the top was: see that it can be had.
 
         Raises:
-            NodeLost: it cannot; the run can go on from an earlier round.
+            ModelLost: it cannot; the run can go on from an earlier round.
         """
         by = self.record.published_by
         if number == self.base or by is None or not self.members[by].is_lost:
@@ -345,7 +345,7 @@ class Course:
         """No node has it any more: the model of a round goes from its checkpoint to a node.
 
         Raises:
-            NodeLost: there is none of that round.
+            ModelLost: there is none of that round.
         """
         if number != self.base:
             self.must_be_kept(number)

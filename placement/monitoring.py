@@ -10,7 +10,7 @@ import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from lifl.api.job import FLJob
 from lifl.events import emit
@@ -19,6 +19,7 @@ from lifl.placement.limits import full_disk_says
 from lifl.placement.rounds import Round
 
 FILE = "metrics.json"
+RESTARTED: Final = ("agent", "gateway", "zygote", "runtime", "leaf", "middle", "top")
 
 
 class Monitoring:
@@ -40,6 +41,8 @@ class Monitoring:
         """An agent reports itself, for the first time or after a restart."""
         if name in self.nodes:
             self.restarted(name, "agent")
+        for what in RESTARTED:  # from 0 on, so that Prometheus sees the first one increase
+            self.figures.add("lifl_restarts", 0, node=name, what=what)
         self.nodes[name] = url
         self.figures.set("lifl_nodes", len(self.nodes))
         if len(self.nodes) == of:

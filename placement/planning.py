@@ -1,7 +1,8 @@
 """From a job and its nodes to a plan, and from a plan to what agents and gateways are told.
 
 Owns the snapshot that planner.py is asked with, the size of the job's memory and the content of
-`plan`, `job` and `round` messages.  No I/O; placement/coordinator.py sends what is made here.
+`plan`, `job` and `round` messages.  No I/O; coordinator.py, course.py and loss.py send what is
+made here.
 """
 
 from __future__ import annotations

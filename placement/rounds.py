@@ -1,7 +1,7 @@
 """The rounds of a job as a state machine: what the coordinator does when something is reported.
 
 Owns one round's progress: who was accepted where, what is closed, what is missing.  No I/O, no
-clock: events in, orders out.  Called by placement/coordinator.py.
+clock: events in, orders out.  Called by course.py and loss.py.
 
     planned ─► start ─► accepted … ─► all in, or deadline ─► close other nodes, cut the top's
           ─► their closed sets arrived at the top ─► close the top's node ─► published

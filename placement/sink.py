@@ -2,7 +2,8 @@
 
 Owns a queue that is bounded and the tries to empty it: in order, each until the sink has it, with
 pauses that grow.  Whoever puts something in never waits: where the queue is full, the oldest event
-is dropped and counted.  What a sink refuses for good (4xx, redirects) is not tried again.  Knows
+is dropped and counted.  What a sink refuses for good (4xx, redirects), and what cannot be
+sent at all, counts as refused and is not tried again.  Knows
 nothing of what is sent: cloudevents.py does.  Called by the keeper of a job and by the engine.
 """
 
@@ -109,6 +110,9 @@ class Sink:
             except Refused as error:
                 self.counts.add("refused")
                 log.warning("%s refuses %s: %s", self.url, event.get("id"), error)
+            except Exception as error:  # a URL or an event that no try can send
+                self.counts.add("refused")
+                log.warning("%s cannot be sent to %s: %r", event.get("id"), self.url, error)
             else:
                 self.counts.add("delivered")
             failures = 0

@@ -107,7 +107,8 @@ _IDENTIFIER: Final = rf"[{_LETTER}][{_LETTER}\p{{Mn}}\p{{Mc}}\p{{Nd}}\p{{Pc}}]*"
 _AMOUNT: Final = r"[0-9]{1,15}(\.[0-9]{1,3})?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?"
 _AMOUNT_IS: Final = re.compile(_AMOUNT).fullmatch
 _STEP: Final = r"/([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+|\.)?"  # of a path, and not ".."
-_HOST: Final = r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
+_PORT: Final = r"([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_HOST: Final = rf"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:{_PORT})?"
 
 DnsLabel = Annotated[
     str,

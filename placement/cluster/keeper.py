@@ -89,6 +89,7 @@ class Keeper:
         self.coordinator: Coordinator | None = None
         self.woken = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
+        self._saying: set[asyncio.Task[None]] = set()  # the loop itself keeps no task
         self.complaint = ""  # of a turn that failed, while it is the status's message
         self.failures: dict[str, str] = {}
         self.closed = False
@@ -334,12 +335,13 @@ class Keeper:
         if decision.phase in ENDED:
             await self.visitors.close(job)
         elif decision.coordinator and gateways:
-            if not await self.visitors.open(job, self.uid, gateways):
+            if not await self.visitors.open(job, self.uid, self.record, gateways):
                 self.complaint = f"no load balancer has given {names.outside(self.name)} an address"
                 self._set(self.status.model_copy(update={"message": self.complaint}))
             elif secret := await self.visitors.give_files(job, self.uid, self.record, gateways):
                 self._set(with_endpoint(self.status, secret=secret))
-        where = tuple(endpoint for endpoint, _ in self.visitors.doors.values())
+        doors = self.visitors.doors
+        where = tuple(doors[node][0] for node in doors if node not in self.lost)
         if where or (endpoint is not None and endpoint.outside):
             self._set(with_endpoint(self.status, outside=where))
 
@@ -435,7 +437,9 @@ class Keeper:
             self._tell(job, event)
         said = news(event)
         if said is not None and before not in ENDED:
-            asyncio.get_running_loop().create_task(self._say(said))
+            saying = asyncio.get_running_loop().create_task(self._say(said))
+            self._saying.add(saying)
+            saying.add_done_callback(self._saying.discard)
         self.wake()
 
     def _tell(self, job: FLJob, event: Mapping[str, Any]) -> None:

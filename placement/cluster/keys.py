@@ -28,6 +28,8 @@ class Record:
         clients: pairs of clients that are processes; workers: of those that run virtual ones.
         nodes: public key of each node that the job may use, by name; none before it is placed.
         start: how often rounds began at a checkpoint, and 1.
+        came: names of all nodes that it ever could use, in the order in which they came: a node's
+            place is the number of its ports for clients from outside, and no other node's ever.
     """
 
     number: int
@@ -38,6 +40,7 @@ class Record:
     workers: tuple[Pair, ...]
     nodes: Mapping[str, str]
     start: int = 1
+    came: tuple[str, ...] = ()
 
     @classmethod
     def new(cls, job: FLJob, uid: str) -> Self:
@@ -75,7 +78,8 @@ class Record:
         return [public for public, _ in self.clients[self.started(job) :]]
 
     def on(self, nodes: Mapping[str, str]) -> Self:
-        return replace(self, nodes=dict(nodes))
+        new = sorted(nodes.keys() - set(self.came))
+        return replace(self, nodes=dict(nodes), came=(*self.came, *new))
 
     def again(self) -> Self:
         """Rounds begin at the last checkpoint."""
@@ -91,6 +95,8 @@ class Record:
             fields[name] = tuple(fields[name])
         for name in ("clients", "workers"):
             fields[name] = tuple(map(tuple, fields[name]))
+        # a record of before had none, and its ports were numbered by name
+        fields["came"] = tuple(fields.get("came", sorted(fields["nodes"])))
         return cls(**fields)
 
 

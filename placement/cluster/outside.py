@@ -4,9 +4,11 @@
 
 Owns these objects and the addresses that follow from them.  A client talks to the gateway of its
 own node, each of which has a key of its own, so that no balancing may happen on the way: every node
-has two ports of the one Service, and one EndpointSlice that knows them alone.  The Service hangs
-below the FLJob and counts in the quotas of its namespace; it goes when the job has ended, since a
-load balancer costs money.  Called by keeper.py.
+has two ports of the one Service, and one EndpointSlice that knows them alone.  These are its own
+for as long as the job lives, whichever other nodes are lost or join: they stand in clients' files,
+beside the key of that node's gateway.  The Service hangs below the FLJob and counts in the quotas
+of its namespace; it goes when the job has ended, since a load balancer costs money.  Called by
+keeper.py.
 """
 
 from __future__ import annotations
@@ -29,8 +31,12 @@ SLICES: Final = "discovery.k8s.io/v1"
 Doors = dict[str, tuple[str, int]]  # by node: endpoint, and port for models and updates
 
 
-def service(job: FLJob, uid: str, gateways: Sequence[Gateway]) -> Object:
-    """The Service; it selects nobody, since gateways are pods of another namespace."""
+def service(job: FLJob, uid: str, came: Sequence[str]) -> Object:
+    """The Service; it selects nobody, since gateways are pods of another namespace.
+
+    Args:
+        came: all nodes that the job ever could use, in the order in which they came.
+    """
     metadata = belongs_to(job, uid, names.outside(job.metadata.name), "outside")
     annotations = job.spec.expose.annotations
     return {
@@ -40,7 +46,7 @@ def service(job: FLJob, uid: str, gateways: Sequence[Gateway]) -> Object:
             "type": job.spec.expose.type,
             "ports": [
                 {"name": f"{what}-{at}", "port": FIRST_PORT + 2 * at + more, "protocol": "TCP"}
-                for at in range(len(gateways)) for more, what in enumerate(("control", "bulk"))
+                for at in range(len(came)) for more, what in enumerate(("control", "bulk"))
             ],
         },
     }  # fmt: skip
@@ -75,12 +81,14 @@ def slice_of(owner: Object, at: int, gateway: Gateway, bulk_port: int) -> Object
 
 
 def doors_of(
-    found: Object, gateways: Sequence[Gateway], hosts: Callable[[str], str | None]
-) -> Doors:
+    found: Object, came: Sequence[str], gateways: Sequence[Gateway],
+    hosts: Callable[[str], str | None],
+) -> Doors:  # fmt: skip
     """Where clients find each node's gateway.
 
     Args:
         found: the Service as the API server has it.
+        came: all nodes that the job ever could use, in the order in which they came.
         hosts: address of a node for those outside, as far as the cluster knows one.
 
     Returns:
@@ -90,7 +98,8 @@ def doors_of(
     balanced = found["spec"]["type"] == "LoadBalancer"
     ingress = found.get("status", {}).get("loadBalancer", {}).get("ingress") or [{}]
     field, doors = "port" if balanced else "nodePort", Doors()
-    for at, gateway in enumerate(gateways):
+    for gateway in gateways:
+        at = came.index(gateway.node)
         host = (
             ingress[0].get("ip") or ingress[0].get("hostname") if balanced
             else hosts(gateway.node) or host_of(gateway.endpoint)
@@ -116,32 +125,36 @@ class Way:
         self._api, self._namespace = api, namespace
         self._path = path_of("", "services", namespace, names.outside(name))
         self._doors: Doors = {}
-        self._made: tuple[Object, Sequence[Gateway]] | None = None
+        self._made: tuple[Object, tuple[Gateway, ...]] | None = None
         self._look_at = 0.0
         self._is_closed = False
 
     def open(
-        self, job: FLJob, uid: str, gateways: Sequence[Gateway], bulk_port: int
-    ) -> Doors:
+        self, job: FLJob, uid: str, came: Sequence[str], gateways: Sequence[Gateway],
+        bulk_port: int,
+    ) -> Doors:  # fmt: skip
         """Have it lead to these gateways; what is known of its addresses.
+
+        A node that is lost keeps its ports and its place in what is returned: it may be back.
 
         Raises:
             LiflError: the API server refuses, for example what is beyond a quota, or is away.
         """
-        made = service(job, uid, gateways), tuple(gateways)
+        made = service(job, uid, came), tuple(gateways)
         if made == self._made and time.monotonic() < self._look_at:
             return self._doors
         if made == self._made:
             found = self._api.get(self._path)
         else:
             found = self._api.apply(self._path, made[0])
-            for at, gateway in enumerate(gateways):
-                leads = slice_of(found, at, gateway, bulk_port)
+            for gateway in gateways:
+                leads = slice_of(found, came.index(gateway.node), gateway, bulk_port)
                 path = path_of(
                     SLICES, "endpointslices", self._namespace, leads["metadata"]["name"]
                 )
                 self._api.apply(path, leads)
-        self._doors = doors_of(found, gateways, self._host)
+        doors = doors_of(found, came, gateways, self._host)
+        self._doors = self._doors | doors if doors else {}
         self._made, self._look_at = made, time.monotonic() + LOOK_S
         return self._doors
 

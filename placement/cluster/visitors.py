@@ -32,8 +32,8 @@ class Visitors:
         keys: the job's key directory.
 
     Attributes:
-        doors: where they find each node's gateway; empty until that is known, or where they call
-            where nodes do.
+        doors: where they find each node's gateway, also of those that are lost; empty until that is
+            known, or where they call where nodes do.
     """
 
     def __init__(
@@ -43,12 +43,16 @@ class Visitors:
         self._way = Way(api, namespace, name)
         self.doors: Doors = {}
 
-    async def open(self, job: FLJob, uid: str, gateways: Sequence[Gateway]) -> bool:
+    async def open(
+        self, job: FLJob, uid: str, record: Record, gateways: Sequence[Gateway]
+    ) -> bool:
         """Have the way in lead to these gateways; False: nobody knows its address yet."""
         if job.spec.expose.type == "none":
             return True
         bulk_port = self._install.gateway_bulk_port
-        self.doors = await asyncio.to_thread(self._way.open, job, uid, gateways, bulk_port)
+        self.doors = await asyncio.to_thread(
+            self._way.open, job, uid, record.came, gateways, bulk_port
+        )
         return bool(self.doors)
 
     async def close(self, job: FLJob) -> None:

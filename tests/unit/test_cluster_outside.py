@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from lifl.errors import Refused
 from lifl.placement.cluster import outside as outside_module
 from lifl.placement.cluster.api import Conflict
 from lifl.placement.cluster.desk import NodeHere
+from lifl.placement.cluster.keys import Record
 from lifl.placement.cluster.nodes import annotations_of
 from lifl.placement.cluster.objects import Gateway
 from lifl.placement.cluster.outside import Way, doors_of, host_outside, service, slice_of
@@ -20,6 +22,7 @@ from tests.unit.clusterjobs import UID, job
 
 GATEWAYS = [Gateway("n1", "tcp://10.0.0.1:7710", "k1"), Gateway("n2", "tcp://10.0.0.2:7710", "k2")]
 BULK = 7711
+CAME = ("n1", "n2")
 
 
 def exposed(kind: str, **expose: Any) -> Any:
@@ -36,7 +39,7 @@ def seen(made: dict[str, Any], **status: Any) -> dict[str, Any]:
 
 
 def test_each_node_has_two_ports_that_lead_to_it_alone() -> None:
-    made = seen(service(exposed("NodePort"), UID, GATEWAYS))
+    made = seen(service(exposed("NodePort"), UID, CAME))
     assert "selector" not in made["spec"]
     assert made["metadata"]["ownerReferences"][0]["kind"] == "FLJob"
     ports = [(port["name"], port["port"]) for port in made["spec"]["ports"]]
@@ -56,23 +59,24 @@ def test_each_node_has_two_ports_that_lead_to_it_alone() -> None:
 
 
 def test_the_doors_of_node_ports_are_at_the_nodes() -> None:
-    made = seen(service(exposed("NodePort"), UID, GATEWAYS))
+    made = seen(service(exposed("NodePort"), UID, CAME))
     hosts = {"n1": "192.0.2.1"}
-    assert doors_of(made, GATEWAYS, hosts.get) == {
+    assert doors_of(made, CAME, GATEWAYS, hosts.get) == {
         "n1": ("tcp://192.0.2.1:30000", 30001), "n2": ("tcp://10.0.0.2:30002", 30003),
     }  # fmt: skip
 
 
 def test_the_doors_of_a_load_balancer_are_at_its_address_once_it_has_one() -> None:
-    made = service(exposed("LoadBalancer", annotations={"a/b": "c"}), UID, GATEWAYS)
+    made = service(exposed("LoadBalancer", annotations={"a/b": "c"}), UID, CAME)
     assert made["metadata"]["annotations"] == {"a/b": "c"}
-    assert doors_of(seen(made), GATEWAYS, lambda _: "192.0.2.1") == {}
+    assert doors_of(seen(made), CAME, GATEWAYS, lambda _: "192.0.2.1") == {}
     named = seen(made, loadBalancer={"ingress": [{"hostname": "lb.example"}]})
-    assert doors_of(named, GATEWAYS, lambda _: None) == {
+    assert doors_of(named, CAME, GATEWAYS, lambda _: None) == {
         "n1": ("tcp://lb.example:7710", 7711), "n2": ("tcp://lb.example:7712", 7713),
     }  # fmt: skip
     numbered = seen(made, loadBalancer={"ingress": [{"ip": "2001:db8::7"}]})
-    assert doors_of(numbered, GATEWAYS, lambda _: None)["n1"] == ("tcp://[2001:db8::7]:7710", 7711)
+    doors = doors_of(numbered, CAME, GATEWAYS, lambda _: None)
+    assert doors["n1"] == ("tcp://[2001:db8::7]:7710", 7711)
 
 
 @pytest.mark.parametrize(
@@ -119,19 +123,50 @@ def test_the_way_is_made_once_looked_at_now_and_then_and_taken_away(
 ) -> None:
     api, made = Server(), exposed("LoadBalancer")
     way = Way(api, "team-a", "toy")  # type: ignore[arg-type]
-    assert way.open(made, UID, GATEWAYS, BULK) == {}
+    assert way.open(made, UID, CAME, GATEWAYS, BULK) == {}
     assert sorted(path.rpartition("/")[2] for path in api.there) == [
         "toy-outside", "toy-outside-0", "toy-outside-1",
     ]  # fmt: skip
     api.address = "192.0.2.9"
-    assert way.open(made, UID, GATEWAYS, BULK) == {}
+    assert way.open(made, UID, CAME, GATEWAYS, BULK) == {}
     assert api.asked == 0
     monkeypatch.setattr(outside_module, "LOOK_S", 0.0)
     way._look_at = 0.0
-    assert way.open(made, UID, GATEWAYS, BULK)["n2"] == ("tcp://192.0.2.9:7712", 7713)
+    assert way.open(made, UID, CAME, GATEWAYS, BULK)["n2"] == ("tcp://192.0.2.9:7712", 7713)
     way.close()
     way.close()
     assert [path for path in api.there if "/services/" in path] == []
+
+
+def test_a_node_keeps_its_ports_when_others_are_lost_or_join() -> None:
+    """They stand in clients' files, beside the key of that node's gateway alone."""
+    api, made = Server(), exposed("NodePort")
+    way = Way(api, "team-a", "toy")  # type: ignore[arg-type]
+    record = Record.new(made, UID).on({"n2": "k2", "n1": "k1"})
+    before = way.open(made, UID, record.came, GATEWAYS, BULK)
+    assert before == {
+        "n1": ("tcp://10.0.0.1:30000", 30001), "n2": ("tcp://10.0.0.2:30002", 30003),
+    }  # fmt: skip
+    assert way.open(made, UID, record.came, GATEWAYS[1:], BULK) == before, "n1 may be back"
+    joined = Record.of(record.on({"n2": "k2", "n0": "k0"}).text())
+    assert joined.came == ("n1", "n2", "n0")
+    here = [Gateway("n0", "tcp://10.0.0.9:7710", "k0"), GATEWAYS[1]]
+    assert way.open(made, UID, joined.came, here, BULK) == before | {
+        "n0": ("tcp://10.0.0.9:30004", 30005),
+    }  # fmt: skip
+    leads = {
+        each["metadata"]["name"]: each["endpoints"][0]["nodeName"]
+        for path, each in api.there.items() if "/endpointslices/" in path
+    }  # fmt: skip
+    assert leads == {"toy-outside-0": "n1", "toy-outside-1": "n2", "toy-outside-2": "n0"}
+    assert joined.on({"n1": "k1 anew"}).came == joined.came
+
+
+def test_a_record_of_before_has_its_ports_by_name() -> None:
+    record = Record.new(exposed("NodePort"), UID).on({"n2": "k2", "n1": "k1"})
+    fields = json.loads(record.text())
+    del fields["came"]
+    assert Record.of(json.dumps(fields)).came == ("n1", "n2")
 
 
 # -- who is told what -----------------------------------------------------------------------------

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from lifl.connection import Address
+from lifl.functions.clients import Clients
 from lifl.functions.layout import Layout
 from lifl.functions.transfer import Outgoing
 from lifl.functions.wire import Keys, Message
@@ -23,12 +25,15 @@ class Gateway:
     """The other end of a connection: the newest model alone can be had, as from a real one."""
 
     is_up = True
+    called: ClassVar[dict[Address, Gateway]] = {}
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, _: Keys, address: Address) -> None:
+        self.called[address] = self
         self.socket = os.eventfd(1)  # always readable
         self.said: deque[tuple[Message, memoryview | None]] = deque()
         self.heard: list[Message] = []
         self.newest = -1
+        self.others: list[list[str]] = []
         self.is_new = False
         self.is_up = True
         self.follows = deque[int]()  # published as soon as a model is asked for
@@ -41,7 +46,10 @@ class Gateway:
         for message, _ in outgoing:
             self.heard.append(message)
             if message["t"] == "hello":
-                welcome = {"t": "welcome", "layout": LAYOUT.to_wire(), "settings": {"start": 0}}
+                welcome = {
+                    "t": "welcome", "layout": LAYOUT.to_wire(), "settings": {"start": 0},
+                    "elsewhere": self.others,
+                }  # fmt: skip
                 self.said.append((welcome, None))
             if message["t"] == "metrics" and self.heard.count(message) == 2:
                 self.said.append(({"t": "done"}, None))
@@ -69,6 +77,7 @@ class Gateway:
 @pytest.fixture
 def observer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Observer]:
     monkeypatch.setattr("lifl.observer.Connection", Gateway)
+    Gateway.called.clear()
     found = Observer([Address("tcp://a", "key")], job="j", keys=Keys("public", "secret"))
     yield found
     found.close()
@@ -110,3 +119,38 @@ def test_a_gateway_that_comes_back_hears_the_last_figures_again(observer: Observ
     assert list(models) == []
     figures = {"t": "metrics", "job": "j", "round": 7, "metrics": {"accuracy": 0.5}}
     assert [message for message in gateway.heard if message["t"] == "metrics"] == [figures] * 2
+
+
+@pytest.mark.parametrize("by", ["welcome", "elsewhere"])
+def test_a_node_that_joins_is_called_and_its_models_are_seen(observer: Observer, by: str) -> None:
+    """The top may be there from now on, and then nobody else says what is published."""
+    gateway, models = gateway_of(observer), observer.models()
+    gateway.publish(1)
+    assert next(models)[0] == 1
+    others = [["tcp://a", "key"], ["tcp://b", "key of b"]]
+    if by == "elsewhere":
+        gateway.said.extend([({"t": "elsewhere", "gateways": others}, None)] * 2)
+    else:
+        gateway.others, gateway.is_new = others, True
+    for number in (2, 3):
+        gateway.publish(number)
+        assert next(models)[0] == number
+    joined = Gateway.called[Address("tcp://b", "key of b")]
+    joined.publish(4)
+    assert next(models)[0] == 4
+    assert len(observer._connections) == 2
+    assert joined.heard[0] == {"t": "hello", "job": "j"}
+    observer.report(4, {"accuracy": 1.0})
+    assert joined.heard[-1]["t"] == "metrics"
+
+
+def test_a_gateway_tells_observers_of_the_others() -> None:
+    clients, told = Clients.__new__(Clients), []
+    job = SimpleNamespace(clients={"c": b"1"}, workers={"w": b"2"}, observers={"o": b"3"})
+    clients.jobs = {"j": job}  # type: ignore[dict-item]
+    clients.elsewhere, clients.unknown, clients.ports = {}, {}, {}
+    clients.send = lambda peer, message: told.append((peer, message))  # type: ignore[assignment]
+    others = [["tcp://b", "key of b"]]
+    clients.tell_elsewhere("j", others, [])
+    news = {"t": "elsewhere", "job": "j", "gateways": others}
+    assert told == [(b"1", news), (b"2", news), (b"3", news)]

@@ -132,6 +132,22 @@ def test_a_sink_that_is_away_costs_nobody_a_moment_and_a_bounded_queue() -> None
     assert len(way) == 0
 
 
+def test_what_no_try_can_send_is_refused_and_those_after_it_go_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    way = Sink("http://127.0.0.1:65536/")
+    way.put(made(1))
+    assert ended(way) == 1
+    assert way.counts["refused"] == 1
+    assert "cannot be sent to http://127.0.0.1:65536/" in caplog.text
+    with listening(lambda _: 202) as there:
+        way = Sink(there.url)
+        way.put({"id": "1", "data": {1, 2}})  # no JSON
+        way.put(made(2))
+        assert ended(way) == 1
+    assert (way.counts["refused"], way.counts["delivered"]) == (1, 1)
+
+
 def test_events_of_a_job_that_is_gone_still_come_through() -> None:
     """The sink was away when the job was deleted, and comes back a moment later."""
     came_back = threading.Event()

@@ -76,6 +76,7 @@ RIGHT: Final[dict[str, Edits]] = {
         "spec.expose": {"type": "LoadBalancer", "annotations": {"a/b": "c"}},
     },
     "a sink": {"spec.eventSink": "https://sink.example:8443/events?who=lifl"},
+    "a sink at the last port": {"spec.eventSink": "http://a:65535/"},
     "a sink by address": {"spec.eventSink": "http://[fd00::1]:80"},
     "some who may not": {"spec.clients": {"revoked": ["client-0", "client-15"]}},
     "all of a template": {
@@ -217,6 +218,7 @@ WRONG: Final[dict[str, tuple[Edits, str]]] = {
     "no sink": ({"spec.eventSink": "sink.example"}, ""),
     "a sink of files": ({"spec.eventSink": "file:///etc/passwd"}, ""),
     "a sink with a space": ({"spec.eventSink": "http://a/ b"}, ""),
+    "a sink at no port": ({"spec.eventSink": "http://a:65536/"}, ""),
     "an unknown way in": ({"spec.expose": {"type": "Ingress"}}, ""),
     "annotations of nothing": (
         {"spec.expose": {"annotations": {"a": "b"}}},
