@@ -291,8 +291,8 @@ class Job:
         epoch, length = message.get("epoch", 0), message["length"]
         clients = int.from_bytes(message.get("clients", b""), "little")
         if not self.top:
-            raise Refused(
-                "the top of this job is not on this node", code="not-selected", job=self.name
+            raise Busy(  # or not yet: it comes here with a node's loss, and the round says so
+                "the top of this job is not on this node", code="not-started", job=self.name
             )
         if key not in self.nodes or epoch < self.nodes[key]:
             raise Late(

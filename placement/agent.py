@@ -91,8 +91,7 @@ class Agent:
             if operator is not None else None
         )  # fmt: skip
         self.notice = notice
-        if self.restarted:
-            self.node.jobs = {job.number: job for job in saved_jobs(directory)}
+        self.node.jobs = {job.number: job for job in saved_jobs(directory)}
 
     # -- loop --------------------------------------------------------------------------------
     def run(self) -> None:
@@ -107,14 +106,7 @@ class Agent:
         members = self.members
         while True:
             ready = self._poll()
-            if self.pool.zygote is not None and self.pool.zygote.has_news(ready):
-                members.learn_who_was_forked()
-            if members.listener.fileno() in ready:
-                members.accept()
-            for fd in [fd for fd in members.connections if fd in ready]:
-                members.receive(fd)
-            for process in [p for p in self.pool.processes.values() if p.pidfd in ready]:
-                members.died(process)
+            members.turn(ready)
             if members.doorman is not None and members.doorman.fileno() in ready:
                 members.admit()
             if self.router.fileno() in ready:

@@ -259,12 +259,9 @@ class Coordinator:
                 self.course.losses.fenced(node, message)
             case "lost":
                 self._lost(node.name, message["error"])
-                again = {"t": "node", "capacity": node.measured}
-                self._comes_back(self.members[node.name], peer, again)
+                self._begins_anew(self.members[node.name], peer)
             case "node":
-                node.agent = peer
-                node.measured = message["capacity"] | {"budget_bytes": message["budget_bytes"]}
-                self.record.engine(message, len(self.members.nodes))
+                self._agent_says(node, peer, message)
                 self.course.agent_is_back(node)
                 self.course.try_to_plan()
             case "gateway":
@@ -302,6 +299,11 @@ class Coordinator:
                 raise error_of(code, message["error"], retry=False, node=node.name)
 
     # -- who is there ------------------------------------------------------------------------
+    def _agent_says(self, node: Known, peer: bytes, message: Message) -> None:
+        node.agent = peer
+        node.measured = message["capacity"] | {"budget_bytes": message["budget_bytes"]}
+        self.record.engine(message, len(self.members.nodes))
+
     def _gateway(self, node: Known, peer: bytes, message: Message) -> None:
         was_last = node.gateway is None
         self._enrol(node, peer, message)
@@ -433,9 +435,8 @@ class Coordinator:
         """A node that was lost begins anew: what it has of the job goes first."""
         match message["t"]:
             case "node":
-                node.agent, node.measured = peer, message["capacity"]
-                node.is_empty = False
-                self._send(node.agent, self._drop())
+                self._agent_says(node, peer, message)
+                self._begins_anew(node, peer)
             case "gateway":
                 node.gateway, node.endpoint = peer, message["endpoint"]
                 self._tell_rights(node)
@@ -447,6 +448,10 @@ class Coordinator:
             case "gone":
                 self.members.leaves(message["key"], node.name, time.monotonic() + self.grace_s)
         self._take_back(node)
+
+    def _begins_anew(self, node: Known, peer: bytes) -> None:
+        node.agent, node.is_empty = peer, False
+        self._send(peer, self._drop())
 
     def _take_back(self, node: Known) -> None:
         """It has nothing any more, and the round that lost it is settled: a node like others."""

@@ -40,6 +40,7 @@ from lifl.events import emit, keep_stdout, say
 from lifl.fates import FIRST_WAITS
 from lifl.functions.wire import Keys
 from lifl.placement import resume
+from lifl.placement.anew import Anew
 from lifl.placement.arbiter import Arbiter, Share, Want
 from lifl.placement.fabric import Fabric
 from lifl.placement.limits import oom_kills
@@ -104,6 +105,7 @@ class Engine:
         self.outputs = Outputs(self.selector)
         self.pins = ""
         self.given_up: set[str] = set()  # nodes whose agent cannot be kept up
+        self.anew = Anew(directory)
         self.oom_kills = oom_kills()
         self.over_at = math.inf  # when those who have not ended by themselves are ended
         self.unread: dict[int, bytes] = {}  # what each child has begun to say
@@ -292,6 +294,11 @@ class Engine:
             return
         if code == -signal.SIGKILL:
             self._see_memory(child.what)
+        left = (each.number for each in self.jobs.values() if not each.is_over)
+        if job is None and self.anew.agent_ended(child.what, left):
+            emit("restart", what=f"agent of {child.what}")
+            self._start_agent(child.what)
+            return
         self.restarts[child.what] += 1
         is_crash = code <= 0 and self.restarts[child.what] <= RESTARTS
         if job is None:
@@ -359,16 +366,16 @@ class Engine:
         emit("warning", text=f"{node} is given up: {why}")
         end_those_with(self.directory / node)
 
-    def _begin_anew(self, node: str) -> None:
-        """A node is lost: what is left of it goes, and an agent begins with nothing."""
+    def _begin_anew(self, node: str, job: LocalJob) -> None:
+        """A node is lost: its agent first, which starts others; then what is left of it (anew.py).
+
+        One that is given up has no agent, and stays as it is.
+        """
         agent = next((child for child in self.children.values() if child.what == node), None)
-        end_those_with(self.directory / node)
-        for path in (self.directory / node).glob("*"):
-            if path.name == "processes.json" or path.name.startswith("job-"):
-                path.unlink(missing_ok=True)
-        if agent is not None:
+        if agent is not None and self.anew.begins(node, job.number):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(agent.pid, signal.SIGKILL)  # and another is started
+            end_those_with(self.directory / node)
 
     def _rewind(self, job: LocalJob) -> None:
         """The newest model is lost: what `lifl run --resume` does, without ending clients.
@@ -385,7 +392,7 @@ class Engine:
         job.config["start"] += 1
         resume.keep(job.config)
         for node in self.config["nodes"]:
-            self._begin_anew(node)
+            self._begin_anew(node, job)
         self._start_coordinator(job)
 
     def _see_memory(self, what: str) -> None:
@@ -442,7 +449,7 @@ class Engine:
             case "restart":
                 self._see_memory(event["what"])
             case "node_lost":
-                self._begin_anew(event["node"])
+                self._begin_anew(event["node"], job)
             case "done":
                 job.done = True
                 self._is_over(job)

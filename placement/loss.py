@@ -121,7 +121,12 @@ class Losses:
             return
         if not course.members.is_whole:
             return
-        if course.members[round_.top_node].is_lost:
+        top = course.members[round_.top_node]
+        if not top.is_lost and top.model >= round_.number:  # while no coordinator was there
+            self.stage, round_.is_held = "", False
+            course.published_if_so()
+            return
+        if top.is_lost:
             round_.top_node = self._new_top()
         if self._has_begun(course.members[round_.top_node]):
             self.stage = "fence"

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Container
 
 from lifl.errors import LiflError, Unreachable
 from lifl.faults import fault
@@ -69,6 +70,26 @@ class Members:
             return (self.node.directory / "gateway").read_text()
         except FileNotFoundError:
             return self.listen_at
+
+    def turn(self, ready: Container[object]) -> None:
+        """Who was forked, who joins, what members say, who has died.
+
+        Who has spoken or died is known before anything is done: what a turn opens may get the
+        number of a descriptor that it has closed, and is not ready.
+        """
+        pool = self.node.pool
+        talking = [(fd, each[0]) for fd, each in self.connections.items() if fd in ready]
+        dead = [(each, each.pidfd) for each in pool.processes.values() if each.pidfd in ready]
+        if pool.zygote is not None and pool.zygote.has_news(ready):
+            self.learn_who_was_forked()
+        if self.listener.fileno() in ready:
+            self.accept()
+        for fd, control in talking:
+            if fd in self.connections and self.connections[fd][0] is control:
+                self.receive(fd)
+        for process, pidfd in dead:
+            if process.pidfd == pidfd:  # else it has come again, from its pod
+                self.died(process)
 
     # -- joining -----------------------------------------------------------------------------
     def accept(self) -> None:

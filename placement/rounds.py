@@ -103,8 +103,11 @@ class Round:
     # -- a node is lost --------------------------------------------------------------------
     @property
     def may_go_on(self) -> bool:
-        """What other nodes had is in: a node that is lost now takes nothing along."""
-        return self.phase in ("closed", "published")
+        """What other nodes had is in: a node that is lost now takes nothing along.
+
+        Not while another loss is being settled: this node may be in the plan that waits for it.
+        """
+        return self.phase in ("closed", "published") and not self.is_held
 
     @property
     def takers(self) -> set[str]:

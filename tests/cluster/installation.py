@@ -151,7 +151,7 @@ class Job:
 
     @property
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.get()["status"]
+        found: dict[str, Any] = self.get().get("status", {})
         return found
 
     def wait(self, condition: str) -> None:

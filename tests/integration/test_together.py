@@ -287,6 +287,31 @@ def test_without_a_slot_for_it_a_job_waits_and_nobody_fails(together: Together) 
     check(run, "b", rounds=3, clients=4)
 
 
+@pytest.mark.losses
+@pytest.mark.parametrize("grace_s", [2, 30])
+def test_a_node_that_one_job_loses_is_lost_for_all(together: Together, grace_s: int) -> None:
+    """In round 2 of both, whose updates it has acked; b finds out as a does, or hears of it."""
+    together.env["LIFL_FAULT"] = "gateway@node-1:gateway_acked:lose:10"
+    together.steps("waits", "a 2 go", "b 2 go")
+    process = together.start(
+        *(
+            together.job(name, clients=6, rounds=4, memory={"inputSlots": 8},
+                         placement={"policy": "worstfit", "nodeGraceS": each_s})
+            for name, each_s in (("a", 2), ("b", grace_s))
+        ),
+        arguments=("--nodes", "2", "--liveness", "1"),
+    )  # fmt: skip
+    fired = together.runner.folder / "faults" / "gateway@node-1:gateway_acked:10"
+    wait_until(fired.exists, lambda: "node-1 is not lost", 60)
+    (together.runner.folder / "go").touch()
+    run = together.runner.finish(process)
+    assert run.status == 0, (run.events[-5:], run.stderr)
+    assert [e["node"] for job in "ab" for e in of(run, job, "node_lost")] == ["node-1"] * 2
+    assert [e["what"] for e in run.of("restart")].count("agent of node-1") == 1
+    for job in "ab":
+        check(run, job, rounds=4, clients=6)
+
+
 @pytest.mark.parametrize("command", [["top"], ["keys", "list", "--run"]])
 def test_of_several_jobs_one_is_to_be_named(tmp_path: Path, command: list[str]) -> None:
     for job in "ab":

@@ -43,7 +43,7 @@ class Doorman:
 class Pool:
     """Processes that have joined."""
 
-    gateway = None
+    gateway = zygote = None
 
     def __init__(self, folder: Path) -> None:
         self.socket_path = folder / "agent.sock"
@@ -216,3 +216,32 @@ def test_what_was_taken_out_of_the_kernel_is_counted(rig: Rig) -> None:
     rig.members.check()
     assert rig.figures.get("lifl_proxy_repairs", what="program") == 1
     assert rig.figures.get("lifl_proxy_repairs", what="socket") == 4
+
+
+def test_a_number_that_is_used_again_in_a_turn_says_nothing(rig: Rig) -> None:
+    """What was readable is closed, and what is opened then has its number: it lives, and waits."""
+    ready = [os.eventfd(0), os.eventfd(0)]
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    near.setblocking(False)
+    own = os.pidfd_open(os.getpid())
+
+    def take_forked() -> int:
+        process = Process("runtime", os.getpid(), os.dup2(own, ready[0]))
+        rig.pool.processes[process.pid] = process
+        control = Control(socket.socket(fileno=os.dup2(near.fileno(), ready[1])))
+        rig.members.connections[ready[1]] = (control, None)
+        return 0
+
+    pool: Any = rig.pool
+    pool.zygote, pool.take_forked = SimpleNamespace(has_news=lambda _: True), take_forked
+    died: list[Process] = []
+    members: Any = rig.members
+    members.died = died.append
+    rig.members.turn({*ready})
+    assert died == []
+    pool.zygote = None
+    rig.members.turn({ready[0]})
+    assert died == [rig.pool.processes[os.getpid()]]
+    rig.ends += [near, far]
+    os.close(own)
+    os.close(ready[0])
