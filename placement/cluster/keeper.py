@@ -103,6 +103,7 @@ class Keeper:
         self.visitors = Visitors(
             api, install, self.secrets, self.namespace, self.name, self.run_dir / "keys"
         )
+        self.generation = 0  # of the spec that this turn goes by, whatever comes meanwhile
         self.started_for: tuple[int, Doors] = 0, {}  # generation and doors that it knows
         self.no_runtime = ""
         self.metrics_at = ""  # of its coordinator, in this pod
@@ -141,6 +142,7 @@ class Keeper:
                 await self._write()
 
     async def _turn(self) -> None:
+        self.generation = int(self.body["metadata"].get("generation", 0))
         try:
             job = job_of(self.body)
         except ValueError as error:  # the CRD lets nothing of that kind through
@@ -224,10 +226,6 @@ class Keeper:
         """What the job's functions run as."""
         asked = self.body["spec"].get("functions", {}).get("runtime")
         return asked or self.install.functions_runtime
-
-    @property
-    def generation(self) -> int:
-        return int(self.body["metadata"].get("generation", 0))
 
     def _ready(self) -> list[Ready]:
         """Nodes that can be given to the job."""

@@ -420,3 +420,35 @@ def test_what_functions_run_as_is_the_jobs_to_say_then_the_installations(tmp_pat
     assert "webhook.enabled: true" in said.message
     keeper.body = body()
     assert keeper.runtime == "deployment"
+
+
+def test_a_spec_that_changes_in_the_middle_of_a_turn_is_the_next_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coordinator that starts with the old one is not taken for one that knows the new one."""
+    api, desk, began = Objects(), Lines(node()), list[int]()
+
+    class Started(Coordinator):
+        def __init__(self, name: str, run_dir: Path, config: dict[str, Any], *_: Any) -> None:
+            self.endpoint = "tcp://127.0.0.1:30000"
+            began.append(json.loads(Path(config["job"]).read_text())["spec"]["rounds"])
+
+        async def stop(self) -> None:
+            pass
+
+    monkeypatch.setattr(keeper_module, "Coordinator", Started)
+
+    async def main() -> None:
+        keeper = kept(api, desk, tmp_path)
+        keeper.run_dir.mkdir(parents=True)
+        (keeper.run_dir / "initial.safetensors").touch()
+        new = json.loads(json.dumps(keeper.body))
+        new["spec"]["rounds"] += 7
+        new["metadata"]["generation"] = 2
+        api.before_apply = lambda: setattr(keeper, "body", new)
+        await keeper._turn()
+        await keeper._turn()
+        rounds = new["spec"]["rounds"]
+        assert began == [rounds - 7, rounds]
+
+    asyncio.run(main())
