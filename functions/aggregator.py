@@ -204,7 +204,8 @@ class Runtime:
         self._advance(held)
         if held.aggregator.may_leave():
             self._leave()
-        else:
+        if self.held is held:  # an update may have come between the two looks
+            held.leaving = False
             self._register(held, first=False)
             self._report()
 

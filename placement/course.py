@@ -89,7 +89,7 @@ class Course:
         self.base = max(self.base, under_way.base)
         self.roster, self.members.homes = list(under_way.roster), dict(under_way.homes)
         self.holding = {*self.plan.used, *self.members.homes.values()}
-        self.slots = self._slots_now()
+        self.slots = self.slots_now()
         gone_at = time.monotonic() + self.job.spec.clients.grace_s + RECONNECT_S
         for key in self.roster:  # who is not reported again by then has left meanwhile
             if key not in self.members.names:  # revoked meanwhile
@@ -149,7 +149,7 @@ class Course:
                     self.send_plan(node)
         self.try_to_plan()
 
-    def _slots_now(self) -> dict[str, int]:
+    def slots_now(self) -> dict[str, int]:
         """Input slots of each node that may have memory of the job; where it has roles, some."""
         return {name: self._slots_of(name) for name in sorted(self.holding)}
 
@@ -182,9 +182,9 @@ class Course:
         self.holding |= set(self.plan.used)
         self._set_round(number)
         same = all(roles_of(before, name) == roles_of(self.plan, name) for name in members.nodes)
-        if not same or self.epoch != self._told_epoch or self._slots_now() != self.slots:
+        if not same or self.epoch != self._told_epoch or self.slots_now() != self.slots:
             self.epoch += 1
-            self.slots = self._slots_now()
+            self.slots = self.slots_now()
             self.save()
             fault("coordinator_plan_saved", "coordinator")
             for node in members.here:  # those whose roles stay only learn the epoch
@@ -382,7 +382,7 @@ class Course:
             int.from_bytes(message[which], "little") for which in ("clients", "excused")
         )
         if message["cut"]:
-            self.round.on_cut()
+            self.round.on_cut(node.name)
         orders = self.round.on_accepted(node.name, clients, excused)
         fault("coordinator_accepted", "coordinator")
         self.order(orders)

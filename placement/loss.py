@@ -190,7 +190,7 @@ class Losses:
         lost = [key for key, home in homes.items() if members[home].is_lost]
         done = [key for key in lost if bit[key] & have]
         self._again |= sum(bit[key] for key in lost if not bit[key] & have)
-        takers = {n.name for n in members.here} if round_.phase == "open" else {round_.top_node}
+        takers = round_.takers(node.name for node in members.here)
         course.epoch += 1
         plan = course.planning.plan(
             members, [key for key in course.roster if key not in set(done)],
@@ -200,6 +200,7 @@ class Losses:
         homes = course.plan.homes()
         members.homes |= {k: homes[k] for k in homes if members.connected.get(k) != ""}
         course.holding |= set(course.plan.used)
+        course.slots = course.slots_now()  # also of a node that other jobs had to themselves
         self.stage = "move"
         course.save()
         fault("coordinator_moved", "coordinator")

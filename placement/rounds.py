@@ -9,6 +9,7 @@ clock: events in, orders out.  Called by course.py and loss.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -48,6 +49,7 @@ class Round:
     is_decided: bool = False  # by a coordinator before this one: some gateway takes no more
     gone: int = 0  # clients that left: not waited for, though their update may still count
     late: int = 0  # clients of nodes that are closed though the round was opened again
+    shut: set[str] = field(default_factory=set)  # these nodes; the top's opens again
     is_held: bool = False  # a node is lost, and it is not settled yet what of it counts
 
     @property
@@ -83,9 +85,12 @@ class Round:
             self.accepted[node] = clients
         return self._next()
 
-    def on_cut(self) -> None:
-        """A gateway says that it takes no more updates, which it was told to: the round is over."""
-        self.is_decided = True
+    def on_cut(self, node: str) -> None:
+        """A gateway says that it takes no more updates, which it was told to: the round is over.
+
+        Unless it was told so before a loss opened the round again.
+        """
+        self.is_decided |= node not in self.shut
 
     def on_gone(self, clients: int) -> list[Order]:
         """Clients have left and did not come back in time."""
@@ -109,10 +114,11 @@ class Round:
         """
         return self.phase in ("closed", "published") and not self.is_held
 
-    @property
-    def takers(self) -> set[str]:
-        """Nodes that may still take updates: once the round was closed, the top's alone."""
-        return set(self.selected) if self.phase == "open" else {self.top_node}
+    def takers(self, here: Iterable[str]) -> set[str]:
+        """Of the nodes here those that take updates: of those that were closed the top's alone."""
+        if self.phase != "open":
+            return {self.top_node}
+        return {node for node in here if node == self.top_node or node not in self.shut}
 
     def on_lost(self, node: str) -> None:
         """Nothing is decided until it is known what of the lost node has arrived at the top."""
@@ -136,6 +142,7 @@ class Round:
             self.overdue = False
         if self.phase in ("closing", "closed"):
             self.phase = "open"
+            self.shut |= selected.keys() - {top_node}
             for node in selected.keys() - {top_node}:
                 self.late |= selected[node]
         return self._next()

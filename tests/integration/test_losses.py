@@ -115,6 +115,22 @@ def test_two_nodes_are_lost_in_one_round(runner: Runner) -> None:
 
 
 @pytest.mark.losses
+@pytest.mark.parametrize("node", ["node-0", "node-1"])
+def test_a_node_is_lost_while_three_close(runner: Runner, node: str) -> None:
+    """The round is opened again, and the third node, which is closed, does not end it early."""
+    lose(runner, f"gateway@{node}:gateway_closed:lose:1", nodes=3, trainers=6)
+
+
+@pytest.mark.losses
+def test_a_second_node_is_lost_after_the_round_was_opened_again(runner: Runner) -> None:
+    """Its clients go to no node that is closed."""
+    lose(
+        runner, "gateway@node-0:gateway_closed:lose:1", "gateway@node-1:gateway_writing:lose:5",
+        nodes=4, trainers=12, rounds=2,
+    )  # fmt: skip
+
+
+@pytest.mark.losses
 def test_virtual_clients_of_a_lost_node_are_trained_again(runner: Runner) -> None:
     run = runner(
         "--nodes", "2", "--proxy", PROXY, "--liveness", "1", name="virtual", rounds=2,

@@ -180,7 +180,8 @@ def test_jobs_that_cannot_run_together_are_named(
 
 # -- shares --------------------------------------------------------------------------------------
 def test_weights_3_to_1_give_slots_3_to_1(together: Together) -> None:
-    together.steps("waits", "a 2 go", "b 2 go")
+    together.steps("marks", "b 1 b-is-there")  # a has all until b has asked
+    together.steps("waits", "a 1 b-is-there", "a 2 go", "b 2 go")
     process = together.start(
         together.job("a", placement={"weight": 3}), together.job("b")
     )

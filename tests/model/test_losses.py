@@ -64,13 +64,14 @@ def put(row: tuple[Any, ...], at: int, value: object) -> tuple[Any, ...]:
 
 def pack(r: Round) -> tuple[Any, ...]:
     return (tuple(sorted(r.selected.items())), r.top_node, tuple(sorted(r.accepted.items())),
-            tuple(sorted(r.closed.items())), r.phase, r.overdue, r.is_held, r.late)  # fmt: skip
+            tuple(sorted(r.closed.items())), r.phase, r.overdue, r.is_held, r.late,
+            tuple(sorted(r.shut)))  # fmt: skip
 
 
 def unpack(packed: tuple[Any, ...]) -> Round:
-    selected, top, accepted, closed, phase, overdue, held, late = deepcopy(packed)
+    selected, top, accepted, closed, phase, overdue, held, late, shut = deepcopy(packed)
     return Round(1, dict(selected), top, accepted=dict(accepted), closed=dict(closed), phase=phase,
-                 overdue=overdue, is_held=held, late=late)  # fmt: skip
+                 overdue=overdue, is_held=held, late=late, shut=set(shut))  # fmt: skip
 
 
 def start(nodes: int, **budgets: Any) -> State:
@@ -196,7 +197,7 @@ class Search:
         top = next(n for n in (before, *range(len(s.closed))) if not s.lost >> n & 1)
         r.top_node = str(top)
         have = s.accepted[top]
-        takers = r.takers & {str(n) for n in range(len(s.closed)) if not s.lost >> n & 1}
+        takers = r.takers(str(n) for n in range(len(s.closed)) if not s.lost >> n & 1)
         clients, selected = s.clients, dict.fromkeys(r.selected, 0)
         again = 0
         for c, (at, state) in enumerate(clients):

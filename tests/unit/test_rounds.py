@@ -116,7 +116,7 @@ def test_a_new_coordinator_ends_what_the_last_one_had_decided() -> None:
     """It had closed the round without a client that left; that one is back, and refused."""
     round_ = two_nodes()
     round_.on_accepted(A, 0b0001)
-    round_.on_cut()
+    round_.on_cut(A)
     assert round_.on_accepted(B, 0b1100) == [Order(B, "close"), Order(A, "cut")]
     round_.on_closed(B, 0b1100)
     assert round_.on_accepted(A, 0b1101) == [Order(A, "close")]
