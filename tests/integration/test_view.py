@@ -128,9 +128,7 @@ def test_an_agent_that_cannot_start_says_why(runner: Runner) -> None:
         env=os.environ | {MARKER: runner.mark, "XDG_RUNTIME_DIR": str(runner.runtime_dir)},
     )  # fmt: skip
     assert done.returncode == 1
-    assert re.search(
-        r"error: the agent of node-0 ended with status 1: eBPF needs root", done.stderr
-    )
+    assert re.search(r"error: node-0: the agent ended with status 1: eBPF needs root", done.stderr)
 
 
 @pytest.mark.parametrize(
