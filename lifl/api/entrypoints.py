@@ -101,7 +101,8 @@ def _import(module_name: str, folder: Path) -> ModuleType:
                 "installed packages"
             ) from None
         raise InvalidJob(
-            f"module {module_name!r} needs {missing!r}, which is not installed in {sys.prefix}"
+            f"module {module_name!r} needs {missing!r}, which is not installed in {sys.prefix}: "
+            f"install it there, for example with {sys.executable} -m pip install {missing}"
         ) from error
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)

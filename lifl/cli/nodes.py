@@ -34,7 +34,7 @@ def nodes() -> None:
 def drain(node: str, run_dir: Path) -> None:
     """Leave NODE: it finishes the round under way, and from the next one on holds nothing."""
     _set(node, run_dir, is_draining=True)
-    click.echo(f"{node} is left with the next round: lifl nodes uncordon {node} takes it again")
+    click.echo(f"{node} is left {_when(run_dir)}: lifl nodes uncordon {node} takes it again")
 
 
 @nodes.command()
@@ -44,7 +44,15 @@ def drain(node: str, run_dir: Path) -> None:
 def uncordon(node: str, run_dir: Path) -> None:
     """Take NODE again, from the next round on where there is need of it."""
     _set(node, run_dir, is_draining=False)
-    click.echo(f"{node} takes clients again")
+    click.echo(f"{node} takes clients again {_when(run_dir)}")
+
+
+def _when(run_dir: Path) -> str:
+    from lifl.placement.local import is_under_way
+
+    if is_under_way(run_dir):
+        return "with the next round"
+    return f"once lifl run --resume {run_dir} goes on with this run, which is not under way"
 
 
 def _set(node: str, run_dir: Path, *, is_draining: bool) -> None:

@@ -23,8 +23,10 @@ from lifl.placement.resume import RUN, STORE
 
 REFRESH_PER_S = 8
 _STYLES: Final = {"warning": "yellow", "restart": "yellow", "keys": "yellow", "output": ""}
-_NO_RESULTS: Final = ("clients", "keys", "metrics.json", RUN, STORE, f"{STORE}-wal",
-                      f"{STORE}-shm", "trace.jsonl")  # of what is in a run directory
+_NO_RESULTS: Final = (
+    "clients", "draining.json", "keys", "metrics.json", "trace.jsonl", RUN, STORE, f"{STORE}-wal",
+    f"{STORE}-shm",
+)  # of what is in a run directory
 
 
 class View:
@@ -92,7 +94,7 @@ class View:
                 self._console.print(line, soft_wrap=True)
         elif story.stopped:
             self._print([
-                f"{story.job_name}: stopped by {story.stopped} after {story.done_rounds} of "
+                f"{story.job_name}: stopped by {story.stopped} after {_done(story)} of "
                 f"{story.rounds} rounds; {left(story.run_dir)}"
             ])  # fmt: skip
 
@@ -108,6 +110,15 @@ class View:
                 width=self._console.width,
                 height=self._console.height,
             )
+
+
+def _done(story: Story) -> int:
+    """Rounds that are done, also of a run that was to go on and had not begun to."""
+    rows = Path(story.run_dir) / "rounds.jsonl"
+    if story.done_rounds or not (story.run_dir and rows.exists()):
+        return story.done_rounds
+    with rows.open("rb") as file:
+        return sum(1 for _ in file)
 
 
 def way_on(run_dir: str) -> str:

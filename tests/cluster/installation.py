@@ -62,7 +62,7 @@ class Installation:
             "nodes.runDirectory": f"/run/{self.name}", "gateway.port": str(PORT),
             "gateway.bulkPort": "17712",
             "agent.arenaMemory": "256Mi", "functions.namespace.name": self.functions.namespace,
-            "functions.idleS": "3", "agent.proxy": "ebpf", "functions.runtime": self.runtime,
+            "functions.idleS": "10", "agent.proxy": "ebpf", "functions.runtime": self.runtime,
             "webhook.enabled": str(self.runtime == "knative").lower(),
         }  # fmt: skip
         self.helm(

@@ -361,3 +361,10 @@ def test_a_tree_that_is_none_ends() -> None:
 )
 def test_figures(said: str, wanted: str) -> None:
     assert said == wanted
+
+
+def test_a_resumed_run_that_is_stopped_early_has_its_rounds(tmp_path: Path) -> None:
+    (tmp_path / "rounds.jsonl").write_text("{}\n" * 123)
+    began = EVENTS[0] | {"run_dir": str(tmp_path)}
+    out = shown([began, {"event": "stopped", "by": "Ctrl-C"}], plain=True)
+    assert "stopped by Ctrl-C after 123 of 2 rounds" in out

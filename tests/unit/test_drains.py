@@ -24,7 +24,9 @@ def ran(run: Path, *words: str) -> tuple[int, str]:
 
 def test_a_node_is_drained_and_taken_again(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"nodes": {"node-0": 1, "node-1": 1}}))
-    assert ran(tmp_path, "drain", "node-1")[0] == 0
+    status, said = ran(tmp_path, "drain", "node-1")
+    assert status == 0
+    assert "not under way" in said
     assert drains.read(tmp_path) == {"node-1"}
     assert ran(tmp_path, "uncordon", "node-1")[0] == 0
     assert drains.read(tmp_path) == set()
