@@ -33,13 +33,15 @@ SPEC: dict[str, Any] = {
 
 
 @contextmanager
-def clients(job: Job, count: int) -> Iterator[None]:
-    """`count` clients that take part until the job is done."""
+def clients(
+    job: Job, count: int, size: int, module: str = "benchmarks.many_clients"
+) -> Iterator[None]:
+    """`count` clients with updates of `size` bytes that take part until the job is done."""
     files = [str(job.run_dir / "clients" / f"client-{index}.json") for index in range(count)]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.many_clients", *files[index::PROCESSES]],
-            env=os.environ | {"LIFL_BENCH_BYTES": str(SIZE)},
+            [sys.executable, "-m", module, *files[index::PROCESSES]],
+            env=os.environ | {"LIFL_BENCH_BYTES": str(size), "OPENBLAS_NUM_THREADS": "1"},
         )
         for index in range(min(PROCESSES, count))
     ]
@@ -65,7 +67,7 @@ def one_job(count: int, warm: int, *, insecure: bool = False) -> tuple[list[floa
     spec = SPEC | {"insecure": insecure}
     with started(clients=count, size_bytes=SIZE, rounds=warm + 1, trainers=False, spec=spec) as job:
         job.until("waiting")  # client files are written before that
-        with clients(job, count):
+        with clients(job, count, SIZE):
             job.until("published", round=1)
             node = job.pids(AGENT, GATEWAY, AGGREGATOR)
             with peak(lambda: sum(pss(pid).other_bytes for pid in node)) as most:

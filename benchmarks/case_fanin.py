@@ -11,17 +11,13 @@ from __future__ import annotations
 
 import os
 import statistics
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.case_clients import clients
 from benchmarks.rows import Case, Figure, Found, Goal, Line, NotMeasured
-from benchmarks.runs import Job, started
+from benchmarks.runs import started
 
 SIZES = {"1MB": 1_000_000, "46.8MB": 46_800_000}
 COUNTS = (8, 64, 256)
@@ -29,40 +25,11 @@ FIXED = (2, 4, 8, 16)  # and all in one leaf
 TURNS = 3
 BYTES_A_TURN = 6e9  # so many rounds as make up this, but at least
 LEAST, MOST = 3, 40  # rounds
-PROCESSES = 8
 SLOTS = 8
 LIMIT_S = 900.0  # of a job: 256 × 46.8 MB are 12 GB a round
 SHARE_OF_MEMORY = 1 / 3  # of what is available, for sums
 
 FanIn = int | str
-
-
-@contextmanager
-def clients(job: Job, count: int, size: int) -> Iterator[None]:
-    """`count` clients that take part until the job is done."""
-    files = [str(job.run_dir / "clients" / f"client-{index}.json") for index in range(count)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.lean_clients", *files[index::PROCESSES]],
-            env=os.environ | {"LIFL_BENCH_BYTES": str(size), "OPENBLAS_NUM_THREADS": "1"},
-        )
-        for index in range(min(PROCESSES, count))
-    ]
-
-    def watch(process: subprocess.Popen[bytes]) -> None:
-        if process.wait():
-            job.process.terminate()  # the round would wait for its clients
-
-    watchers = [threading.Thread(target=watch, args=(process,)) for process in processes]
-    for watcher in watchers:
-        watcher.start()
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.terminate()
-        for watcher in watchers:
-            watcher.join()
 
 
 def one_job(count: int, size: int, rounds: int, fan_in: FanIn) -> tuple[list[float], int]:
@@ -76,7 +43,7 @@ def one_job(count: int, size: int, rounds: int, fan_in: FanIn) -> tuple[list[flo
         limit_s=LIMIT_S,
     ) as job:
         job.until("waiting")  # client files are written before that
-        with clients(job, count, size):
+        with clients(job, count, size, "benchmarks.lean_clients"):
             for _ in job.events():
                 pass
         rows = job.rows()

@@ -303,7 +303,7 @@ class Gateway:
         for key in message["nodes"]:
             job.waiting.pop(key, None)
             if (upload := job.uploads.get(key)) is not None:
-                self.clients.uploads.forget(job, upload)
+                self.clients.uploads.drop(job, upload)
         round_ = message["round"]
         if message["open"]:
             job.intake.reopen(round_)

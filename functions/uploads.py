@@ -61,7 +61,7 @@ class Uploads:
             self._go(job, before)  # its first go was lost, or it is still writing
             return
         if before is not None:
-            self._drop(job, before)
+            self.drop(job, before)
         self._take_in(job, asking, payload)
         if before is not None:
             self.serve(job)  # a slot may be free for somebody else
@@ -110,7 +110,7 @@ class Uploads:
             upload.connection, upload.transfer = connection, next(self._transfers)
             self.bulk.grant(connection, upload)
         if not self._go(job, upload):
-            self._drop(job, upload)  # it has left
+            self.drop(job, upload)  # it has left
         return True
 
     def _go(self, job: Job, upload: Uploading) -> bool:
@@ -122,12 +122,8 @@ class Uploads:
             go |= {"n": UP_WINDOW, "grant": upload.grant.generation}
         return self.send(upload.asking.peer, go)
 
-    def forget(self, job: Job, upload: Uploading) -> None:
-        """Take the slot back from a node that is lost; nobody is told."""
-        self._drop(job, upload)
-
-    def _drop(self, job: Job, upload: Uploading) -> None:
-        """Forget an upload; what of it is still on its way is thrown away."""
+    def drop(self, job: Job, upload: Uploading) -> None:
+        """Forget an upload, and tell nobody; what of it is still on its way is thrown away."""
         job.uploads.pop(upload.asking.key, None)
         job.intake.drop(upload.grant)
         if upload.connection is not None:
@@ -221,7 +217,7 @@ class Uploads:
 
     def abandon(self, job: Job, upload: Uploading, error: LiflError) -> None:
         """Take the slot back and say why; a sender in the middle of it notices its connection."""
-        self._drop(job, upload)
+        self.drop(job, upload)
         if upload.connection is not None:
             self.bulk.close(upload.connection, error)
         self.send(upload.asking.peer, rejection(job.name, upload.asking.message, error))

@@ -48,6 +48,7 @@ from lifl.placement.localjob import LocalJob
 from lifl.placement.monitoring import end_of_metrics
 from lifl.placement.output import Outputs, Speaker
 from lifl.placement.processes import (
+    ONE_THREAD,
     adopt_orphans,
     end_descendants,
     end_those_with,
@@ -58,7 +59,6 @@ from lifl.placement.record import write_whole
 
 LAST_WORDS_S: Final = 3.0  # for trainers that are busy when the job is done
 RESTARTS: Final = 10  # of one process in a run; more is not a crash but a defect
-_ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class Over(Exception):
@@ -167,7 +167,7 @@ class Engine:
             stdin=subprocess.PIPE if listens else subprocess.DEVNULL,
             stdout=subprocess.PIPE if job else output,
             stderr=output,
-            env=os.environ | _ONE_THREAD,
+            env=os.environ | ONE_THREAD,
             pass_fds=pass_fds,
         )
         os.close(output)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from lifl.placement.forking import Forking
+from lifl.placement.processes import ONE_THREAD
 from lifl.proxy_ebpf.control import Control
 
 ProcessKind = Literal["runtime", "gateway"]
@@ -94,7 +95,7 @@ class Pool:
     def start_zygote(self) -> None:
         """Have runtimes forked from now on."""
         command = [sys.executable, "-m", "lifl.functions.zygote", "--socket", str(self.socket_path)]
-        self.zygote = Forking([*command, "--node", self.node], os.environ | _QUIET)
+        self.zygote = Forking([*command, "--node", self.node], os.environ | ONE_THREAD)
         self.zygote.start()
 
     def start_runtime(self) -> None:
@@ -148,7 +149,7 @@ class Pool:
         child = subprocess.Popen(
             [*command, "--node", self.node, *arguments],
             stdin=subprocess.DEVNULL,
-            env=os.environ | _QUIET,
+            env=os.environ | ONE_THREAD,
         )
         process = Process(kind, child.pid, os.pidfd_open(child.pid))
         child.returncode = 0  # reaped through the pidfd, not by subprocess
@@ -260,6 +261,3 @@ class Pool:
             select.select([process.pidfd], [], [])
             self.bury(process)
         (self.directory / "processes.json").unlink(missing_ok=True)
-
-
-_QUIET = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -21,6 +21,9 @@ _MS_REC_PRIVATE: Final = 0x4000 | 0x40000
 _MNT_DETACH: Final = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
+ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Environment of processes that have NumPy and do not multiply: no threads that only wait."""
+
 
 def end_with_parent() -> None:
     """SIGTERM for this process when the one that started it is gone, however it went."""

@@ -158,7 +158,7 @@ class Keeper:
         decision = decide(job, self._seen(job))
         if decision.failed is not None:
             reason, why = decision.failed
-            self._set(failed(self.status, why, reason, now=now(), generation=self.generation))
+            self._set(failed(self.status, why, reason, now=names.now(), generation=self.generation))
             self._tell(job, {"event": "failed", "error": why, "code": reason})
             await self._say(News("Failed", why, "Warning"))
             decision = decide(job, self._seen(job))
@@ -263,7 +263,7 @@ class Keeper:
             await self._say(News("Placed", f"on {where}"))
         for said in decision.conditions:
             self._set(self.status.with_condition(
-                said.type, said.so, said.reason, said.message, now=now(),
+                said.type, said.so, said.reason, said.message, now=names.now(),
                 generation=self.generation,
             ))  # fmt: skip
         before = "" if self.status.message == self.complaint else self.status.message
@@ -426,10 +426,10 @@ class Keeper:
             self.metrics_at = event["coordinator"]
         before = self.status.phase
         job = job_of(self.body)
-        self._set(told(self.status, event, job, now=now(), generation=self.generation))
+        self._set(told(self.status, event, job, now=names.now(), generation=self.generation))
         if event["event"] == "done":
             place = str(self.run_dir / "model.safetensors")
-            self._set(with_model(self.status, place, now=now()))
+            self._set(with_model(self.status, place, now=names.now()))
             event = {**event, "place": place}
         if before not in ENDED:
             self._tell(job, event)
@@ -504,7 +504,7 @@ class Keeper:
 
     async def _say(self, said: News) -> None:
         """An Event; one that cannot be written is not worth a job."""
-        stamp = now()
+        stamp = names.now()
         body = {
             "apiVersion": "v1", "kind": "Event", "type": said.type, "reason": said.reason,
             "message": said.message[:1000], "count": 1,
@@ -587,10 +587,6 @@ def _is_past_initial(saved: Saved | None, start: int) -> bool:
         return saved.checkpoint is not None
     begun = saved.round is not None and saved.round.started_at_s is not None
     return bool(saved.base or saved.rows or begun)
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _decoded(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Names, labels and paths of what the operator makes.
+"""Names, labels, paths and times of what the operator makes.
 
 Owns them alone, so that whoever makes a thing and whoever looks for it say the same.
 """
@@ -6,6 +6,7 @@ Owns them alone, so that whoever makes a thing and whoever looks for it say the 
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from typing import Final
 
 from lifl.placement.cluster.api import path_of
@@ -20,6 +21,11 @@ LEADER: Final = "lifl.dev/leader"  # of the active operator's pod, which its Ser
 OURS: Final = {"app.kubernetes.io/name": "lifl", "app.kubernetes.io/managed-by": "lifl-operator"}
 MEMBER_FILE: Final = "/var/run/lifl/member.json"  # what a pod of a job's own code reads first
 MEMBERS: Final = ("initial", "evaluator", "trainer")  # pods of a job's own code, as they start
+
+
+def now() -> str:
+    """The time as objects of the API server have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def fljob(namespace: str, name: str, part: str = "") -> str:

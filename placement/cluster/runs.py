@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from lifl.errors import TransientError
 from lifl.placement.limits import full_disk_says
+from lifl.placement.processes import ONE_THREAD
 from lifl.placement.record import write_whole
 
 log = logging.getLogger("lifl.operator")
@@ -108,7 +109,7 @@ class Coordinator:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "lifl.placement.coordinator", "--config", str(self._path),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-            pass_fds=[self._listener.fileno()], limit=1 << 24, env=os.environ | _ONE_THREAD,
+            pass_fds=[self._listener.fileno()], limit=1 << 24, env=os.environ | ONE_THREAD,
         )  # fmt: skip
 
     def tell(self, message: Mapping[str, Any]) -> None:
@@ -164,6 +165,3 @@ def _listen(address: str) -> socket.socket:
         "open files",
         code="port-in-use",
     )
-
-
-_ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 from lifl.errors import LiflError
@@ -150,7 +149,7 @@ class Services:
             path = self._path(knative.NETWORKING, "serverlessservices")
             with contextlib.suppress(Conflict):
                 self.api.create(path, knative.serverless_service(scaler))
-        verdict = knative.judge(scaler, deployment, backend, wanted, now=_now())
+        verdict = knative.judge(scaler, deployment, backend, wanted, now=names.now())
         if verdict.replicas is not None:
             path = self._path("apps/v1", "deployments", target, "scale")
             self.api.merge(path, {"spec": {"replicas": verdict.replicas}})
@@ -160,15 +159,11 @@ class Services:
 
     def _publish(self, ingress: Object) -> None:
         _, node = knative.place_of(ingress)
-        status = knative.ingress_status(ingress, self._gateway_of(node), now=_now())
+        status = knative.ingress_status(ingress, self._gateway_of(node), now=names.now())
         if status is not None:
             name = ingress["metadata"]["name"]
             path = self._path(knative.NETWORKING, "ingresses", name, "status")
             self.api.merge(path, {"status": status})
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def why_not(api: Api, install: Install) -> str:
