@@ -15,6 +15,10 @@ from conftest import PROXY, Run, Runner
 from leftovers import MARKER
 
 DOCS = Path(__file__).parents[2] / "docs" / "run-directory.md"
+ENDED = {
+    "quit": "client-1 ended with status 0 in the middle of its work, as os._exit(0) does",
+    "die": "client-1 was killed by SIGKILL",
+}
 
 
 def fields(heading: str) -> set[str]:
@@ -92,14 +96,9 @@ def test_a_trainer_that_returns_early_has_left(runner: Runner) -> None:
 @pytest.mark.parametrize("how", ["quit", "die"])
 def test_a_trainer_that_ends_without_a_word_has_left(runner: Runner, how: str) -> None:
     """os._exit(0) or a signal: the run does not wait for what does not come."""
-    said = {
-        "quit": "client-1 ended with status 0 in the middle of its work, as os._exit(0) does",
-        "die": "client-1 was killed by SIGKILL",
-    }[how]
+    said = ENDED[how]
     run = runner("--proxy", PROXY, trainers=3, rounds=4, env={"TOY_ODD": f"1 2 {how}"})
-    assert error_of(run) == (
-        f"{said}: 2 clients are left, and a round needs 3 (spec.clients.min)"
-    )
+    assert error_of(run) == (f"{said}: 2 clients are left, and a round needs 3 (spec.clients.min)")
     fewer = {"min": 2, "graceS": 0.2}
     run = runner(
         "--proxy", PROXY, trainers=3, rounds=4, env={"TOY_ODD": f"1 2 {how}"}, clients=fewer
@@ -107,8 +106,19 @@ def test_a_trainer_that_ends_without_a_word_has_left(runner: Runner, how: str) -
     assert run.status == 0, (run.events[-3:], run.stderr)
     assert [row["clients"] for row in run.rows] == [3, 2, 2, 2]
     assert f"{said}; 2 clients are left" in [event["text"] for event in run.of("warning")]
+
+
+@pytest.mark.parametrize("how", ["quit", "die"])
+def test_a_trainer_that_ends_before_its_first_round(runner: Runner, how: str) -> None:
+    """The first round waits for it; where its connection was faster than its end, it has begun."""
+    said = ENDED[how]
+    fewer = {"min": 2, "graceS": 0.2}
     run = runner("--proxy", PROXY, trainers=3, env={"TOY_ODD": f"1 0 {how}"}, clients=fewer)
-    assert error_of(run) == f"{said}, and the first round waits for every client"
+    if run.status != 0:
+        assert error_of(run) == f"{said}, and the first round waits for every client"
+    else:
+        assert {row["clients"] for row in run.rows} == {2}
+        assert f"{said}; 2 clients are left" in [event["text"] for event in run.of("warning")]
 
 
 def test_a_job_that_names_what_is_not_there(runner: Runner) -> None:
