@@ -189,8 +189,8 @@ def load_scenario(path: str | os.PathLike[str]) -> Scenario:
         raise InvalidJob(f"{source.name} is no scenario: it must have at least clients and nodes")
     if "kind" in source.data or "spec" in source.data:
         raise InvalidJob(
-            f"{source.name} is a job, which lifl run runs.  What lifl simulate plays is a scenario: "
-            "how many clients, nodes of which capacity, when updates come, which policies to "
-            "compare; examples/06-simulate/flash.yaml is one, docs/scenario.md has every field"
+            f"{source.name} is a job, which lifl run runs.  lifl simulate plays a scenario: how "
+            "many clients, nodes of which capacity, when updates come, which policies to compare; "
+            "examples/06-simulate/flash.yaml is one, docs/scenario.md has every field"
         )
     return checked(source, Scenario, what="the scenario")
