@@ -29,7 +29,7 @@ from lifl.functions.layout import Layout
 from lifl.functions.packing import Packing
 from lifl.functions.tensors import load_into
 from lifl.functions.transfer import Upload
-from lifl.functions.wire import LEAST_WEIGHT, MOST_WEIGHT, Keys, Message, is_weight
+from lifl.functions.wire import Keys, Message, weight_of
 
 __all__ = ["Client", "Round", "load_into"]
 
@@ -310,15 +310,9 @@ def answer(exchange: Exchange, what: Upload | Message) -> bool:
     return counts
 
 
-def _weight(weight: float) -> float:
-    weight = float(weight) if isinstance(weight, int | float | np.number) else weight
-    if not is_weight(weight):
-        raise InvalidUpdate(
-            f"weight is {weight!r}: it must be a number from {LEAST_WEIGHT:.1e} to "
-            f"{MOST_WEIGHT:.1e}, usually that of this client's examples",
-            code="bad-weight",
-        )
-    return weight
+def _weight(weight: object) -> float:
+    """Also of NumPy's numbers, which arrays have."""
+    return weight_of(weight.item() if isinstance(weight, np.number) else weight)
 
 
 def _numbers(metrics: Mapping[str, float]) -> dict[str, float]:
