@@ -43,9 +43,11 @@ def load_job(path: str | os.PathLike[str]) -> FLJob:
         )
     missing = [name for name in ("apiVersion", "kind") if name not in source.data]
     if missing:
+        is_scenario = isinstance(source.data.get("nodes"), list) and "clients" in source.data
+        hint = "; this may be a scenario, which lifl simulate plays" if is_scenario else ""
         raise InvalidJob(
             f"{source.name}, line 1: {' and '.join(missing)} missing: a job has "
-            "apiVersion: fl.lifl.dev/v1alpha1 and kind: FLJob"
+            f"apiVersion: fl.lifl.dev/v1alpha1 and kind: FLJob{hint}"
         )
     return checked(source, FLJob, what="the job")
 

@@ -49,12 +49,15 @@ def test_the_table_is_whole_however_narrow_it_is(
     assert "\u2026" not in out
 
 
-def test_a_job_is_no_scenario(scenario: Path) -> None:
+def test_a_job_is_no_scenario_and_the_other_way_round(scenario: Path) -> None:
     scenario.write_text("apiVersion: fl.lifl.dev/v1alpha1\nkind: FLJob\nspec: {rounds: 3}\n")
     result = CliRunner().invoke(main, ["simulate", str(scenario)])
     assert result.exit_code == 2
     assert f"{scenario} is a job, which lifl run runs" in result.stderr
     assert "docs/scenario.md has every field" in result.stderr
+    scenario.write_text(SCENARIO)
+    result = CliRunner().invoke(main, ["run", str(scenario)])
+    assert "this may be a scenario, which lifl simulate plays" in result.stderr
     scenario.write_text("")
     result = CliRunner().invoke(main, ["simulate", str(scenario)])
     assert "is empty: it must hold a scenario" in result.stderr
