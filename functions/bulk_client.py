@@ -11,10 +11,11 @@ import contextlib
 import select
 import socket
 import struct
-from typing import Any, Final
+from typing import Final
 
-from lifl.errors import Refused, Unreachable
+from lifl.errors import LiflError, Refused, Unreachable
 from lifl.functions import tcp
+from lifl.functions.chunks import Chunks
 from lifl.functions.sealing import (
     ANSWER,
     CHUNK,
@@ -27,7 +28,6 @@ from lifl.functions.sealing import (
     Mode,
     Ticket,
     about,
-    verify,
 )
 from lifl.functions.transfer import Upload
 from lifl.functions.wire import Keys, Message, host_of
@@ -88,14 +88,13 @@ class BulkConnection:
         if answer != ticket.answer():
             self.close()
             raise Broken(f"the bulk port {host}:{port} did not take the ticket")
-        self._up, self._down = ticket.channel(Direction.UP), ticket.channel(Direction.DOWN)
+        self._up = ticket.channel(Direction.UP)
+        self._down = Chunks(
+            ticket.channel(Direction.DOWN), begin=self._begin_chunk, end=self._end_chunk
+        )
         self._poll = select.poll()
         self._poll.register(self._sock.fileno(), select.POLLIN)
         self._scratch = memoryview(bytearray(HEAD + CHUNK + TAG))
-        self._small = bytearray()
-        self._head: Head | None = None
-        self._open: Any = None
-        self._left = self._filled = 0
         self._expected: tuple[memoryview, int, int] | None = None  # buffer, round, transfer
         self.verified = 0
 
@@ -167,43 +166,29 @@ class BulkConnection:
         except OSError as error:
             self.close()
             raise Broken(f"the bulk connection broke ({error})") from error
-        except Unreachable as error:
+        except LiflError as error:  # it is not what was asked for, or not under its tag
             self.close()
             raise Broken(str(error)) from error
         return True
 
     def _receive(self, buffer: memoryview) -> int:
-        flags = socket.MSG_DONTWAIT
-        rest = self._scratch[: TAG + HEAD]
-        if self._down is None and self._left:  # straight to where it belongs
-            at = self.verified + self._filled
-            parts = [buffer[at : at + self._left], rest[: self._rest(buffer)]]
-            size: int = self._sock.recvmsg_into(parts, 0, flags)[0]
-            into = min(size, self._left)
-            self._filled += into
-            self._left -= into
-            self._feed(buffer, rest[: size - into])
-            return size
-        if self._down is None:
-            ask = TAG - len(self._small) if self._head else HEAD - len(self._small)
-        else:
+        flags, down = socket.MSG_DONTWAIT, self._down
+        if down.is_sealed:
             ask = min(CHUNK, self._remaining(buffer))
-        size = self._sock.recv_into(self._scratch, ask, flags)
-        self._feed(buffer, self._scratch[:size])
-        return size
-
-    def _rest(self, buffer: memoryview) -> int:
-        """Bytes between this chunk's payload and the next one's."""
-        is_last = self.verified + self._filled + self._left == len(buffer)
-        return TAG if is_last else TAG + HEAD
+            size = self._sock.recv_into(self._scratch, ask, flags)
+            down.feed(self._scratch[:size])
+            return size
+        is_last = self.verified + down.filled + down.left == len(buffer)
+        after = TAG if is_last else TAG + HEAD
+        return down.receive_plain(self._sock, self._scratch, after=after, flags=flags)
 
     def _remaining(self, buffer: memoryview) -> int:
         """Bytes on the wire until all is there: never read more, the next model has its own."""
-        payload = len(buffer) - self.verified
-        if self._head is None:
-            return -(-payload // CHUNK) * (HEAD + TAG) + payload - len(self._small)
-        after = payload - self._head.length
-        rest = self._left + TAG - len(self._small)
+        payload, down = len(buffer) - self.verified, self._down
+        if down.head is None:
+            return -(-payload // CHUNK) * (HEAD + TAG) + payload - down.begun
+        after = payload - down.head.length
+        rest = down.left + TAG - down.begun
         return rest + after + -(-after // CHUNK) * (HEAD + TAG)
 
     def _wake(self) -> None:
@@ -213,43 +198,23 @@ class BulkConnection:
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 
-    def _feed(self, buffer: memoryview, data: memoryview) -> None:
-        assert self._expected is not None
-        at = 0
-        while at < len(data):
-            if self._left:
-                size = min(self._left, len(data) - at)
-                start = self.verified + self._filled
-                self._open.update_into(data[at : at + size], buffer[start : start + size])
-                self._filled += size
-                self._left -= size
-                at += size
-                continue
-            need = TAG if self._head else HEAD
-            size = min(need - len(self._small), len(data) - at)
-            self._small += data[at : at + size]
-            at += size
-            if len(self._small) < need:
-                return
-            small = bytes(self._small)
-            self._small.clear()
-            if self._head is None:
-                self._begin(buffer, small)
-            else:
-                if self._open is not None:
-                    verify(self._open, small)
-                self.verified += self._head.length
-                self._head = self._open = None
+    def _begin_chunk(self, head: Head) -> memoryview:
+        """Where a chunk goes.
 
-    def _begin(self, buffer: memoryview, small: bytes) -> None:
-        assert self._expected is not None
-        _, number, transfer = self._expected
+        Raises:
+            Unreachable: it is not the next one.
+        """
+        if self._expected is None:
+            raise Unreachable(f"a chunk says {head}, and nothing was asked for")
+        buffer, number, transfer = self._expected
         size = min(CHUNK, len(buffer) - self.verified)
         expected = Head(Kind.MODEL, size, number, transfer, self.verified)
-        if (head := Head.unpack(small)) != expected:
+        if head != expected:
             raise Unreachable(f"a chunk says {head}, where {expected} was asked for")
-        self._head, self._left, self._filled = head, size, 0
-        self._open = self._down.open(small) if self._down else None
+        return buffer[self.verified : self.verified + size]
+
+    def _end_chunk(self, head: Head) -> None:
+        self.verified += head.length
 
     def close(self) -> None:
         self._sock.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -25,6 +25,8 @@ JOB = click.argument("job_file", metavar="JOB.yaml", type=click.Path(path_type=P
 JOBS_OR_RUN = click.argument(
     "job_files", metavar="JOB.yaml...", type=click.Path(path_type=Path), nargs=-1
 )
+
+LEAST_ARENA: Final = 32 << 10  # a page for each slot of the smallest tree
 
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -114,7 +116,7 @@ main.add_command(nodes_of_a_run)
 @click.option(
     "--arena-memory",
     metavar="SIZE",
-    help='Most shared memory of all jobs on a node, "512Mi" say; no limit unless given.',
+    help="Most shared memory of all jobs on a node: 512Mi, 2G.  No limit unless given.",
 )
 @click.option(
     "--keys",
@@ -248,9 +250,15 @@ def _size(text: str | None) -> int:
     if text is None:
         return 0
     try:
-        return parse_bytes(text)
+        size_bytes = parse_bytes(text)
     except ValueError as error:
         raise click.UsageError(f"--arena-memory {text}: {error}") from error
+    if size_bytes < LEAST_ARENA:
+        raise click.UsageError(
+            f"--arena-memory {text} is {size_bytes} bytes, and no job has room in less than "
+            f"{LEAST_ARENA >> 10}Ki: write it with a unit, like 512Mi or 2G"
+        )
+    return size_bytes
 
 
 def _link_bit_s(network: str | None, link_rate: str | None, host: str | None) -> int:

@@ -185,9 +185,12 @@ def test_links_of_namespaces_have_a_rate(engine: dict[str, Any]) -> None:
         (["--link-rate", "1Gbit"], "--link-rate goes with --network netns alone"),
         (["--network", "netns", "--link-rate", "fast"], "--link-rate: 'fast' is no rate"),
         (["--network", "netns", "--host", "127.0.0.1"], "--host does not go with --network netns"),
+        (["--arena-memory", "10"], "--arena-memory 10 is 10 bytes, and no job has room in less"),
+        (["--arena-memory", "10"], "write it with a unit, like 512Mi or 2G"),
+        (["--arena-memory", "2GB"], "--arena-memory 2GB: has the unit 'GB': it must be one of"),
     ],
 )
-def test_flags_that_do_not_go_together(
+def test_flags_that_do_not_go_together_or_say_nothing(
     engine: dict[str, Any], flags: list[str], sentence: str
 ) -> None:
     result = invoke("run", str(DIGITS), *flags)
