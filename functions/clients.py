@@ -18,6 +18,7 @@ import zmq
 import zmq.utils.monitor
 
 from lifl.errors import Busy, InvalidUpdate, Late, LiflError, PermanentError, Refused, Unreachable
+from lifl.faults import fault
 from lifl.functions.bulk import Sending
 from lifl.functions.jobs import Job, measured, rejection
 from lifl.functions.lines import EVERYTHING
@@ -94,7 +95,7 @@ class Clients:
         self.may_join: dict[str, set[str]] = {}  # key -> jobs in which it has its right
         self.expected: set[str] = set()  # jobs that the coordinator has, here already or not
         self.over: set[str] = set()  # jobs that have ended
-        self.revoked: set[str] = set()
+        self.revoked: dict[str, set[str]] = {}  # key -> jobs in which it had its right
         self.ports: dict[str, int] = {}  # key -> where it finds the bulk port; else at its own
         # job -> other nodes' gateways, and the same as those from outside find them
         self.elsewhere: dict[str, tuple[list[list[str]], list[list[str]]]] = {}
@@ -112,9 +113,16 @@ class Clients:
     def forget(self, job: Job) -> None:
         """The job's memory goes; where it is not over it may come again, and who is here waits."""
         self.bulk.close_job(job.name)
-        if not job.ended:
+        if not job.ended and job.name in self.expected:
             here = self.unknown.setdefault(job.name, {})
             here |= job.clients | job.workers | job.observers
+
+    def keep_only(self, names: Set[str]) -> None:
+        """Of jobs that are gone, nothing stays."""
+        self.over &= names
+        for rows in (self.unknown, self.elsewhere):
+            for name in rows.keys() - names:
+                del rows[name]
 
     def send(self, peer: bytes, message: Message, payload: memoryview | None = None) -> bool:
         """False when the connection has ended: whoever it was will ask again."""
@@ -205,6 +213,8 @@ class Clients:
             case "get" if "transfer" in message:
                 self._get_bulk(job, key, peer, message)
             case "get":
+                if right == "coordinator":
+                    fault("gateway_model_asked", "gateway")
                 self._get(job, peer, message)
             case "ticket":
                 self._ticket(job, key, right, peer, message)
@@ -317,13 +327,17 @@ class Clients:
         """From now on these keys have these rights and no others have any.
 
         Who had rights and has none loses the slot that it writes to, and is told.  What was
-        accepted of it stays.
+        accepted of it stays.  Keys that were revoked are known as long as their job.
         """
         gone = self.rights.keys() - rights.keys()
         self.rights.clear()
         self.rights.update(rights)
         self.expected = set(names)
-        self.revoked = (self.revoked | gone) - rights.keys()
+        revoked = self.revoked | {key: self.may_join.get(key, self.expected) for key in gone}
+        self.revoked = {
+            key: jobs for key, jobs in revoked.items()
+            if key not in rights and not jobs.isdisjoint(self.expected)
+        }  # fmt: skip
         for job in self.jobs.values():
             self._put_out(job, gone)
         for name, waiting in self.unknown.items():

@@ -82,7 +82,7 @@ class Gateway:
         )  # fmt: skip
         self.agent = Lanes(
             socket_path, self.endpoint, keys.public, self.jobs, self._ready,
-            self.clients.forget,
+            self._forgotten,
         )  # fmt: skip
         self.agent.figures = self._figures
         self.agent.coordinators = self._coordinators
@@ -127,6 +127,10 @@ class Gateway:
             self.agent.withhold(job)
             if job.intake.tally.queue is not None:
                 job.intake.tally.queue_is(job.in_service())
+            if (length := job.crowd()) is not None:
+                self.lines.send({
+                    "t": "crowd", "job": job.name, "round": job.round, "queue": length,
+                })  # fmt: skip
         if self.agent.control is None:
             self.agent.connect()
 
@@ -183,6 +187,9 @@ class Gateway:
             del self.enrolled[name]
         if gone:
             self._enrol()
+        for name in self.early.keys() - where.keys():
+            del self.early[name]
+        self.clients.keep_only(where.keys())
 
     def _enrol(self) -> None:
         """Rights of all jobs together, and whose they are."""
@@ -259,6 +266,7 @@ class Gateway:
                 job.start_round(message)
                 if before != job.forward and before in self.peers:
                     self.peers[before].forget(job.name)  # the top is elsewhere
+                self._close_peers()
                 self._start_round(job)
             case "fence" if message["round"] == job.intake.round:
                 self._fence(job, message)
@@ -353,6 +361,20 @@ class Gateway:
         work = Download(job.name, wanted, job.intake.begin_model(length))
         self._peer(*job.model_from).start(job.name, Transfer(work, done, refused))
 
+    def _forgotten(self, job: Job) -> None:
+        """A job's memory goes, and with it what is under way to other gateways."""
+        self.clients.forget(job)
+        for peer in self.peers.values():
+            peer.forget(job.name)
+        self._close_peers(but=job)
+
+    def _close_peers(self, but: Job | None = None) -> None:
+        """Let go of gateways that no job, `but` this one, has to do with."""
+        jobs = [job for job in self.jobs.values() if job is not but]
+        wanted = {at for job in jobs for at in (job.forward, job.model_from, job.fetching)}
+        for where in self.peers.keys() - wanted:
+            self.peers.pop(where).close()
+
     def _peer(self, endpoint: str, server_key: str) -> Peer:
         where = endpoint, server_key
         if where not in self.peers:
@@ -417,7 +439,7 @@ class Gateway:
         bytes_told, metrics_told = job.told
         job.told = job.bytes_in, len(job.metrics)
         self.lines.send({
-            "t": "accepted", "job": job.name, "round": job.round,
+            "t": "accepted", "job": job.name, "round": job.round, "epoch": job.epoch,
             "clients": _bits(job.intake.arena.accepted(job.round)),
             "bytes": job.bytes_in - bytes_told, "metrics": job.metrics[metrics_told:],
             "again": again, "begun": job.has_model,

@@ -129,6 +129,7 @@ class Job:
     waiting: OrderedDict[str, Asking] = field(default_factory=OrderedDict)  # first come, first
     looked_at: float = 0.0  # at who waits (monotonic seconds)
     forwarding: set[tuple[int, int]] = field(default_factory=set)
+    crowd_at: int | None = None  # the queue of which the coordinator wants to hear
     withholding: int | None = None  # number of the agent's last limit, while slots are in use
     announced: set[str] = field(default_factory=set)  # who has heard of the round here
 
@@ -145,6 +146,7 @@ class Job:
             self.bytes_in, self.metrics, self.told, self.excused = 0, [], (0, 0), 0
         if message["round"] != self.round or self.cut:  # who was told that it is late hears it too
             self.announced.clear()
+        is_again = message["round"] == self.round
         if message["round"] != self.round or _forward(message["forward"]) != self.forward:
             self.forwarding.clear()
         self.excused |= int.from_bytes(message["excused"], "little")
@@ -157,12 +159,28 @@ class Job:
         self.top = message["top"]
         self.forward = _forward(message["forward"])
         self.model_from = _forward(message["model_from"])
-        self.cut = False
+        self.cut, self.crowd_at = False, message.get("crowd_at")
+        if is_again:
+            self._move_who_waits()
         self.intake.tally.start_round(self.round, message["elapsed_s"])
         self.shares = {}
         for bit in self.lanes:
             if (virtual := worker_and_number(self.roster[bit])) is not None:
                 self.shares.setdefault(virtual[0], {})[virtual[1]] = bit
+
+    def _move_who_waits(self) -> None:
+        """Lanes may lead to other leaves now: whose slot is still to be given has the new one."""
+        for asking in self.waiting.values():
+            bit = asking.clients.bit_length() - 1
+            if asking.payload is Payload.UPDATE and bit in self.lanes:
+                asking.consumer = self.lanes[bit]
+
+    def crowd(self) -> int | None:
+        """How long the queue is, once it is as long as the coordinator wants to hear of."""
+        if self.crowd_at is None or (length := self.in_service()) < self.crowd_at:
+            return None
+        self.crowd_at = None
+        return length
 
     def uploading(self, asking: Asking, grant: Grant, now_s: float) -> Uploading:
         """An upload that begins; its floats are looked at unless the job takes them as they are."""

@@ -251,6 +251,7 @@ class Uploads:
             self.send(peer, {"t": "ack", "job": job.name, "round": message["round"]})
             return
         job.model_upload = job.intake.begin_model(message["length"])
+        fault("gateway_model_begun", "gateway")
         self.send(peer, {"t": "go", "job": job.name, "round": message["round"], "n": UP_WINDOW})
 
     def model_chunk(self, job: Job, peer: bytes, message: Message, payload: memoryview) -> None:

@@ -43,11 +43,14 @@ COORDINATOR_POINTS: Final = (
     "coordinator_plan_saved", "coordinator_plan_sent", "coordinator_round_saved",
     "coordinator_round_sent", "coordinator_accepted", "coordinator_all_in",
     "coordinator_close_sent", "coordinator_loss_saved", "coordinator_fenced",
-    "coordinator_moved", "coordinator_published", "coordinator_row_written",
+    "coordinator_moved", "coordinator_settled", "coordinator_published", "coordinator_row_written",
     "checkpoint_partial", "checkpoint_written", "coordinator_files_written",
 )  # fmt: skip
 
-LOSS_POINTS: Final = ("gateway_reopened",)  # in mid-round, when the top's node is lost
+LOSS_POINTS: Final = (
+    "gateway_reopened",  # in mid-round, when the top's node is lost
+    "gateway_model_begun", "gateway_model_asked",  # the coordinator brings a model, or wants one
+)  # fmt: skip
 
 ACTIONS: Final = ("kill", "stop", "lose")
 

@@ -138,7 +138,7 @@ class Agent:
         sockets = self.lines.sockets + (self.steward.sockets if self.steward is not None else [])
         for each in [*fds, *members.connections, *sockets]:
             poller.register(each, zmq.POLLIN)
-        waits_s = [self.accounts.overdue() or (members.ping_s if self.node.jobs else None)]
+        waits_s = [self.accounts.overdue() or members.look_in_s]
         waits_s += [self.idle_in_s]
         waits_s += [self.steward.silent_for_s() or None] if self.steward is not None else []
         waits_s += [zygote.late_in_s()] if zygote is not None else []

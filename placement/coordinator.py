@@ -35,7 +35,7 @@ import zmq
 from lifl.api.codes import error_of
 from lifl.api.job import FLJob
 from lifl.api.load import load_job
-from lifl.errors import InvalidUpdate, LiflError, ModelLost, TransientError
+from lifl.errors import InvalidUpdate, LiflError, ModelLost, TransientError, Unreachable
 from lifl.events import emit, keep_stdout
 from lifl.faults import fault
 from lifl.functions.layout import Layout
@@ -58,7 +58,7 @@ from lifl.placement.course import LAST_METRICS_S, RECONNECT_S, Course
 from lifl.placement.enrolment import Enrolment
 from lifl.placement.limits import unwritten
 from lifl.placement.membership import Known, Membership, Outside
-from lifl.placement.models import move
+from lifl.placement.models import NotServed, move
 from lifl.placement.netns import enter
 from lifl.placement.planning import JOB, Planning
 from lifl.placement.presence import Presence
@@ -282,6 +282,8 @@ class Coordinator:
                 self.course.is_planned(node, message["epoch"])
             case "accepted":
                 self.course.accepted(node, message)
+            case "crowd":
+                self.course.crowds.comes(node, message)
             case "closed":
                 self.course.closed(node, message)
             case "published":
@@ -394,24 +396,34 @@ class Coordinator:
     def _look_for_the_lost(self) -> None:
         """Ask whoever is here; one that does not answer is lost, if another is there."""
         now = time.monotonic()
-        if len(self.members.nodes) == 1 or not self.presence.ask(
-            (node.name for node in self.members.here), now
-        ):
+        if not self._ask_who_is_here(now):
             return
         self._see_who_drains()
         for node in list(self.members):
             self._take_back(node)
         for node in self.members.here:
-            for peer in (node.agent, node.gateway):
-                self._send(peer, {"t": "ask"})
             was_silent, node.is_silent = node.is_silent, node.name in self.presence.quiet(now)
             if was_silent and not node.is_silent:  # whose clients may have gone elsewhere
                 for other in self.members.here:
                     self.course.redirect(other)
-        silent = self.presence.silent(now)
-        if len(silent) < len(self.members.here):  # else it is this process that hears nobody
-            for name in silent:
+        for name in self._silent(now):
+            if not self.members[name].is_lost:  # one that had to be given a model, meanwhile
                 self._lost(name, f"silent for {self.presence.grace_s:g} s")
+
+    def _ask_who_is_here(self, now: float) -> bool:
+        """Ask every node that is here, if it is time to; with one node there is no use in it."""
+        here = self.members.here
+        if len(self.members.nodes) == 1 or not self.presence.ask((n.name for n in here), now):
+            return False
+        for node in here:
+            for peer in (node.agent, node.gateway):
+                self._send(peer, {"t": "ask"})
+        return True
+
+    def _silent(self, now: float) -> list[str]:
+        """Nodes that have not answered for too long; where none does this process hears nobody."""
+        silent = self.presence.silent(now)
+        return silent if len(silent) < len(self.members.here) else []
 
     def _see_who_drains(self) -> None:
         """Nodes that are to be left: from the next round on nobody is there."""
@@ -474,6 +486,7 @@ class Coordinator:
         Raises:
             ModelLost: it is not.
         """
+        self._checkpointed()  # one may have been written just now
         last = self.checkpoints.last
         if last != number and number:
             where = f"the checkpoint of round {last}" if last else "the beginning"
@@ -494,23 +507,51 @@ class Coordinator:
         self.layout.pack_into(self._initial_model(), model)
         return model
 
-    def _put_model(self, node: Known, base: int) -> None:
+    def _put_model(self, node: Known, base: int) -> bool:
         """The only model that passes through here: the first, to the node of the top."""
         put = {"t": "put", "kind": "model", "job": self.name, "round": base}
-        self._move(node, Upload(put, self._first_model(base)))
+        return self._move(node, Upload(put, self._first_model(base)))
 
-    def _move(self, node: Known, work: Upload | Download) -> None:
-        move(self.context, self.keys, node, self.name, work, meanwhile=self._meanwhile)
+    def _move(self, node: Known, work: Upload | Download) -> bool:
+        """False: the node was lost meanwhile, and the job has gone on without it as far as it can.
 
-    def _meanwhile(self) -> None:
-        """While a model is moved a gateway may be replaced, and must be let in to go on."""
+        Raises:
+            TransientError: ... and it was the last.
+        """
+        try:
+            move(self.context, self.keys, node, self.name, work,
+                 meanwhile=lambda: self._meanwhile(node))  # fmt: skip
+        except NotServed:
+            raise
+        except Unreachable as error:
+            self._lost(node.name, error.sentence)
+            return False
+        return True
+
+    def _meanwhile(self, other: Known) -> None:
+        """While a model is moved a gateway may be replaced, and must be let in to go on.
+
+        Raises:
+            Unreachable: the node at the `other` end is lost.
+        """
         self._answer_at_the_door()
         while self.router.poll(0):
             peer, key, message = self._receive()
-            node = self.members.speaker(message.get("node", ""), key)
-            if message["t"] == "gateway" and node is not None:
-                self._enrol(node, peer, message)
             self.early.append((peer, key, message))
+            node, what = self.members.speaker(message.get("node", ""), key), message.get("t")
+            if node is None or node.is_lost:
+                continue
+            self.presence.heard(
+                node.name, "agent" if what == "node" or peer == node.agent else "gateway"
+            )
+            if what == "gateway":
+                self._enrol(node, peer, message)
+            if what == "lost" and node is other and peer == node.agent:
+                raise Unreachable(message["error"])
+        now = time.monotonic()
+        self._ask_who_is_here(now)
+        if other.name in self._silent(now):
+            raise Unreachable(f"silent for {self.presence.grace_s:g} s")
 
     def _answer_at_the_door(self) -> None:
         if self.door.socket.poll(0):
@@ -547,14 +588,7 @@ class Coordinator:
         course = self.course
         assert course.round is not None
         number = course.round.number
-        if course.plan is None or self.members[course.round.top_node].is_lost:
-            # its last round was a checkpoint when everything was killed, or its node is lost
-            model = self._first_model(number)
-        else:
-            top = self.members[course.round.top_node]
-            model = memoryview(bytearray(self.layout.update_bytes))
-            self._move(top, Download(self.name, number, model))
-            self._last_checkpoint(number, top)
+        model = self._last_model(number)
         summary = self.record.finish(
             self.layout, model, len(self.members.nodes), checkpoints=self.checkpoints.counts,
             starts=self.config["start"],
@@ -574,6 +608,21 @@ class Coordinator:
         self.door.socket.close()
         self.context.term()
         self.store.close()
+
+    def _last_model(self, number: int) -> memoryview:
+        """From a node that has it; the checkpoint of that round where there is none.
+
+        There is none where everything was killed after that checkpoint, or the node is lost.
+
+        Raises:
+            ModelLost: its node was lost just now, and there is no such checkpoint.
+        """
+        model = memoryview(bytearray(self.layout.update_bytes))
+        while (holder := self.course.holder_of(number)) is not None:
+            if self._move(holder, Download(self.name, number, model)):
+                self._last_checkpoint(number, holder)
+                return model
+        return self._first_model(number)
 
     def _last_checkpoint(self, number: int, node: Known) -> None:
         """Where the job names a place of its own the last model goes there, too."""

@@ -19,6 +19,7 @@ from lifl.errors import Busy, PermanentError
 from lifl.events import emit
 from lifl.faults import fault
 from lifl.functions.wire import Message
+from lifl.placement.crowd import Crowds
 from lifl.placement.loss import Losses
 from lifl.placement.membership import Known, Membership
 from lifl.placement.planning import Planning, roles_of, selected
@@ -36,7 +37,8 @@ class Course:
 
     Args:
         send: a message to a connection of a node, if there is one.
-        put_model: takes the model that this start of the run begins with to a node.
+        put_model: takes the model that this start of the run begins with to a node; False: that
+            was lost meanwhile, and what follows from it is done.
         offer: hears which node has the model of a round that is over.
         must_be_kept: raises ModelLost unless there is a checkpoint of this round.
 
@@ -52,7 +54,7 @@ class Course:
     def __init__(
         self, job: FLJob, members: Membership, planning: Planning, record: Recorder,
         store: JobStore, *, send: Callable[[bytes | None, Message], None],
-        put_model: Callable[[Known, int], None], offer: Callable[[int, Known], None],
+        put_model: Callable[[Known, int], bool], offer: Callable[[int, Known], None],
         must_be_kept: Callable[[int], None],
     ) -> None:  # fmt: skip
         self.job, self.members, self.planning = job, members, planning
@@ -70,8 +72,9 @@ class Course:
         self.done_at: float | None = None
         self.is_paused = False
         self.started_at_s: float | None = None  # the round under way (Unix time)
-        self.losses = Losses(self)
+        self.losses, self.crowds = Losses(self), Crowds(self)
         self._told_epoch = 0  # of the plan that nodes have
+        self._idle: set[str] = set()  # nodes that have nothing of the job, and know of nothing
         self._has_said_who_is_late = False
 
     def go_on(self, saved: Saved) -> None:
@@ -105,10 +108,14 @@ class Course:
             self._end_if_last()
         elif under_way.started_at_s is not None:
             self.started_at_s = under_way.started_at_s
+            self.round.shut = set(under_way.shut)
             self._open(time.time() - under_way.started_at_s)
+            if under_way.deadline_at_s is not None:
+                self.deadline_at = time.monotonic() + under_way.deadline_at_s - time.time()
         for name, epoch in under_way.lost.items():
             self.members.lose(name, epoch, gone_at)
-        if under_way.is_moving and self.round.phase == "open":
+        is_lost = any(self.members[name].is_lost for name in self.plan.used)
+        if (under_way.is_moving or is_lost) and self.round.phase == "open":
             self.losses.go_on()
 
     # -- plan --------------------------------------------------------------------------------
@@ -194,6 +201,7 @@ class Course:
 
     def _set_round(self, number: int) -> None:
         self.started_at_s = None
+        self.crowds.forget()
         assert self.plan is not None
         assert self.plan.top_node is not None
         minimum = self.job.spec.clients.min_updates
@@ -203,8 +211,15 @@ class Course:
         )  # fmt: skip
 
     def send_plan(self, node: Known) -> None:
+        """A node's part of the plan; one that has no part and knows it hears nothing."""
         assert self.plan is not None
         self._told_epoch = self.epoch
+        if node.name not in self.holding:
+            if node.name in self._idle:
+                return
+            self._idle.add(node.name)
+        else:
+            self._idle.discard(node.name)
         number = self.round.number if self.round else 1
         slots = self.slots.get(node.name, self._slots_of(node.name))
         self.send(
@@ -219,6 +234,7 @@ class Course:
         """It hears the plan again, and what is still missing of earlier rounds."""
         if self.plan is not None:
             node.planned = -1
+            self._idle.discard(node.name)
             self.send_plan(node)
             for number in self.record.unreported_by(node.name):
                 self._ask_for_report(node, number)
@@ -228,6 +244,7 @@ class Course:
             node.planned = epoch
             self.try_to_start()
             self.losses.advance()
+            self.crowds.is_planned(node)
 
     def catch_up(self, node: Known) -> None:
         """A gateway holds the arena, maybe again after a restart: it hears everything again."""
@@ -265,8 +282,9 @@ class Course:
         used = [self.members[name] for name in self.plan.used]
         if any(not node.ready or node.planned != self.epoch for node in used):
             return
-        if self.round.number == self.base + 1:
-            self.put_model(self.members[self.round.top_node], self.base)
+        is_first, top = self.round.number == self.base + 1, self.members[self.round.top_node]
+        if is_first and not self.put_model(top, self.base):
+            return  # the round is planned anew
         self.started_at_s = time.time()
         self.save()
         fault("coordinator_round_saved", "coordinator")
@@ -297,11 +315,18 @@ class Course:
                     plan=self.plan, homes=self.members.homes, started_at_s=self.started_at_s,
                     base=self.base, is_moving=bool(self.losses.stage),
                     lost={node.name: node.epoch for node in self.members if node.is_lost},
+                    shut=tuple(sorted(self.round.shut)), deadline_at_s=self._moved_deadline(),
                 ),
                 rows=self.record.take_unsaved(), model_at=self.record.published_by,
                 clock=self.record.clock(),
             )
         )  # fmt: skip
+
+    def _moved_deadline(self) -> float | None:
+        """The round's deadline as Unix time, once it is open; before that it is `deadlineS`."""
+        if self.deadline_at == math.inf:
+            return None
+        return time.time() + self.deadline_at - time.monotonic()
 
     def send_round(self, node: Known) -> None:
         assert self.plan is not None
@@ -312,6 +337,7 @@ class Course:
                 self.plan, node, self.members, epoch=self.epoch, number=self.round.number,
                 roster=self.roster, holder=self._holder(node),
                 elapsed_s=self.record.elapsed_s(self.round.number), excused=self.round.excused,
+                crowd_at=self.crowds.length(node),
             ),
         )  # fmt: skip
 
@@ -327,6 +353,15 @@ class Course:
         begun = [each for each in (top, *members.here) if each.begun >= self.round.number]
         return begun[0] if begun else top
 
+    def holder_of(self, number: int) -> Known | None:
+        """A node that has the model of the last round; None: no node has it any more."""
+        if self.round is None or self.plan is None:
+            return None
+        top = self.members[self.round.top_node]
+        if not top.is_lost:
+            return top
+        return next((node for node in self.members.here if node.begun > number), None)
+
     def needs_model_of(self, number: int) -> None:
         """Between rounds the newest model is where the top was: see that it can be had.
 
@@ -341,8 +376,10 @@ class Course:
         self.must_be_kept(number)
         self.base = number  # the next round's top is given it
 
-    def bring_model(self, node: Known, number: int) -> None:
+    def bring_model(self, node: Known, number: int) -> bool:
         """No node has it any more: the model of a round goes from its checkpoint to a node.
+
+        False: that node was lost meanwhile, and what follows from it is done.
 
         Raises:
             ModelLost: there is none of that round.
@@ -350,7 +387,7 @@ class Course:
         if number != self.base:
             self.must_be_kept(number)
         self.base = number
-        self.put_model(node, number)
+        return self.put_model(node, number)
 
     def new_deadline(self) -> None:
         """Who has to send again has as long for it as the round had."""
@@ -381,13 +418,19 @@ class Course:
         clients, excused = (
             int.from_bytes(message[which], "little") for which in ("clients", "excused")
         )
-        if message["cut"]:
+        if message["cut"] and self._is_cut_now(message):
             self.round.on_cut(node.name)
         orders = self.round.on_accepted(node.name, clients, excused)
         fault("coordinator_accepted", "coordinator")
         self.order(orders)
         self.record.progress(self.round)
         self._check_that_enough_send(self.round)
+
+    def _is_cut_now(self, message: Message) -> bool:
+        """It has heard of the round as it is now: a loss may have opened it again since."""
+        assert self.plan is not None
+        epoch: int = message.get("epoch", self.plan.epoch)  # a gateway of a release before
+        return epoch >= self.plan.epoch
 
     def _check_that_enough_send(self, round_: Round) -> None:
         if round_.phase == "open" and round_.is_starved:

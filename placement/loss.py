@@ -56,6 +56,7 @@ class Losses:
         """A node is silent for too long, or has lost its memory."""
         course, members = self.course, self.course.members
         course.epoch += 1
+        course.crowds.forget()
         gone_at = time.monotonic() + course.job.spec.clients.grace_s + CALL_S
         if (gateway := members[name].gateway) is not None:
             self._left[name] = gateway
@@ -219,10 +220,12 @@ class Losses:
         used = [course.members[name] for name in course.plan.used]
         if any(not node.ready or node.planned != course.epoch for node in used):
             return
-        if not any(map(self._has_begun, course.members.here)):
-            course.bring_model(course.members[round_.top_node], round_.number - 1)
+        top, is_gone = course.members[round_.top_node], not any(
+            map(self._has_begun, course.members.here)
+        )
+        if is_gone and not course.bring_model(top, round_.number - 1):
+            return
         self.stage = ""
-        course.save()
         again, was_overdue = self._again, round_.overdue
         moved = selected(course.plan, course.roster)
         maybe = again or -1 if self._is_resumed else again
@@ -230,6 +233,8 @@ class Losses:
         self._again, self._is_resumed = 0, False
         if was_overdue and not round_.overdue:
             course.new_deadline()
+        course.save()
+        fault("coordinator_settled", "coordinator")
         here = round_.excused | round_.accepted.get(round_.top_node, 0)
         course.record.moved(
             round_, course.plan, course.epoch, again=again.bit_count(),

@@ -29,6 +29,7 @@ from lifl.proxy_ebpf.descriptor import lane
 log = logging.getLogger("lifl.agent")
 
 PING_S = 2.0
+START_S = 30.0  # to connect, or to join with a role: imports and first touch on a busy machine
 UNREADABLE = (KeyError, TypeError, ValueError)  # fields or descriptors that are not there
 STRANGERS = 256  # who have connected and not said who they are, or said it and are asked about
 
@@ -59,10 +60,17 @@ class Members:
         self.connections: dict[int, tuple[Control, Process | None]] = {}
         self.waiting = 0  # whom the doorman asks about
         self.pinged_at = self.checked_at = 0.0
+        self._stuck = 0  # who never came, one after the other
 
     @property
     def ping_s(self) -> float:
         return min(PING_S, self.liveness_s / 3)
+
+    @property
+    def look_in_s(self) -> float | None:
+        """How often `check` has to be called; None: there is nothing to be looked at."""
+        awaited = any(each.is_awaited for each in self.node.pool.processes.values())
+        return self.ping_s if self.node.jobs or awaited else None
 
     def gateway_address(self) -> str:
         """Where the gateway listens: where the last one did, so that clients find it again."""
@@ -111,7 +119,7 @@ class Members:
         if received is None:
             del self.connections[fd]
             if process and process.control is control:
-                process.control = None
+                process.control, process.awaited_since_s = None, time.monotonic()
             control.close()
             return
         message, fds = received
@@ -178,7 +186,7 @@ class Members:
         self._refused(code, why)
         _, process = self.connections.pop(control.fileno(), (control, None))
         if process and process.control is control:
-            process.control = None
+            process.control, process.awaited_since_s = None, time.monotonic()
         close_all(fds)
         with contextlib.suppress(Unreachable):
             if say:
@@ -210,6 +218,7 @@ class Members:
         if process.began_at is not None:
             self._is_new(process)
         process.control, process.asked_at = control, None
+        process.awaited_since_s = time.monotonic()
         self.connections[control.fileno()] = (control, process)
         if process.kind == "gateway":
             (self.node.directory / "gateway").write_text(message["endpoint"])
@@ -318,7 +327,7 @@ class Members:
         answer: Message = {"t": "joined", "job": job.number, "name": job.name,
                            "endpoint": endpoint}  # fmt: skip
         if process.kind == "runtime":
-            process.joined = True
+            process.joined, self._stuck = True, 0
             if job.idling.asleep:  # it was to leave, and has something to do
                 self.node.wake(job)
             role = job.roles.get(endpoint, {"parent": 0, "expected": 0})
@@ -371,20 +380,24 @@ class Members:
         """Who holds a role and does not answer is replaced: the successor waits, then it dies.
 
         A process is asked, and has `liveness_s` from then: silence before a question, or while
-        this agent was busy itself, says nothing.
+        this agent was busy itself, says nothing.  Who is on its way and cannot be asked has
+        `START_S`, and each one in a row that does not arrive leaves the next twice as long, so
+        that on a machine that is too slow one arrives in the end.
         """
         for process in self.node.pool.lost():
             self.died(process)
         now = time.monotonic()
         late = now - self.checked_at > self.liveness_s / 2  # this agent did not look: ask again
         self.checked_at = now
-        if not self.node.jobs or now - self.pinged_at < self.ping_s:
+        if self.look_in_s is None or now - self.pinged_at < self.ping_s:
             return
         self.pinged_at = now
-        self._mend()
+        if self.node.jobs:
+            self._mend()
         for process in list(self.node.pool.processes.values()):
-            holds = process.joined or process.kind == "gateway"
-            if not holds or process.control is None:
+            if process.is_awaited:
+                self._await(process, now, late=late)
+            if process.control is None or not (process.joined or process.kind == "gateway"):
                 continue
             if process.asked_at is None or late:
                 process.asked_at = now
@@ -392,6 +405,16 @@ class Members:
             elif now - process.asked_at > self.liveness_s:
                 log.warning("%s %d does not answer: replaced", process.kind, process.pid)
                 self._replace(process)
+
+    def _await(self, process: Process, now: float, *, late: bool) -> None:
+        if late:
+            process.awaited_since_s = now
+        elif now - process.awaited_since_s > max(START_S, self.liveness_s) * 2 ** min(
+            self._stuck, 6
+        ):  # fmt: skip
+            self._stuck += 1
+            log.warning("%s %d has not joined: replaced", process.kind, process.pid)
+            self._replace(process)
 
     def _mend(self) -> None:
         """See that the kernel has what descriptors need: others with the right can take it."""
@@ -408,6 +431,7 @@ class Members:
             successor = self.node.pool.idle(but=process, tenant=job.tenant) if job else None
             if successor and job:
                 self.node.assign(job, endpoint, successor)
+        process.is_given_up = True
         self.node.pool.kill(process)
 
 

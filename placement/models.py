@@ -20,11 +20,16 @@ from lifl.functions.transfer import Download, Upload
 from lifl.functions.wire import INLINE, Keys, Message, dealer, decode, encode
 from lifl.placement.membership import Known
 
-LIMIT_S = 60.0
+LIMIT_S = 60.0  # without a further byte
 LOOK_MS = 200  # for what cannot wait
 AGAIN_S = 1.0
 
 Meanwhile = Callable[[], None]
+
+
+class NotServed(Unreachable):
+    """The gateway answers, and will not: asking it, or another, again is of no use."""
+
 
 _one_at_a_time = threading.Lock()  # a gateway has one bulk connection for each key and job
 
@@ -39,7 +44,8 @@ def move(
         meanwhile: called again and again, for what cannot wait; may raise.
 
     Raises:
-        Unreachable: the gateway does not answer, or refuses.
+        Unreachable: the gateway does not answer, or has no such model.
+        NotServed: it refuses.
     """
     if isinstance(work, Download) and len(work.buffer) > INLINE:
         while not _one_at_a_time.acquire(timeout=LOOK_MS / 1000):
@@ -53,8 +59,10 @@ def move(
     peer = Peer(context, keys, node.endpoint, node.key)
     try:
         peer.start(job, Transfer(work, lambda: through.append(None), through.append))
-        until = time.monotonic() + LIMIT_S
+        until, most = time.monotonic() + LIMIT_S, 0
         while not through:
+            if isinstance(work, Upload) and work.sent > most:
+                until, most = time.monotonic() + LIMIT_S, work.sent
             if time.monotonic() > until:
                 raise Unreachable(f"the gateway of {node.name} did not answer")
             if peer.socket.poll(LOOK_MS):
@@ -64,7 +72,9 @@ def move(
     finally:
         peer.close()
     if through[0] is not None:
-        raise Unreachable(f"the gateway of {node.name} refused: {through[0].get('text')}")
+        if through[0]["t"] == "gone":
+            raise Unreachable(f"the gateway of {node.name} has that model no more")
+        raise NotServed(f"the gateway of {node.name} refused: {through[0].get('text')}")
 
 
 class _Fetch:
@@ -77,7 +87,7 @@ class _Fetch:
         self._keys, self._node, self._job, self._work = keys, node, job, work
         self._meanwhile = meanwhile
         self._control = dealer(context, keys, node.endpoint, node.key)
-        self._until = time.monotonic() + LIMIT_S
+        self._until, self._most = time.monotonic() + LIMIT_S, 0
         self._tickets = self._transfers = 0
 
     def run(self) -> None:
@@ -124,6 +134,8 @@ class _Fetch:
                 heard_at = time.monotonic()
                 if bulk.receive():
                     return True
+                if bulk.verified > self._most:
+                    self._until, self._most = heard_at + LIMIT_S, bulk.verified
             message = self._look(0)
             if message is not None and message["t"] == "gone":
                 raise Unreachable(
@@ -146,7 +158,8 @@ class _Fetch:
         """The next message within a time.
 
         Raises:
-            Unreachable: it has taken too long in all, or this is refused for good.
+            Unreachable: nothing has come for too long.
+            NotServed: this is refused for good.
         """
         until = time.monotonic() + wait_s
         while True:
@@ -157,7 +170,7 @@ class _Fetch:
             if self._control.poll(int(min(left_ms, LOOK_MS))):
                 message = decode(self._control.recv_multipart()[0])
                 if message["t"] == "reject" and not message["retry"]:
-                    raise Unreachable(f"{self._node.name}'s gateway refused: {message['text']}")
+                    raise NotServed(f"{self._node.name}'s gateway refused: {message['text']}")
                 return message
             if time.monotonic() >= until:
                 return None

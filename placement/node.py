@@ -69,6 +69,7 @@ class Node:
         if job.files is None and job.inodes:
             return  # its memory comes back with the first process that rejoins
         if job.files is None and not job.roles:
+            del self.jobs[job.number]  # nothing of it is here, and nothing has to be looked at
             return
         job.waits = not self.make_room(job)
         if job.waits:
@@ -221,6 +222,7 @@ class Node:
     def assign(self, job: NodeJob, endpoint: int, process: Process) -> None:
         assert job.files is not None
         process.role, process.joined = (job.number, endpoint), False
+        process.awaited_since_s = time.monotonic()
         self.on_assign(job, process)
         job.assigned[endpoint] = job.roles[endpoint]["kind"]
         self.pool.save()
@@ -312,7 +314,7 @@ class Node:
             },
             [files.inputs, files.sums, files.locks],
         )  # fmt: skip
-        if not job.handed:
+        if not job.handed:  # nothing can be in it yet: no lane has joined, which is answered here
             job.handed = True
             job.save(self.directory)
 

@@ -27,7 +27,8 @@ Outcomes that are not a full plan:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from heapq import heapify, heappop, heapreplace
 
 from lifl.errors import Busy
@@ -35,7 +36,7 @@ from lifl.placement import policies, tree
 from lifl.placement.fanin import Means, choose
 from lifl.placement.snapshot import Client, Cost, Node, NodePlan, Plan, Snapshot
 
-__all__ = ["NodePlan", "Plan", "plan"]
+__all__ = ["NodePlan", "Plan", "grown", "plan"]
 
 
 def plan(snapshot: Snapshot) -> Plan:
@@ -92,6 +93,40 @@ def plan(snapshot: Snapshot) -> Plan:
             ),
         ),
     )
+
+
+def grown(before: Plan, name: str, *, leaves: int, movable: Container[str]) -> Plan:
+    """The plan in force with so many leaves on one node, in mid-round.
+
+    No role leaves and no other node changes.  Of the node's clients those that are `movable` are
+    spread over all its leaves; the others stay in theirs.  Above more than one leaf there is a
+    middle, as in every plan.
+
+    Raises:
+        InvalidJob: more roles on the node than there are endpoints.
+    """
+    assert before.top_node is not None
+    nodes = before.nodes
+    most = max(map(len, (node.clients for node in nodes.values())))
+    trees = tree.build(
+        {node: part.clients for node, part in nodes.items()},
+        fan_in=dict.fromkeys(nodes, most) | {name: -(-len(nodes[name].clients) // leaves)},
+        top_node=before.top_node,
+        previous={
+            node: tuple(
+                replace(role, clients=tuple(key for key in role.clients if key not in movable))
+                for role in part.roles
+            ) if node == name else part.roles
+            for node, part in nodes.items()
+        },
+        same=nodes.keys() - {name},
+        keep=True,
+    )  # fmt: skip
+    roles = trees[name]
+    leaf_of = {key: role.endpoint for role in roles for key in role.clients}
+    clients = nodes[name].clients
+    part = replace(nodes[name], roles=roles, lanes={key: leaf_of[key] for key in clients})
+    return replace(before, nodes={**nodes, name: part})
 
 
 def _takes_clients(node: Node) -> bool:

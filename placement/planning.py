@@ -237,6 +237,17 @@ class Planning:
             return None
         return leaves_for(node.queue, fan_in=self.job.spec.aggregation.fan_in or 1, room=room)
 
+    @property
+    def least_fan_in(self) -> int:
+        """Clients that are worth a leaf of their own."""
+        return self.job.spec.aggregation.fan_in or 1
+
+    def leaves_for_queue(self, node: Known, queue: int, clients: int) -> int:
+        """Leaves for so many updates that wait now, of so many clients."""
+        cores = min(self.leaves_most, int(node.measured["cores"]))
+        room = Room(cores=cores, input_slots=self.slots(node.name))
+        return leaves_for(min(queue, clients), fan_in=self.least_fan_in, room=room)
+
     # -- messages ----------------------------------------------------------------------------
     def to_agent(
         self, plan: Plan, name: str, *, epoch: int, number: int, slots: int
@@ -294,8 +305,13 @@ class Planning:
     def round_to_gateway(
         self, plan: Plan, node: Known, members: Membership, *, epoch: int, number: int,
         roster: Sequence[str], holder: Known, elapsed_s: float, excused: int,
+        crowd_at: int | None = None,
     ) -> Message:  # fmt: skip
-        """A node's part of a round; the model of the one before is at `holder`."""
+        """A node's part of a round; the model of the one before is at `holder`.
+
+        Args:
+            crowd_at: a queue of which its gateway is to tell, once.
+        """
         assert plan.top_node is not None
         part, top = plan.nodes[node.name], members[plan.top_node]
         is_top = node is top
@@ -311,6 +327,7 @@ class Planning:
             "settings": trainer.settings(number) if trainer else {},
             "forward": None if is_top else [top.endpoint, top.key],
             "model_from": None if holder is node else [holder.endpoint, holder.key],
+            "crowd_at": crowd_at,
         }  # fmt: skip
 
 

@@ -43,6 +43,9 @@ class Process:
         idle_since_s: since when it has had no role, where it has none (monotonic).
         has_served: it has had one.
         is_retired: it was told to end, since nobody needs it.
+        is_given_up: it does not answer, and is being ended.
+        awaited_since_s: since when it is to connect, or to join with the role that it was given
+            (monotonic).
     """
 
     kind: ProcessKind
@@ -60,13 +63,22 @@ class Process:
     idle_since_s: float = field(default_factory=time.monotonic)
     has_served: bool = False
     is_retired: bool = False
+    is_given_up: bool = False
+    awaited_since_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Not connected, or on its way into its role; it cannot be asked whether it is well."""
+        if self.is_retired or self.is_given_up:
+            return False
+        return self.control is None or (self.role is not None and not self.joined)
 
     @property
     def is_free(self) -> bool:
         """A connected runtime without a role, which is not on its way out."""
         return (
             self.kind == "runtime" and self.control is not None and self.role is None
-            and not self.is_retired
+            and not self.is_retired and not self.is_given_up
         )  # fmt: skip
 
     def fileno(self) -> int:

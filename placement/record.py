@@ -153,6 +153,12 @@ class Recorder:
         emit("moved", round=round_.number, clients=again, tree=row["tree"], epoch=epoch)
         self.monitoring.progress(round_)
 
+    def grown(self, round_: Round, plan: Plan, epoch: int, *, node: str) -> None:
+        """A node has more leaves than the round began with."""
+        row = self.rows[round_.number]
+        row["tree"] = _tree(plan)
+        emit("grown", round=round_.number, node=node, tree=row["tree"], epoch=epoch)
+
     def elapsed_s(self, number: int) -> float:
         """Since a round began; said to gateways, whose clocks are their own."""
         return time.monotonic() - self.started[number]

@@ -48,8 +48,7 @@ class Round:
     overdue: bool = False
     is_decided: bool = False  # by a coordinator before this one: some gateway takes no more
     gone: int = 0  # clients that left: not waited for, though their update may still count
-    late: int = 0  # clients of nodes that are closed though the round was opened again
-    shut: set[str] = field(default_factory=set)  # these nodes; the top's opens again
+    shut: set[str] = field(default_factory=set)  # told to close before a loss opened it again
     is_held: bool = False  # a node is lost, and it is not settled yet what of it counts
 
     @property
@@ -72,6 +71,14 @@ class Round:
             missing |= clients & ~self.accepted.get(node, 0) & ~self.excused
         return missing
 
+    @property
+    def late(self) -> int:
+        """Clients of nodes that stay closed though the round was opened again; the top's opens."""
+        late = 0
+        for node in self.shut - {self.top_node}:
+            late |= self.selected.get(node, 0)
+        return late
+
     def on_accepted(self, node: str, clients: int, excused: int = 0) -> list[Order]:
         """A gateway reports all that it has accepted so far, and who sends nothing."""
         self.excused |= excused
@@ -88,9 +95,13 @@ class Round:
     def on_cut(self, node: str) -> None:
         """A gateway says that it takes no more updates, which it was told to: the round is over.
 
-        Unless it was told so before a loss opened the round again.
+        Unless it was told so before a loss opened the round again, and stays closed: as it says
+        while that loss is being settled, to a coordinator that came back.
         """
-        self.is_decided |= node not in self.shut
+        if self.is_held:
+            self.shut.add(node)
+        else:
+            self.is_decided |= node == self.top_node or node not in self.shut
 
     def on_gone(self, clients: int) -> list[Order]:
         """Clients have left and did not come back in time."""
@@ -116,14 +127,19 @@ class Round:
 
     def takers(self, here: Iterable[str]) -> set[str]:
         """Of the nodes here those that take updates: of those that were closed the top's alone."""
-        if self.phase != "open":
-            return {self.top_node}
         return {node for node in here if node == self.top_node or node not in self.shut}
 
     def on_lost(self, node: str) -> None:
-        """Nothing is decided until it is known what of the lost node has arrived at the top."""
+        """Nothing is decided until it is known what of the lost node has arrived at the top.
+
+        A round that was closing is open from here on: what was told to close is `shut`, which is
+        all that a coordinator after this one has to know of it.
+        """
         self.is_held = True
         self.closed.pop(node, None)
+        if self.phase in ("closing", "closed"):
+            self.phase = "open"
+            self.shut |= self.selected.keys()
 
     def on_moved(self, selected: dict[str, int], top_node: str, *, again: int) -> list[Order]:
         """The round goes on with other nodes: who is where, and who has to send `again`.
@@ -140,11 +156,6 @@ class Round:
         self.is_held = self.is_decided = False
         if again & ~self.excused:
             self.overdue = False
-        if self.phase in ("closing", "closed"):
-            self.phase = "open"
-            self.shut |= selected.keys() - {top_node}
-            for node in selected.keys() - {top_node}:
-                self.late |= selected[node]
         return self._next()
 
     def on_published(self) -> None:

@@ -34,6 +34,8 @@ class UnderWay:
         base: round whose model this start of the run began with, or went on with after a loss.
         lost: nodes that are lost, and the epoch from which on nothing of them counts.
         is_moving: ... and the round's other nodes may not all have heard of the plan without them.
+        shut: nodes that were told to close before a loss opened the round again.
+        deadline_at_s: Unix time of its deadline, where a loss has moved it.
     """
 
     number: int
@@ -45,6 +47,8 @@ class UnderWay:
     base: int = 0
     lost: Mapping[str, int] = field(default_factory=dict)
     is_moving: bool = False
+    shut: tuple[str, ...] = ()
+    deadline_at_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,14 +171,16 @@ def plan_from_wire(wire: list[Any]) -> Plan:
 def round_to_wire(r: UnderWay) -> list[Any]:
     return [
         r.number, r.epoch, r.roster, plan_to_wire(r.plan), dict(r.homes), r.started_at_s,
-        r.base, dict(r.lost), r.is_moving,
+        r.base, dict(r.lost), r.is_moving, r.shut, r.deadline_at_s,
     ]  # fmt: skip
 
 
 def round_from_wire(wire: list[Any]) -> UnderWay:
     number, epoch, roster, plan, homes, started_at_s, *more = wire
-    base, lost, is_moving = more or (0, {}, False)  # of a job that began before nodes could be lost
+    before = (0, {}, False, (), None)  # of a job that began when less was written down
+    base, lost, is_moving, shut, deadline_at_s = (*more, *before[len(more) :])
     return UnderWay(
         number=number, epoch=epoch, roster=tuple(roster), plan=plan_from_wire(plan), homes=homes,
         started_at_s=started_at_s, base=base, lost=lost, is_moving=is_moving,
+        shut=tuple(shut), deadline_at_s=deadline_at_s,
     )  # fmt: skip

@@ -58,7 +58,8 @@ def under_way(number: int = 1) -> UnderWay:
     )
     return UnderWay(
         number=number, epoch=4, roster=(*(f"key {n}" for n in range(5)), "far"), plan=made,
-        homes=made.homes(), started_at_s=1.5,
+        homes=made.homes(), started_at_s=1.5, lost={"node-7": 2}, is_moving=True,
+        shut=("node-1",), deadline_at_s=2.5,
     )  # fmt: skip
 
 
@@ -93,6 +94,9 @@ def test_a_plan_comes_back_as_it_was(open_store: Open) -> None:
     assert after is not None
     assert (after.number, after.epoch, after.roster, after.homes, after.started_at_s) == (
         before.number, before.epoch, before.roster, before.homes, before.started_at_s,
+    )  # fmt: skip
+    assert (after.lost, after.is_moving, after.shut, after.deadline_at_s) == (
+        before.lost, before.is_moving, before.shut, before.deadline_at_s,
     )  # fmt: skip
     assert (after.plan.top_node, after.plan.top) == (before.plan.top_node, before.plan.top)
     assert (after.plan.used, after.plan.unplaced) == (before.plan.used, before.plan.unplaced)

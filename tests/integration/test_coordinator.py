@@ -38,6 +38,6 @@ def test_kill_the_coordinator_again_and_again(runner: Runner, kills: tuple[str, 
 
 def test_every_point_is_killed_somewhere() -> None:
     """Those of a loss in test_losses.py."""
-    of_a_loss = {"coordinator_loss_saved", "coordinator_fenced", "coordinator_moved"}
+    of_a_loss = {f"coordinator_{step}" for step in ("loss_saved", "fenced", "moved", "settled")}
     killed = {kill.partition(":")[0] for kills in KILLS for kill in kills}
     assert killed | of_a_loss == set(COORDINATOR_POINTS)

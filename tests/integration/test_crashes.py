@@ -91,6 +91,13 @@ def test_stop_an_aggregator(runner: Runner, role: str, point: str) -> None:
     crash(runner, f"{role}:{point}:stop:1")
 
 
+@pytest.mark.losses
+@pytest.mark.parametrize("role", ["leaf", "middle", "top"])
+def test_stop_an_aggregator_that_has_not_joined(runner: Runner, role: str) -> None:
+    """It holds the lock and answers nothing yet: takes as long as a start may take."""
+    crash(runner, f"{role}:role_locked:stop:1")
+
+
 def test_stop_the_gateway(runner: Runner) -> None:
     crash(runner, "gateway:gateway_sealed:stop:2")
 

@@ -19,6 +19,7 @@ LEAF = ("gateway_writing:1", "gateway_sealed:1", "gateway_accepted:2", "gateway_
 TOP = ("gateway_writing:1", "gateway_sealed:2", "gateway_sealed:3", "gateway_acked:3",
        "gateway_closed:1", "gateway_flushed:1", "gateway_published:2",
        "gateway_model_released:2")  # fmt: skip
+STEPS = ("loss_saved", "fenced", "moved", "settled")
 ROLES = ("leaf@node-1:fold_written", "leaf@node-1:sum_sealed", "top@node-0:fold_written",
          "top@node-0:sum_sealed", "leaf@node-0:input_released")  # fmt: skip
 
@@ -52,11 +53,10 @@ def test_two_nodes_are_lost_the_top_among_them_and_the_coordinator_dies(runner: 
     """It is killed at each of its steps of the first loss; the second is in a round after that."""
     run = lose(
         runner, "gateway@node-2:gateway_acked:lose:1", "gateway@node-0:gateway_closed:lose:2",
-        *(f"coordinator:coordinator_{step}:kill:1" for step in ("loss_saved", "fenced", "moved")),
-        nodes=3, trainers=6,
+        *(f"coordinator:coordinator_{step}:kill:1" for step in STEPS), nodes=3, trainers=6,
     )  # fmt: skip
     assert lost(run) == ["node-2", "node-0"]
-    assert [e["what"] for e in run.of("restart")].count("coordinator") == 3
+    assert [e["what"] for e in run.of("restart")].count("coordinator") == len(STEPS)
 
 
 def test_the_node_that_everybody_was_on_is_lost(runner: Runner) -> None:
@@ -67,6 +67,21 @@ def test_the_node_that_everybody_was_on_is_lost(runner: Runner) -> None:
         env={"LIFL_FAULT": "gateway@node-0:gateway_acked:lose:4"},
     )  # fmt: skip
     check(run, rounds=3, clients=2)
+    assert lost(run) == ["node-0"]
+
+
+def test_a_node_is_lost_while_it_is_given_the_first_model(runner: Runner) -> None:
+    """`gateway_model_begun`: another has the top then, and is given it."""
+    assert lost(lose(runner, "gateway@node-0:gateway_model_begun:lose:1")) == ["node-0"]
+
+
+def test_a_node_is_lost_while_the_last_model_is_fetched(runner: Runner) -> None:
+    """`gateway_model_asked`: there is no other copy, and the rounds since the checkpoint, of
+    which there is none, are done again.
+    """
+    run = lose(
+        runner, "gateway@node-0:gateway_model_asked:lose:1", rounds=2, checkpoint={"every": 9}
+    )
     assert lost(run) == ["node-0"]
 
 
@@ -97,12 +112,23 @@ def test_the_gateway_that_becomes_the_tops_is_killed(runner: Runner, step: str) 
 
 
 @pytest.mark.losses
-@pytest.mark.parametrize("step", ["loss_saved", "fenced", "moved"])
+@pytest.mark.parametrize("step", STEPS)
 def test_the_coordinator_is_killed_while_the_top_moves(runner: Runner, step: str) -> None:
     lose(
         runner, "gateway@node-0:gateway_acked:lose:2",
         f"coordinator:coordinator_{step}:kill:1",
     )  # fmt: skip
+
+
+@pytest.mark.losses
+@pytest.mark.parametrize("step", STEPS)
+def test_the_coordinator_is_killed_when_a_round_is_opened_again(runner: Runner, step: str) -> None:
+    """The next one knows that the third node stays closed, and waits for who has to send again."""
+    run = lose(
+        runner, "gateway@node-0:gateway_closed:lose:1",
+        f"coordinator:coordinator_{step}:kill:1", nodes=3, trainers=6,
+    )  # fmt: skip
+    assert lost(run) == ["node-0"]
 
 
 @pytest.mark.losses

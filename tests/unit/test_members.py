@@ -48,6 +48,14 @@ class Pool:
     def __init__(self, folder: Path) -> None:
         self.socket_path = folder / "agent.sock"
         self.processes: dict[int, Process] = {}
+        self.killed: list[int] = []
+
+    def kill(self, process: Process) -> None:
+        self.killed.append(process.pid)
+
+    def idle(self, but: Process, tenant: str) -> Process | None:
+        free = (each for each in self.processes.values() if each.is_free and each is not but)
+        return next(free, None)
 
     def save(self) -> None:
         pass
@@ -78,6 +86,7 @@ class Rig:
             pool=self.pool, jobs={JOB: job}, router=router, directory=folder, name="n1",
             staff=lambda _: None, send=lambda *_: None, poke_everybody=lambda _: None,
             announce=lambda _: None, take_back=lambda *_: None, mend=lambda: self.taken,
+            assign=self.assign,
         )  # fmt: skip
         accounts: Any = SimpleNamespace(figures=self.figures, started=lambda *_: None)
         doorman: Any = self.doorman
@@ -85,6 +94,17 @@ class Rig:
             node, accounts, liveness_s=10.0, listen_at="", doorman=doorman, keys=None
         )
         self.ends: list[socket.socket] = []
+
+    def assign(self, job: NodeJob, endpoint: int, process: Process) -> None:
+        process.role, process.joined = (job.number, endpoint), False
+        process.awaited_since_s = module.time.monotonic()
+
+    def runtime(self, pid: int, **what: Any) -> Process:
+        """One that is connected, unless `what` says that it is not."""
+        control: Any = SimpleNamespace(send=lambda *_: None)
+        process = Process("runtime", pid, -1, **({"control": control} | what))
+        self.pool.processes[pid] = process
+        return process
 
     def call(self) -> Control:
         """Somebody connects."""
@@ -216,6 +236,75 @@ def test_what_was_taken_out_of_the_kernel_is_counted(rig: Rig) -> None:
     rig.members.check()
     assert rig.figures.get("lifl_proxy_repairs", what="program") == 1
     assert rig.figures.get("lifl_proxy_repairs", what="socket") == 4
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch, rig: Rig) -> Clock:
+    """Of members; whoever is made gets its time, too."""
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    rig.members.checked_at = clock.now
+    return clock
+
+
+def wait(rig: Rig, clock: Clock, seconds: float) -> None:
+    for _ in range(int(seconds)):
+        clock.now += 1
+        rig.members.check()
+
+
+def test_who_is_stopped_before_it_has_joined_is_replaced_once(rig: Rig, clock: Clock) -> None:
+    """It was given a role, and is stopped: another gets the role, once this one is fenced."""
+    stuck = rig.runtime(1, role=(JOB, 3), awaited_since_s=clock.now)
+    wait(rig, clock, module.START_S - 1)
+    assert rig.pool.killed == []
+    other = rig.runtime(2)
+    wait(rig, clock, 3)
+    assert rig.pool.killed == [1]
+    assert (stuck.role, other.role) == (None, (JOB, 3))
+    wait(rig, clock, 5)
+    assert rig.pool.killed == [1], "once"
+    assert not stuck.is_free, "it gets no role while it is being ended"
+
+
+@pytest.mark.parametrize("role", [None, (JOB, 3)])
+def test_who_never_connects_is_ended(rig: Rig, clock: Clock, role: Any) -> None:
+    """Started and stopped, or there before an agent's restart and not back since."""
+    rig.runtime(1, control=None, role=role, awaited_since_s=clock.now)
+    wait(rig, clock, module.START_S + 3)
+    assert rig.pool.killed == [1]
+
+
+def test_on_a_machine_that_is_too_slow_one_arrives_in_the_end(rig: Rig, clock: Clock) -> None:
+    """Each one that did not come in time leaves the next twice as long; one that does, not."""
+    rig.runtime(1, control=None, awaited_since_s=clock.now)
+    wait(rig, clock, module.START_S + 3)
+    second = rig.runtime(2, role=(JOB, 3), awaited_since_s=clock.now)
+    wait(rig, clock, 2 * module.START_S - 3)
+    assert rig.pool.killed == [1]
+    job = rig.members.node.jobs[JOB]
+    rig.members._registered(second, job, 3)
+    rig.runtime(3, control=None, awaited_since_s=clock.now)
+    second.control = None
+    second.awaited_since_s = clock.now + 1000
+    wait(rig, clock, module.START_S + 3)
+    assert rig.pool.killed == [1, 3]
+
+
+def test_an_agent_that_did_not_look_blames_nobody(rig: Rig, clock: Clock) -> None:
+    rig.runtime(1, role=(JOB, 3), awaited_since_s=clock.now)
+    clock.now += 1000
+    rig.members.check()
+    wait(rig, clock, module.START_S - 3)
+    assert rig.pool.killed == []
 
 
 def test_a_number_that_is_used_again_in_a_turn_says_nothing(rig: Rig) -> None:

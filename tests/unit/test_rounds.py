@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lifl.placement.rounds import Order, Round
 
-A, B = "node-a", "node-b"
+A, B, C = "node-a", "node-b", "node-c"
 
 
 def two_nodes() -> Round:
@@ -166,3 +166,41 @@ def test_who_is_late_at_a_node_that_is_closed_is_not_waited_for() -> None:
     assert not round_.overdue
     assert orders == []
     assert Order(B, "close") in round_.on_accepted(A, 0b101)
+
+
+def reopened() -> Round:
+    """Closing when node-c was lost, whose client has to send again; B's client is late."""
+    round_ = Round(1, {A: 0b001, B: 0b010, C: 0b100}, A)
+    round_.on_accepted(A, 0b001)
+    round_.on_deadline()
+    round_.on_lost(C)
+    return round_
+
+
+def test_a_coordinator_that_comes_back_knows_which_nodes_stay_closed() -> None:
+    before = reopened()
+    before.on_moved({A: 0b101, B: 0b010}, A, again=0b100)
+    round_ = Round(1, {A: 0b101, B: 0b010}, A, shut=before.shut)
+    round_.on_cut(B)
+    assert not round_.is_decided
+    assert round_.on_accepted(A, 0b001) == []
+    assert round_.takers([A, B]) == {A}
+    assert Order(B, "close") in round_.on_accepted(A, 0b101)
+
+
+def test_what_is_cut_while_a_loss_is_settled_stays_closed() -> None:
+    """The coordinator before had told them to close; this one hears it from them."""
+    round_ = Round(1, {A: 0b001, B: 0b010, C: 0b100}, A, is_held=True)
+    round_.on_cut(B)
+    assert round_.on_moved({A: 0b101, B: 0b010}, A, again=0b100) == []
+    assert round_.on_accepted(A, 0b001) == []
+    assert Order(B, "close") in round_.on_accepted(A, 0b101)
+
+
+def test_clients_of_a_closed_node_that_is_lost_are_waited_for_elsewhere() -> None:
+    round_ = reopened()
+    round_.on_moved({A: 0b101, B: 0b010}, A, again=0b100)
+    round_.on_lost(B)
+    assert round_.on_moved({A: 0b111}, A, again=0b010) == []
+    assert round_.on_accepted(A, 0b101) == []
+    assert round_.on_accepted(A, 0b111) == [Order(A, "close")]

@@ -1,0 +1,116 @@
+"""A gateway that has seen many jobs: what it keeps of those that are over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lifl.functions.gateway import Gateway
+from lifl.functions.jobs import Job
+from lifl.functions.wire import Keys
+
+JOBS = 75  # for each way to end
+NOWHERE = "tcp://127.0.0.1:9"  # discard: nobody answers
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Gateway]:
+    keys = Keys.new()
+    gateway = Gateway(tmp_path / "agent.sock", "n", "tcp://127.0.0.1:*", keys, None)
+    yield gateway
+    gateway.lines.lead_to({})
+    gateway.context.destroy(linger=0)
+
+
+def rows(gateway: Gateway) -> dict[str, int]:
+    clients = gateway.clients
+    return {
+        "jobs": len(gateway.jobs), "peers": len(gateway.peers), "early": len(gateway.early),
+        "enrolled": len(gateway.enrolled), "rights": len(gateway.rights),
+        "elsewhere": len(clients.elsewhere), "over": len(clients.over),
+        "unknown": len(clients.unknown), "revoked": len(clients.revoked),
+        "expected": len(clients.expected), "may_join": len(clients.may_join),
+        "lines": len([*gateway.lines]),
+    }  # fmt: skip
+
+
+def lead(gateway: Gateway, keys: Keys, *names: str) -> None:
+    """The agent says which jobs there are."""
+    gateway._coordinators(dict.fromkeys(names, (NOWHERE, keys.public)))
+
+
+def begin(gateway: Gateway, keys: Keys, number: int) -> str:
+    """A job comes, with a client that says hello early, and a round for which others are needed."""
+    name, other = f"job-{number}", (NOWHERE, Keys.new().public)
+    gateway._obey(name, {
+        "t": "enrol", "keys": {f"client of {name}": "client", f"left {name}": "client"},
+        "jobs": [name], "ports": {}, "look": 1,
+    })  # fmt: skip
+    gateway._obey(name, {
+        "t": "elsewhere", "job": name, "gateways": [[NOWHERE, "key"]], "outside": [],
+    })  # fmt: skip
+    gateway._obey(name, {"t": "round", "job": name})
+    gateway.clients._hello(b"peer", f"client of {name}", "client", name, {"t": "hello"})
+    intake: Any = SimpleNamespace(ports={})
+    gateway.jobs[name] = Job(name, number, intake, (0, 0, 0), forward=other)
+    gateway._peer(*other)
+    gateway._obey(name, {
+        "t": "enrol", "keys": {f"client of {name}": "client"}, "jobs": [name], "ports": {},
+        "look": 2,
+    })  # fmt: skip
+    return name
+
+
+def give_back(gateway: Gateway, name: str) -> None:
+    """The agent takes the memory of a job."""
+    gateway._forgotten(gateway.jobs.pop(name))
+
+
+@pytest.mark.parametrize("memory_first", [True, False])
+@pytest.mark.parametrize("ended", [True, False])
+def test_of_jobs_that_are_over_nothing_stays(
+    gateway: Gateway, *, memory_first: bool, ended: bool
+) -> None:
+    """However they ended, and whichever of its agent's two messages comes first."""
+    keys = Keys.new()
+    lead(gateway, keys, "job-0")
+    begin(gateway, keys, 0)
+    lead(gateway, keys, "job-0")
+    before = rows(gateway)
+    for number in range(1, JOBS + 1):
+        lead(gateway, keys, "job-0", f"job-{number}")
+        name = begin(gateway, keys, number)
+        if ended:
+            gateway.jobs[name].ended = True
+            gateway.clients.over.add(name)
+        if memory_first:
+            give_back(gateway, name)
+        lead(gateway, keys, "job-0")
+        if not memory_first:
+            give_back(gateway, name)
+        assert rows(gateway) == before
+
+
+def test_a_gateway_that_another_job_has_to_do_with_stays(gateway: Gateway) -> None:
+    keys = Keys.new()
+    lead(gateway, keys, "job-1", "job-2")
+    first, second = (begin(gateway, keys, number) for number in (1, 2))
+    where = gateway.jobs[second].forward
+    gateway.jobs[first].model_from = where
+    give_back(gateway, second)
+    assert [*gateway.peers].count(where) == 1  # type: ignore[arg-type]
+    give_back(gateway, first)
+    assert gateway.peers == {}
+
+
+def test_who_is_revoked_is_told_so_as_long_as_the_job_is_there(gateway: Gateway) -> None:
+    keys = Keys.new()
+    lead(gateway, keys, "job-1")
+    begin(gateway, keys, 1)
+    assert gateway.clients._stranger("left job-1").code == "revoked"
+    lead(gateway, keys)
+    assert gateway.clients._stranger("left job-1").code == "not-enrolled"
