@@ -82,7 +82,7 @@ class Gateway:
         )  # fmt: skip
         self.agent = Lanes(
             socket_path, self.endpoint, keys.public, self.jobs, self._ready,
-            self.clients.forget,
+            self._forget,
         )  # fmt: skip
         self.agent.figures = self._figures
         self.agent.coordinators = self._coordinators
@@ -114,6 +114,8 @@ class Gateway:
         for peer in list(self.peers.values()):
             if peer.socket in ready:
                 peer.receive()
+            if peer.outlets.fileno() in ready:
+                peer.outlets.turn()
             peer.tick()
         if self.clients.bulk.fileno() in ready:
             self.clients.bulk.turn()
@@ -135,7 +137,8 @@ class Gateway:
         wanted: list[Any] = [*self.lines.sockets, clients.monitor, clients.bulk.fileno()]
         if self.rights:  # who calls before the keys are here waits, and is not turned away
             wanted += [self.door.socket, self.router]
-        wanted += [peer.socket for peer in self.peers.values()]
+        for peer in self.peers.values():
+            wanted += [peer.socket, peer.outlets.fileno()]
         wanted += [at.fileno() for at in self.agent.lanes.values()]
         wait_s = clients.wait_s()
         if any(peer.is_busy for peer in self.peers.values()):
@@ -160,6 +163,12 @@ class Gateway:
         for early in self.early.pop(job.name, []):
             self._obey(job.name, early)
         self._serve(job)
+
+    def _forget(self, job: Job) -> None:
+        """The job's memory goes, and with it what is sent from there."""
+        self.clients.forget(job)
+        for peer in self.peers.values():
+            peer.forget(job.name)
 
     def _figures(self) -> Message:
         """For the node's metrics; keys that the door refused never reach `clients`."""
@@ -405,6 +414,7 @@ class Gateway:
         put = {
             "t": "put", "kind": "sum", "job": job.name, "round": header.round,
             "epoch": job.epoch, "weight": header.weight, "clients": _bits(header.clients),
+            "lane": job.settings["lane"],
         }  # fmt: skip
         work = Upload(put, job.intake.arena.payload(slot, header.length))
         self._peer(*job.forward).start(job.name, Transfer(work, done, refused))
