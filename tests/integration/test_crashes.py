@@ -107,9 +107,8 @@ def test_kill_the_gateway_that_takes_the_other_nodes_sum(runner: Runner, point: 
 
 @pytest.mark.parametrize(
     ("node", "point", "nth"),
-    [("node-1", "gateway_forwarded", 1), ("node-0", "gateway_writing", 8),
-     ("node-0", "gateway_payload_partial", 8), ("node-0", "gateway_sealed", 3),
-     ("node-0", "gateway_accepted", 3)],
+    [("node-1", "gateway_forwarded", 1), ("node-0", "gateway_payload_partial", 8),
+     ("node-0", "gateway_sealed", 3)],
 )  # fmt: skip
 def test_kill_a_gateway_of_a_sum_on_the_bulk_port(
     runner: Runner, node: str, point: str, nth: int
