@@ -177,8 +177,8 @@ def round_to_wire(r: UnderWay) -> list[Any]:
 
 def round_from_wire(wire: list[Any]) -> UnderWay:
     number, epoch, roster, plan, homes, started_at_s, *more = wire
-    before: tuple[Any, ...] = (0, {}, False, (), None)  # of a job that began when less was written down
-    base, lost, is_moving, shut, deadline_at_s = (*more, *before[len(more) :])
+    old: list[Any] = [0, {}, False, (), None]  # of a job that began when less was written down
+    base, lost, is_moving, shut, deadline_at_s = [*more, *old[len(more) :]]
     return UnderWay(
         number=number, epoch=epoch, roster=tuple(roster), plan=plan_from_wire(plan), homes=homes,
         started_at_s=started_at_s, base=base, lost=lost, is_moving=is_moving,

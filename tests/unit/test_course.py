@@ -7,7 +7,6 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
-from clusterjobs import job as fljob
 
 from lifl.functions.layout import Layout
 from lifl.placement.asking import Asking
@@ -16,6 +15,7 @@ from lifl.placement.membership import Known, Membership
 from lifl.placement.planning import Planning
 from lifl.placement.rounds import Round
 from lifl.placement.store import Change, Saved, UnderWay
+from tests.unit.clusterjobs import job as fljob
 
 MEASURED = {
     "fold_bytes_s": 1e9, "ingress_bytes_s": 1e9, "cores": 4.0, "budget_bytes": 0.0
@@ -26,7 +26,10 @@ class Rig:
     """A job of four clients on nodes that are all there, and say what they are asked."""
 
     def __init__(self, nodes: int = 3, *, policy: str = "bestfit", **spec: Any) -> None:
-        self.job = fljob(placement={"policy": policy}, **spec)
+        self.job = fljob(
+            rounds=50, clients={"min": 1}, placement={"policy": policy},
+            memory={"inputSlots": 16}, **spec,
+        )  # fmt: skip
         names = {f"key {n}": f"client-{n}" for n in range(4)}
         self.members = Membership({f"node-{n}": f"node key {n}" for n in range(nodes)}, names, [])
         for node in self.members:
@@ -44,6 +47,7 @@ class Rig:
         self.fails: set[str] = set()  # nodes that are lost when they are given a model
         record = MagicMock()
         record.published_by, record.unsaved, record.stopped = None, set(), None
+        record.watch.verdict = lambda: None
         record.elapsed_s = lambda _: 0.0
         record.unreported_by = lambda _: []
         store: Any = MagicMock()
@@ -143,6 +147,90 @@ def test_slots_of_a_plan_that_changes_in_mid_round() -> None:
     assert [(len(plan["roles"]) > 0, plan["slots"]) for plan in plans] == [(False, 0), (True, 1)]
 
 
+# -- a flash crowd -----------------------------------------------------------------------------
+def crowd() -> Rig:
+    """One leaf was enough for the queue as it was; now all four clients wait at once."""
+    rig = Rig(2, scaling={"leaves": "queue"}, aggregation={"fanIn": 1})
+    rig.members["node-0"].queue = 0.5
+    rig.begin()
+    return rig
+
+
+def leaves(rig: Rig) -> list[tuple[int, tuple[str, ...]]]:
+    assert rig.course.plan is not None
+    roles = rig.course.plan.nodes["node-0"].roles
+    return [(role.endpoint, role.clients) for role in roles if role.kind == "leaf"]
+
+
+def say_accepted(rig: Rig, name: str, clients: int, **more: Any) -> None:
+    said = {
+        "round": rig.round.number, "epoch": rig.course.epoch, "begun": True, "cut": False,
+        "metrics": [], "clients": clients.to_bytes(1, "little"), "excused": b"",
+    }  # fmt: skip
+    rig.course.accepted(rig.members[name], said | more)
+
+
+def last_round(rig: Rig) -> dict[str, Any]:
+    rounds = [m for to, m in rig.sent if to == b"gateway of node-0" and m["t"] == "round"]
+    return rounds[-1]
+
+
+def test_leaves_are_added_for_a_queue_that_is_much_longer_than_planned_for() -> None:
+    rig = crowd()
+    node, (first,) = rig.members["node-0"], leaves(rig)
+    assert last_round(rig)["crowd_at"] == 2, "as soon as two leaves had something to do"
+    say_accepted(rig, "node-0", 0b0001)
+    rig.course.crowds.comes(node, {"round": 1, "queue": 4})
+    after = leaves(rig)
+    assert len(after) == 4
+    assert sorted(key for _, keys in after for key in keys) == [f"key {n}" for n in range(4)]
+    assert "key 0" in dict(after)[first[0]], "whose update is accepted stays"
+    sent = rig.heard(b"gateway of node-0").count("round")
+    assert rig.saved[-1].round is not None
+    assert rig.saved[-1].round.plan == rig.course.plan, "written down before anybody hears of it"
+    rig.carry_out()
+    assert rig.heard(b"gateway of node-0").count("round") == sent + 1, "once the leaves are there"
+    lanes = last_round(rig)["lanes"]
+    assert {*lanes.values()} == {endpoint for endpoint, _ in after}
+    assert last_round(rig)["crowd_at"] is None, "with four cores there are at most four leaves"
+    rig.carry_out()
+    assert rig.heard(b"gateway of node-0").count("round") == sent + 1
+
+
+def test_the_next_round_is_planned_by_the_queue_again_and_begins() -> None:
+    rig = crowd()
+    rig.course.crowds.comes(rig.members["node-0"], {"round": 1, "queue": 4})
+    rig.carry_out()
+    rig.publish()
+    assert (rig.round.number, rig.round.phase) == (2, "open")
+    assert len(leaves(rig)) == 1
+
+
+@pytest.mark.parametrize("what", ["old", "closing", "lost", "short", "all in"])
+def test_leaves_are_added_only_where_that_is_of_use(what: str) -> None:
+    rig = crowd()
+    message = {"round": 1, "queue": 4}
+    match what:
+        case "old":
+            message["round"] = 0
+        case "closing":
+            say_accepted(rig, "node-0", 0b1111)
+        case "lost":
+            rig.course.losses.lose("node-1", "silent")
+        case "short":
+            message["queue"] = 1
+        case "all in":
+            rig.round.accepted["node-0"] = 0b1111
+    rig.course.crowds.comes(rig.members["node-0"], message)
+    assert len(leaves(rig)) == 1
+
+
+def test_where_leaves_follow_the_roster_no_queue_is_too_long() -> None:
+    rig = Rig(2)
+    rig.begin()
+    assert last_round(rig)["crowd_at"] is None
+
+
 # -- a node is lost while it is given a model ------------------------------------------------
 def test_another_node_is_given_the_model_that_a_lost_one_was_to_have() -> None:
     rig = Rig(2, policy="worstfit")
@@ -160,16 +248,12 @@ def test_another_node_is_given_the_model_that_a_lost_one_was_to_have() -> None:
 # -- what is written down of a round that was opened again ------------------------------------
 def saved_in_mid_round() -> tuple[Rig, UnderWay]:
     """Three nodes close when node-2 is lost; its client has to send again."""
-    rig = Rig(3, policy="worstfit", clients={"deadlineS": 100})
+    rig = Rig(3, policy="worstfit", deadlineS=100.0)
     rig.begin()
     assert rig.course.plan is not None
     assert len(rig.course.plan.used) == 3
     for name, clients in rig.round.selected.items():
-        rig.members[name].begun = 1
-        rig.course.accepted(rig.members[name], {
-            "round": 1, "epoch": rig.course.epoch, "begun": True, "cut": False, "metrics": [],
-            "clients": clients.to_bytes(1, "little"), "excused": b"",
-        })  # fmt: skip
+        say_accepted(rig, name, clients)
     assert rig.round.phase == "closing"
     other = next(name for name in rig.course.plan.used if name != rig.round.top_node)
     rig.course.losses.lose(other, "silent")
@@ -189,15 +273,12 @@ def test_the_next_coordinator_knows_which_nodes_are_closed() -> None:
     before, under_way = saved_in_mid_round()
     third = next(n.name for n in before.members.here if n.name != before.round.top_node)
     assert third in under_way.shut
-    rig = Rig(3, policy="worstfit", clients={"deadlineS": 100})
+    rig = Rig(3, policy="worstfit", deadlineS=100.0)
     rig.course.go_on(Saved(job="{}", round=under_way))
     assert (rig.round.phase, rig.round.late) == ("open", before.round.late)
-    stale = {"round": 1, "begun": True, "metrics": [], "excused": b"", "cut": True}
     for name in (third, rig.round.top_node):
-        accepted = before.round.accepted[name].to_bytes(1, "little")
         epoch = under_way.plan.epoch - (name != third)  # the top has not heard of it yet
-        said = stale | {"epoch": epoch, "clients": accepted}
-        rig.course.accepted(rig.members[name], said)
+        say_accepted(rig, name, before.round.accepted[name], cut=True, epoch=epoch)
     assert rig.round.phase == "open", "who has to send again is waited for"
 
 
@@ -206,7 +287,7 @@ def test_the_next_coordinator_knows_the_deadline_that_a_loss_has_moved(
 ) -> None:
     before, under_way = saved_in_mid_round()
     assert under_way.deadline_at_s is not None
-    rig = Rig(3, policy="worstfit", clients={"deadlineS": 100})
+    rig = Rig(3, policy="worstfit", deadlineS=100.0)
     later = under_way.__class__(**{**vars(under_way), "started_at_s": 0.0})
     rig.course.go_on(Saved(job="{}", round=later))
     assert abs(rig.course.deadline_at - before.course.deadline_at) < 5

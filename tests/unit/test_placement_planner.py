@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lifl.errors import Busy, InvalidJob
-from lifl.placement.planner import plan
+from lifl.placement.planner import grown, plan
 from lifl.placement.policies import NAMES, ROUNDING, fits, residual, room
 from lifl.placement.snapshot import Client, Node, Plan, Snapshot
 from lifl.placement.tree import ENDPOINT_MAX, Role, leaf_count
@@ -525,3 +525,44 @@ def test_what_stays_is_taken_over_whole_and_equals_a_plan_made_anew(
         if node == first.nodes[name] and node.roles and name != second.top_node
     ]  # fmt: skip
     assert all(second.nodes[name] is first.nodes[name] for name in same)
+
+
+# -- more leaves on one node, in mid-round ----------------------------------------------------
+@reproducible
+@given(asked=snapshots(plain=True), leaves=st.integers(2, 6), data=st.data())
+def test_a_tree_that_grows_takes_nobody_along(
+    asked: Snapshot, leaves: int, data: st.DataObject
+) -> None:
+    before = plan_or_none(asked)
+    if before is None or not before.used:
+        return
+    name = data.draw(st.sampled_from(before.used))
+    here = before.nodes[name]
+    if not here.clients or kinds(before, name).count("leaf") >= leaves:
+        return
+    movable = {key for key in here.clients if data.draw(st.booleans())}
+    after = grown(before, name, leaves=leaves, movable=movable)
+    grew = after.nodes[name]
+    assert {n: p for n, p in after.nodes.items() if n != name} == {
+        n: p for n, p in before.nodes.items() if n != name
+    }
+    assert (after.top_node, after.epoch) == (before.top_node, before.epoch)
+    assert grew.clients == here.clients
+    assert sorted(key for role in grew.roles for key in role.clients) == sorted(here.clients)
+    assert all(grew.lanes[key] == here.lanes[key] for key in here.clients if key not in movable)
+    kept = {role.endpoint: role.kind for role in grew.roles}
+    assert all(kept[role.endpoint] == role.kind for role in here.roles), "no role leaves"
+    assert kinds(after, name).count("leaf") <= leaves
+    assert sum(role.parent == 0 for role in grew.roles) == 1
+    children = {role.parent for role in grew.roles if role.kind == "leaf"}
+    assert len(children) == 1
+    assert grown(before, name, leaves=leaves, movable=movable) == after
+
+
+def test_who_waits_is_spread_over_old_and_new_leaves() -> None:
+    before = plan(snapshot(nodes(12), clients(12), fan_in=12))
+    after = grown(before, "n0", leaves=3, movable={f"k{at:04}" for at in range(3, 12)})
+    assert kinds(before, "n0") == ["leaf", "top"]
+    assert kinds(after, "n0") == ["leaf", "leaf", "leaf", "middle", "top"]
+    sizes = [role.expected for role in after.nodes["n0"].roles if role.kind == "leaf"]
+    assert sizes == [4, 4, 4]
