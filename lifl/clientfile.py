@@ -22,6 +22,7 @@ log = logging.getLogger("lifl.client")
 
 HINT = "set it to a client file of the run, for example runs/latest/clients/client-0.json"
 _OF_A_RUN = "run.json"  # beside the folder of its client files
+_OF_A_COMPLETE_RUN = "summary.json"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def read(environment: Mapping[str, str]) -> ClientFile:
     """The file that LIFL_CLIENT names, with the key of LIFL_KEY where it holds none.
 
     Raises:
-        Unreachable: the variable is not set or names no client file.
+        Unreachable: the variable is not set, names no client file, or one of a complete run.
         InvalidJob: the key is needed and is not there, or is another client's.
     """
     name = environment.get("LIFL_CLIENT", "")
@@ -64,17 +65,18 @@ def read(environment: Mapping[str, str]) -> ClientFile:
         raise Unreachable(
             f"LIFL_CLIENT is {name!r}, which is JSON but no client file: {HINT}"
         ) from None
-    if _has_ended(path):
-        log.warning(
-            "the run of %s is not under way: this client waits for lifl run --resume; a new run "
-            "has other client files, and is to be started before its clients", name,
-        )  # fmt: skip
+    if (run := _ended_run(path)) is not None:
+        new = "a new run has other client files, and is to be started before its clients"
+        if (run / _OF_A_COMPLETE_RUN).exists():
+            raise Unreachable(f"LIFL_CLIENT is {name!r}, and that run is complete: {new}")
+        way = "this client waits for lifl run --resume"
+        log.warning("the run of %s has ended: %s; %s", name, way, new)
     return found
 
 
 def _missing(path: Path) -> str:
     """Why there is no such file, and what to do."""
-    others = sorted(file.stem for file in path.parent.glob("*.json"))
+    others = sorted((file.stem for file in path.parent.glob("*.json")), key=lambda n: (len(n), n))
     if others:
         few = ", ".join(others[:3]) + (f", … {others[-1]}" if len(others) > 3 else "")
         return f"the run has no client of that name; it has {few}"
@@ -84,15 +86,15 @@ def _missing(path: Path) -> str:
     )
 
 
-def _has_ended(path: Path) -> bool:
-    """It lies in the directory of a run of this machine that nobody runs."""
+def _ended_run(path: Path) -> Path | None:
+    """The run in whose directory it lies, where that is one of this machine that has ended."""
     run = path.resolve().parent.parent
     if not (run / _OF_A_RUN).exists():
-        return False
+        return None
     try:
-        return not is_held(run)
+        return None if is_held(run) else run
     except OSError:
-        return False
+        return None
 
 
 def _keys(fields: Mapping[str, Any], environment: Mapping[str, str]) -> Keys:

@@ -321,6 +321,13 @@ def test_an_evaluators_figures_have_their_own_names(
     assert all(name in said for name in figures)
 
 
+def test_before_the_first_round_every_figure_says_that_there_is_none() -> None:
+    picture = [line.split() for line in drawn(EVENTS[:2], width=80, height=24)]
+    assert picture[-4:] == [
+        ["accuracy", "-"], ["last", "round", "-"], ["hand-offs", "none"], ["starts", "none"],
+    ]  # fmt: skip
+
+
 def test_what_is_full_and_what_is_empty_differ_without_colour() -> None:
     picture = drawn(EVENTS[:11], width=80, height=24)
     rounds, clients = (next(x for x in picture if x.startswith(n)) for n in ("rounds", "clients"))

@@ -34,12 +34,12 @@ def test_a_file_that_is_none(tmp_path: Path, content: str | None, sentence: str)
 
 
 def test_a_client_that_the_run_does_not_have(tmp_path: Path) -> None:
-    for index in range(5):
+    for index in (0, 1, 2, 10):
         (tmp_path / f"client-{index}.json").touch()
     with pytest.raises(lifl.Unreachable) as caught:
         lifl.Client.connect({"LIFL_CLIENT": str(tmp_path / "client-7.json")})
     assert str(caught.value).endswith(
-        "the run has no client of that name; it has client-0, client-1, client-2, … client-4"
+        "the run has no client of that name; it has client-0, client-1, client-2, … client-10"
     )
 
 
@@ -70,7 +70,10 @@ def test_a_file_of_a_run_that_has_ended(
     os.close(fd)
     read(environment)
     (said,) = caplog.messages
-    assert said.startswith(f"the run of {path} is not under way: this client waits for lifl run")
+    assert said.startswith(f"the run of {path} has ended: this client waits for lifl run --resume")
+    (tmp_path / "summary.json").touch()
+    with pytest.raises(lifl.Unreachable, match="and that run is complete: a new run has other"):
+        read(environment)
 
 
 def test_no_file_at_all() -> None:
