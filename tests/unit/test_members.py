@@ -299,6 +299,19 @@ def test_on_a_machine_that_is_too_slow_one_arrives_in_the_end(rig: Rig, clock: C
     assert rig.pool.killed == [1, 3]
 
 
+def test_a_gateway_that_never_connects_is_ended_also_before_there_is_a_job(
+    rig: Rig, clock: Clock
+) -> None:
+    rig.members.node.jobs.clear()
+    assert rig.members.look_in_s is None
+    gateway = rig.runtime(1, control=None, awaited_since_s=clock.now)
+    gateway.kind = "gateway"
+    assert rig.members.look_in_s == rig.members.ping_s
+    wait(rig, clock, module.START_S + 3)
+    assert rig.pool.killed == [1]
+    assert rig.members.look_in_s is None, "its death is an event"
+
+
 def test_an_agent_that_did_not_look_blames_nobody(rig: Rig, clock: Clock) -> None:
     rig.runtime(1, role=(JOB, 3), awaited_since_s=clock.now)
     clock.now += 1000
