@@ -27,7 +27,7 @@ from lifl.errors import InvalidJob, LiflError
 from lifl.functions.orphaned import is_held
 from lifl.functions.wire import Keys, virtual_key
 from lifl.placement import resume
-from lifl.placement.fabric import check_network, rate_text
+from lifl.placement.fabric import check_network, link_text
 from lifl.placement.host import LOOPBACK, check_host, warning_of
 from lifl.placement.keyring import Keyring
 from lifl.placement.latest import Latest, latest_beside, make_run_dir
@@ -55,6 +55,7 @@ def run(
     host: str | None = None,
     arena_bytes: int = 0,
     link_bit_s: int = 0,
+    link_delay_s: float = 0.0,
     resumed: Sequence[dict[str, Any]] = (),
 ) -> int:
     """Run jobs to their end; every event goes to `handle`, with `job` where there are several.
@@ -69,6 +70,7 @@ def run(
         host: where gateways listen and clients call; 127.0.0.1, or the resumed run's, unless given.
         link_bit_s: of each node's link, with a network namespace for each; 0: all share this
             machine's, and its loopback interface.
+        link_delay_s: of each node's link, each way.
         liveness_s: a process that holds a role and does not answer for so long is replaced.
         metrics_port: of the first coordinator's metrics; those of others, and then nodes, have the
             ports after it.  0: any.
@@ -118,7 +120,7 @@ def run(
                 configs = _configure_all(jobs, latest.run, nodes, keys_dir)
             if latest is not None:
                 latest.take()
-            network = {"link_bit_s": link_bit_s} if link_bit_s else None
+            network = {"link_bit_s": link_bit_s, "delay_s": link_delay_s} if link_bit_s else None
             for (job, _), fields in zip(jobs, configs, strict=True):
                 run_dir = Path(fields["run_dir"])
                 held.append(_lock(run_dir))  # which tells `lifl top` that it lives
@@ -135,7 +137,7 @@ def run(
                 handle({
                     "event": "starting", "run_dir": fields["run_dir"],
                     "nodes": len(fields["nodes"]),
-                    "link": rate_text(fields["network"]["link_bit_s"]) if fields["network"] else "",
+                    "link": link_text(fields["network"]),
                     **({"goes_on": fields.pop("goes_on")} if resumed else {}), **whose,
                 })  # fmt: skip
                 if warning := warning_of(host, is_insecure=job.spec.insecure):
