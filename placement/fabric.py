@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -134,8 +135,8 @@ class Fabric:
         for name, fd in self._ends.items():
             if delay_s and name in nodes:
                 self._links.append((
-                    netns.within(fd, lambda: make_tap("eth0")),
-                    netns.within(self._switch, lambda name=name: make_tap(name)),
+                    netns.within(fd, partial(make_tap, "eth0")),
+                    netns.within(self._switch, partial(make_tap, name)),
                 ))  # fmt: skip
             else:
                 links.append(
