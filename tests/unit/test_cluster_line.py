@@ -304,7 +304,9 @@ def test_the_agents_loop_wakes_when_the_silence_is_over(
 
     nothing = SimpleNamespace(fileno=lambda: 0)
     agent: Any = SimpleNamespace(
-        members=SimpleNamespace(listener=nothing, doorman=None, connections={}, ping_s=2.0),
+        members=SimpleNamespace(
+            listener=nothing, doorman=None, connections={}, look_in_s=2.0 if jobs else None
+        ),
         router=nothing, endpoint=SimpleNamespace(fds=[]), idle_in_s=None,
         pool=SimpleNamespace(processes={}, zygote=None),
         lines=SimpleNamespace(sockets=[]), node=SimpleNamespace(jobs=jobs),
