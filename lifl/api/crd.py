@@ -186,6 +186,10 @@ def _limits(given: Schema) -> Schema:
     for sign, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if sign in given and abs(given[sign]) < 2**63:  # an int64 is below that anyway
             found |= {bound: given[sign], sign: True}
+    least = given.get("minimum", 0)
+    if least != int(least):  # of 0.001 an API server makes 0 where what is given is an integer
+        rule = {"rule": f"self >= {least}", "message": f"must be at least {least}"}
+        found["x-kubernetes-validations"] = [rule]
     return found
 
 
