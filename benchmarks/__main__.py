@@ -22,7 +22,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from benchmarks import case_clients, case_fold, case_handoff, case_idle, case_round
+from benchmarks import case_clients, case_fold, case_handoff, case_idle, case_round, case_starts
 from benchmarks.rows import Case, NotMeasured, row, table
 from benchmarks.system import machine
 
@@ -30,6 +30,7 @@ CASES: dict[str, Case] = {
     case.name: case
     for case in (
         *case_round.CASES, case_clients.CASE, case_handoff.CASE, *case_fold.CASES, case_idle.CASE,
+        case_starts.CASE,
     )
 }  # fmt: skip
 BUSY_LOAD = 1.0

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.case_calibration import NEAR
+from benchmarks.case_calibration import BLIND, NEAR
 from benchmarks.docs import insert
 from benchmarks.docs_placement import PAGE
 
@@ -29,6 +29,7 @@ def tables(found: dict[str, Any]) -> str:
     played = [row for row in rows if row["case"].startswith("round as simulated, ")]
     worst = next((row for row in rows if row["case"].startswith("furthest")), None)
     near = sum(abs(row["ratio"] - 1) <= NEAR for row in played)
+    blind = {asked.text() for asked in BLIND}
     lines = [
         f"{here['began_at'][:10]}, {here['cpu']}, {here['cpus']} CPUs, {here['memory_gb']} GB, "
         f"Linux {here['kernel'].partition('-')[0]}; links of 1 Gbit/s; a round, medians:",
@@ -54,10 +55,11 @@ def tables(found: dict[str, Any]) -> str:
     ]
     for row in played:
         where = row["case"].removeprefix("round as simulated, ")
-        holds = "" if abs(row["ratio"] - 1) <= NEAR else "no"
+        holds = "blind" if where in blind else ""
+        holds += "" if abs(row["ratio"] - 1) <= NEAR else " no"
         lines.append(
             f"| {where} | {row['beside']:.3f} s | {row['value']:.3f} s | {row['ratio']:.2f} "
-            f"| {holds} |"
+            f"| {holds.strip()} |"
         )
     if worst is not None:
         lines += ["", f"Constants that were fitted: {worst['note']}"]

@@ -23,10 +23,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from lifl.errors import InvalidUpdate, LiflError, TransientError, Unreachable
 from lifl.functions import tcp
+from lifl.functions.chunks import Chunks
 from lifl.functions.jobs import Uploading
 from lifl.functions.sealing import (
     CHUNK,
@@ -39,7 +41,6 @@ from lifl.functions.sealing import (
     Direction,
     Head,
     Kind,
-    verify,
 )
 from lifl.functions.tickets import Tickets
 
@@ -83,19 +84,14 @@ class Connection:
     since: float
     key: str = ""
     job: str = ""
-    up: Channel | None = None
-    down: Channel | None = None
-    small: bytearray = field(default_factory=bytearray)  # a greeting, head or tag come in part
+    greeting: bytearray = field(default_factory=bytearray)  # as far as it has come
     # what comes
+    chunks: Chunks | None = None  # None: a stranger's, or closed
     upload: Uploading | None = None
     newest: int = 0  # transfer that was granted last
-    head: Head | None = None
-    open: Any = None
-    target: memoryview | None = None  # of this chunk in the slot; None: nobody wants it
-    filled: int = 0
-    left: int = 0
     least: int = 1
     # what goes
+    down: Channel | None = None
     sending: Sending | None = None
     asked: int = 0  # transfer that was asked for last
     rest: list[memoryview] = field(default_factory=list)
@@ -108,8 +104,15 @@ class Connection:
 
     def forget(self) -> None:
         """What it writes is not wanted any more; the slot may be another's at once."""
-        self.upload = self.target = self.open = None
+        self.upload = None
+        if self.chunks is not None:
+            self.chunks.forget()
         self.wake_at(1)
+
+    @property
+    def filled(self) -> int:
+        """Bytes that have come of a chunk which is not whole yet."""
+        return self.chunks.filled if self.chunks is not None else 0
 
     def wake_at(self, size: int) -> None:
         """Wake up when so many bytes are there, or the end."""
@@ -220,15 +223,15 @@ class Bulk:
 
     def _greet(self, stranger: Connection) -> None:
         """Read the greeting and not a byte more; close on anything else."""
-        data = stranger.sock.recv(GREETING - len(stranger.small))
-        stranger.small += data
-        if not data or stranger.small[: len(MAGIC)] != MAGIC[: len(stranger.small)]:
+        data = stranger.sock.recv(GREETING - len(stranger.greeting))
+        stranger.greeting += data
+        if not data or stranger.greeting[: len(MAGIC)] != MAGIC[: len(stranger.greeting)]:
             self._refuse(stranger, "not a greeting")
             return
-        if len(stranger.small) < GREETING:
+        if len(stranger.greeting) < GREETING:
             return
-        found = self.tickets.redeem(bytes(stranger.small))
-        stranger.small.clear()
+        found = self.tickets.redeem(bytes(stranger.greeting))
+        stranger.greeting.clear()
         if isinstance(found, str):
             self._refuse(stranger, found)
             return
@@ -237,7 +240,10 @@ class Bulk:
             self.close(before, Unreachable("this client has opened another bulk connection"))
         ticket, connection = found.ticket, stranger
         connection.key, connection.job = found.key, found.job
-        connection.up = ticket.channel(Direction.UP)
+        connection.chunks = Chunks(
+            ticket.channel(Direction.UP), begin=partial(self._begin_chunk, connection),
+            end=partial(self._end_chunk, connection),
+        )  # fmt: skip
         connection.down = ticket.channel(Direction.DOWN)
         del self._strangers[connection.sock.fileno()]
         self._clients[found.key, found.job] = connection
@@ -263,6 +269,7 @@ class Bulk:
         connection.rest.clear()
         connection.sending, upload = None, connection.upload
         connection.forget()
+        connection.chunks = None
         if upload is not None:
             self._lost(connection, upload, error)
 
@@ -289,64 +296,27 @@ class Bulk:
             with contextlib.suppress(BlockingIOError):
                 self._greet(connection)
             return
+        chunks = connection.chunks
+        assert chunks is not None
         try:
-            if connection.up is not None:
+            if chunks.is_sealed:
                 size = connection.sock.recv_into(self._in)
-                self._feed(connection, self._in[:size])
-            elif connection.left and connection.target is not None:
-                size = self._straight(connection, connection.target)
+                chunks.feed(self._in[:size])
             else:
                 # no byte of the next payload, which goes straight to its slot
-                ask = connection.left or (TAG + HEAD if connection.head else HEAD)
-                size = connection.sock.recv_into(self._in[: ask - len(connection.small)])
-                self._feed(connection, self._in[:size])
+                size = chunks.receive_plain(connection.sock, self._in, after=TAG + HEAD)
         except BlockingIOError:
             return
         if size == 0:
             raise Unreachable("the client closed its bulk connection")
 
-    def _straight(self, connection: Connection, target: memoryview) -> int:
-        """Plain bytes into the slot, what follows them into the scratch buffer."""
-        filled, left = connection.filled, connection.left
-        size: int = connection.sock.recvmsg_into(
-            [target[filled : filled + left], self._in[: TAG + HEAD]]
-        )[0]
-        into = min(size, left)
-        connection.filled += into
-        connection.left -= into
-        self._feed(connection, self._in[: size - into])
-        return size
+    def _begin_chunk(self, connection: Connection, head: Head) -> memoryview | None:
+        """Where in its slot a chunk goes; None where its transfer was given up.
 
-    def _feed(self, connection: Connection, data: memoryview) -> None:
-        at = 0
-        while at < len(data):
-            if connection.left:
-                size = min(connection.left, len(data) - at)
-                if connection.target is not None:
-                    filled = connection.filled
-                    where = connection.target[filled : filled + size]
-                    if connection.open is not None:
-                        connection.open.update_into(data[at : at + size], where)
-                    else:
-                        where[:] = data[at : at + size]
-                connection.filled += size
-                connection.left -= size
-                at += size
-                continue
-            need = TAG if connection.head else HEAD
-            size = min(need - len(connection.small), len(data) - at)
-            connection.small += data[at : at + size]
-            at += size
-            if len(connection.small) == need:
-                small = bytes(connection.small)
-                connection.small.clear()
-                if connection.head:
-                    self._end_chunk(connection, connection.head, small)
-                else:
-                    self._begin_chunk(connection, small)
-
-    def _begin_chunk(self, connection: Connection, small: bytes) -> None:
-        head = Head.unpack(small)
+        Raises:
+            InvalidUpdate: it is not the next one.
+            Unreachable: nobody was told to send it.
+        """
         upload = connection.upload
         if upload is not None and head.transfer == upload.transfer:
             grant = upload.grant
@@ -354,30 +324,18 @@ class Bulk:
             expected = Head(Kind.UPDATE, size, grant.round, upload.transfer, grant.written)
             if head != expected:
                 raise InvalidUpdate(f"a chunk says {head}, where {expected} is next")
-            connection.target = grant.view[grant.written : grant.written + size]
-            connection.open = connection.up.open(small) if connection.up else None
             if len(grant.view) - grant.written - size < WAKE_AT:
                 connection.wake_at(1)
-        elif head.transfer <= connection.newest and 0 < head.length <= CHUNK:
-            if connection.up:  # a transfer that was given up; its bytes were on their way
-                connection.up.skip()
-            connection.target = connection.open = None
-        else:
-            # of a go that was on its way when the connection before this one broke, or made up
-            self.refused["not granted"] += 1
-            raise Unreachable(f"a chunk says {head}, which nobody was told to send here")
-        connection.head, connection.left, connection.filled = head, head.length, 0
+            return grant.view[grant.written : grant.written + size]
+        if head.transfer <= connection.newest and 0 < head.length <= CHUNK:
+            return None  # its bytes were on their way
+        # of a go that was on its way when the connection before this one broke, or made up
+        self.refused["not granted"] += 1
+        raise Unreachable(f"a chunk says {head}, which nobody was told to send here")
 
-    def _end_chunk(self, connection: Connection, head: Head, tag: bytes) -> None:
-        connection.head = None
-        if connection.target is None or connection.upload is None:
-            return
-        if connection.open is not None:
-            verify(connection.open, tag)
-        elif tag != NO_TAG:
-            raise InvalidUpdate("a chunk of a plain connection ends with something else than zeros")
-        connection.target = connection.open = None
+    def _end_chunk(self, connection: Connection, head: Head) -> None:
         upload = connection.upload
+        assert upload is not None  # or the chunk would be forgotten
         if upload.grant.written + head.length == len(upload.grant.view):
             connection.upload = None
         self._wrote(connection, upload)

@@ -1,20 +1,23 @@
-"""The other end of the bulk port: of a client, and of a coordinator that fetches a model.
+"""The other end of the bulk port: of a client, of another gateway, of a coordinator.
 
 Owns one TCP connection and its bytes; formats and keys are sealing.py's.  Knows neither rounds nor
-when to ask for a ticket: lifl/exchange.py and placement/models.py do.  Every failure is `Broken`,
-after which the connection is of no use and another ticket is needed.
+when to ask for a ticket: lifl/exchange.py, functions/outlets.py and placement/models.py do.  A
+client's connection waits, a gateway's never does.  Every failure is `Broken`, after which the
+connection is of no use and another ticket is needed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import struct
-from typing import Any, Final
+from typing import Final
 
-from lifl.errors import Refused, Unreachable
+from lifl.errors import LiflError, Refused, Unreachable
 from lifl.functions import tcp
+from lifl.functions.chunks import Chunks
 from lifl.functions.sealing import (
     ANSWER,
     CHUNK,
@@ -27,7 +30,6 @@ from lifl.functions.sealing import (
     Mode,
     Ticket,
     about,
-    verify,
 )
 from lifl.functions.transfer import Upload
 from lifl.functions.wire import Keys, Message, host_of
@@ -54,48 +56,117 @@ def connect(
         Broken: nobody listens there, or whoever does is not the gateway that gave the ticket.
         Refused: it wants payloads in the clear although there are keys.
     """
+    ticket = _ticket(answer, keys, endpoint=endpoint, gateway=gateway, job=job)
+    return admitted(host_of(endpoint), answer["port"], ticket)
+
+
+def admitted(host: str, port: int, ticket: Ticket) -> BulkConnection:
+    """A connection that waits.
+
+    Raises:
+        Broken: as `connect`.
+    """
+    try:
+        sock = tcp.connect(host, port, timeout_s=CONNECT_S)
+    except OSError as error:
+        raise Broken(f"the bulk port {host}:{port} cannot be reached ({error})") from error
+    try:
+        # limits of the kernel, not of Python, which would wait before it looks
+        sock.settimeout(None)
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(STILL_S, 0))
+        sock.sendall(ticket.greeting())
+        answer = sock.recv(ANSWER, socket.MSG_WAITALL)
+    except OSError as error:
+        sock.close()
+        raise Broken(f"the bulk port {host}:{port} broke off ({error})") from error
+    if answer != ticket.answer():
+        sock.close()
+        raise Broken(f"the bulk port {host}:{port} did not take the ticket")
+    return BulkConnection(sock, ticket)
+
+
+def _ticket(answer: Message, keys: Keys, *, endpoint: str, gateway: str, job: str) -> Ticket:
+    """What an answer `ticket` gives the right to."""
     mode = Mode[answer["mode"].upper()]
     if mode is Mode.PLAIN and keys.is_secure:
         raise Refused(f"the gateway at {endpoint} wants payloads in the clear although the job "
                       "has keys", code="not-allowed")  # fmt: skip
     what = about(mode, gateway=gateway, client=keys.public, job=job)
-    ticket = Ticket(answer["id"], answer["secret"], mode, what)
-    return BulkConnection(host_of(endpoint), answer["port"], ticket)
+    return Ticket(answer["id"], answer["secret"], mode, what)
+
+
+class Opening:
+    """A connection that the gateway has not admitted yet; nothing here waits.
+
+    Arguments and errors are those of `connect`.
+    """
+
+    def __init__(
+        self, answer: Message, keys: Keys, *, endpoint: str, gateway: str, job: str
+    ) -> None:
+        self._ticket = _ticket(answer, keys, endpoint=endpoint, gateway=gateway, job=job)
+        self._where = f"{host_of(endpoint)}:{answer['port']}"
+        self._has_greeted, self._heard = False, b""
+        try:
+            self._sock = tcp.begin(host_of(endpoint), answer["port"])
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STILL_S * 1000)
+        except OSError as error:
+            raise self._unreachable(error) from error
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def step(self) -> BulkConnection | None:
+        """The connection once it is admitted; to be called when it is writable, then readable.
+
+        Raises:
+            Broken: as `connect`.
+        """
+        try:
+            if not self._has_greeted:
+                if error := self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    raise self._unreachable(OSError(error, os.strerror(error)))
+                self._sock.send(self._ticket.greeting())  # the first bytes always fit
+                self._has_greeted = True
+                return None
+            heard = self._sock.recv(ANSWER - len(self._heard))
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise Broken(f"the bulk port {self._where} broke off ({error})") from error
+        self._heard += heard
+        if heard and len(self._heard) < ANSWER:
+            return None
+        if self._heard != self._ticket.answer():
+            raise Broken(f"the bulk port {self._where} did not take the ticket")
+        return BulkConnection(self._sock, self._ticket)
+
+    def _unreachable(self, error: OSError) -> Broken:
+        return Broken(f"the bulk port {self._where} cannot be reached ({error})")
+
+    def close(self) -> None:
+        self._sock.close()
 
 
 class BulkConnection:
-    """A connection that a gateway has admitted.
+    """A connection that a gateway has admitted; it waits if its socket does.
 
-    Raises:
-        Broken: nobody listens there, or whoever does is not the gateway that gave the ticket.
+    One that sends does not receive until all is sent: there is one buffer for both.
     """
 
-    def __init__(self, host: str, port: int, ticket: Ticket) -> None:
-        try:
-            self._sock = tcp.connect(host, port, timeout_s=CONNECT_S)
-        except OSError as error:
-            raise Broken(f"the bulk port {host}:{port} cannot be reached ({error})") from error
-        try:
-            # limits of the kernel, not of Python, which would wait before it looks
-            self._sock.settimeout(None)
-            for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
-                self._sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(STILL_S, 0))
-            self._sock.sendall(ticket.greeting())
-            answer = self._sock.recv(ANSWER, socket.MSG_WAITALL)
-        except OSError as error:
-            self.close()
-            raise Broken(f"the bulk port {host}:{port} broke off ({error})") from error
-        if answer != ticket.answer():
-            self.close()
-            raise Broken(f"the bulk port {host}:{port} did not take the ticket")
-        self._up, self._down = ticket.channel(Direction.UP), ticket.channel(Direction.DOWN)
+    def __init__(self, sock: socket.socket, ticket: Ticket) -> None:
+        self._sock = sock
+        self._up = ticket.channel(Direction.UP)
+        self._down = Chunks(
+            ticket.channel(Direction.DOWN), begin=self._begin_chunk, end=self._end_chunk
+        )
         self._poll = select.poll()
         self._poll.register(self._sock.fileno(), select.POLLIN)
         self._scratch = memoryview(bytearray(HEAD + CHUNK + TAG))
-        self._small = bytearray()
-        self._head: Head | None = None
-        self._open: Any = None
-        self._left = self._filled = 0
+        self._going: tuple[Upload, int, int] | None = None  # what is sent, its round and transfer
+        self._chunk: list[memoryview] = []  # of the chunk that was begun
+        self._payload = 0  # bytes of the upload that are in it
         self._expected: tuple[memoryview, int, int] | None = None  # buffer, round, transfer
         self.verified = 0
 
@@ -117,30 +188,72 @@ class BulkConnection:
 
     # -- up ----------------------------------------------------------------------------------
     def send(self, upload: Upload, *, number: int, transfer: int) -> None:
-        """A whole update, chunk by chunk, each sealed in a buffer that stays in the cache."""
-        upload.sent = 0
-        for at in range(0, len(upload.data), CHUNK):
-            part = upload.part(at, CHUNK)
-            head = Head(Kind.UPDATE, len(part), number, transfer, at).pack()
-            try:
-                if self._up is None:
-                    self._send_all([memoryview(head), part, memoryview(NO_TAG)])
-                else:
-                    size = self._up.seal_into(head, part, self._scratch)
-                    self._sock.sendall(self._scratch[:size])
-            except OSError as error:
-                self.close()
-                raise Broken(f"the gateway closed the bulk connection ({error})") from error
-            upload.sent = at + len(part)
-            upload.moved()
+        """A whole update; waits until the system has taken it."""
+        self.begin(upload, number=number, transfer=transfer)
+        if not self.pump():
+            self.close()
+            raise Broken(f"the gateway took no byte for {STILL_S} s")
 
-    def _send_all(self, parts: list[memoryview]) -> None:
-        while parts:
-            sent = self._sock.sendmsg(parts)
-            while parts and sent >= len(parts[0]):
-                sent -= len(parts.pop(0))
-            if parts:
-                parts[0] = parts[0][sent:]
+    def begin(self, upload: Upload, *, number: int, transfer: int) -> None:
+        """What `pump` sends from now on; a chunk of another that was begun is ended first."""
+        upload.sent = self._payload = 0
+        self._going = upload, number, transfer
+
+    def stop(self) -> None:
+        """Send no more of it than the chunk that was begun."""
+        self._going = None
+
+    def pump(self, chunks: int = -1) -> bool:
+        """Send on, as much as the system takes and no more than so many chunks.
+
+        Returns:
+            Whether it has taken all that was begun.
+        """
+        try:
+            while self._chunk or self._next_chunk():
+                if not chunks or not self._push():
+                    return False
+                chunks -= 1
+        except OSError as error:
+            self.close()
+            raise Broken(f"the gateway closed the bulk connection ({error})") from error
+        return True
+
+    def _next_chunk(self) -> bool:
+        """Seal it in a buffer that stays in the cache; False when there is none."""
+        if self._going is None:
+            return False
+        upload, number, transfer = self._going
+        part = upload.part(upload.sent, CHUNK)
+        if not part:
+            self._going = None
+            return False
+        head = Head(Kind.UPDATE, len(part), number, transfer, upload.sent).pack()
+        if self._up is None:
+            self._chunk = [memoryview(head), part, memoryview(NO_TAG)]
+        else:
+            self._chunk = [self._scratch[: self._up.seal_into(head, part, self._scratch)]]
+        self._payload = len(part)
+        return True
+
+    def _push(self) -> bool:
+        """Whether the system has taken the chunk."""
+        rest = self._chunk
+        while rest:
+            try:
+                sent = self._sock.sendmsg(rest)
+            except BlockingIOError:
+                return False
+            while rest and sent >= len(rest[0]):
+                sent -= len(rest.pop(0))
+            if rest:
+                rest[0] = rest[0][sent:]
+        if self._going is not None and self._payload:
+            upload = self._going[0]
+            upload.sent += self._payload
+            self._payload = 0
+            upload.moved()
+        return True
 
     # -- down --------------------------------------------------------------------------------
     def expect(self, buffer: memoryview, *, number: int, transfer: int, at: int) -> None:
@@ -167,43 +280,29 @@ class BulkConnection:
         except OSError as error:
             self.close()
             raise Broken(f"the bulk connection broke ({error})") from error
-        except Unreachable as error:
+        except LiflError as error:  # it is not what was asked for, or not under its tag
             self.close()
             raise Broken(str(error)) from error
         return True
 
     def _receive(self, buffer: memoryview) -> int:
-        flags = socket.MSG_DONTWAIT
-        rest = self._scratch[: TAG + HEAD]
-        if self._down is None and self._left:  # straight to where it belongs
-            at = self.verified + self._filled
-            parts = [buffer[at : at + self._left], rest[: self._rest(buffer)]]
-            size: int = self._sock.recvmsg_into(parts, 0, flags)[0]
-            into = min(size, self._left)
-            self._filled += into
-            self._left -= into
-            self._feed(buffer, rest[: size - into])
-            return size
-        if self._down is None:
-            ask = TAG - len(self._small) if self._head else HEAD - len(self._small)
-        else:
+        flags, down = socket.MSG_DONTWAIT, self._down
+        if down.is_sealed:
             ask = min(CHUNK, self._remaining(buffer))
-        size = self._sock.recv_into(self._scratch, ask, flags)
-        self._feed(buffer, self._scratch[:size])
-        return size
-
-    def _rest(self, buffer: memoryview) -> int:
-        """Bytes between this chunk's payload and the next one's."""
-        is_last = self.verified + self._filled + self._left == len(buffer)
-        return TAG if is_last else TAG + HEAD
+            size = self._sock.recv_into(self._scratch, ask, flags)
+            down.feed(self._scratch[:size])
+            return size
+        is_last = self.verified + down.filled + down.left == len(buffer)
+        after = TAG if is_last else TAG + HEAD
+        return down.receive_plain(self._sock, self._scratch, after=after, flags=flags)
 
     def _remaining(self, buffer: memoryview) -> int:
         """Bytes on the wire until all is there: never read more, the next model has its own."""
-        payload = len(buffer) - self.verified
-        if self._head is None:
-            return -(-payload // CHUNK) * (HEAD + TAG) + payload - len(self._small)
-        after = payload - self._head.length
-        rest = self._left + TAG - len(self._small)
+        payload, down = len(buffer) - self.verified, self._down
+        if down.head is None:
+            return -(-payload // CHUNK) * (HEAD + TAG) + payload - down.begun
+        after = payload - down.head.length
+        rest = down.left + TAG - down.begun
         return rest + after + -(-after // CHUNK) * (HEAD + TAG)
 
     def _wake(self) -> None:
@@ -213,43 +312,23 @@ class BulkConnection:
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 
-    def _feed(self, buffer: memoryview, data: memoryview) -> None:
-        assert self._expected is not None
-        at = 0
-        while at < len(data):
-            if self._left:
-                size = min(self._left, len(data) - at)
-                start = self.verified + self._filled
-                self._open.update_into(data[at : at + size], buffer[start : start + size])
-                self._filled += size
-                self._left -= size
-                at += size
-                continue
-            need = TAG if self._head else HEAD
-            size = min(need - len(self._small), len(data) - at)
-            self._small += data[at : at + size]
-            at += size
-            if len(self._small) < need:
-                return
-            small = bytes(self._small)
-            self._small.clear()
-            if self._head is None:
-                self._begin(buffer, small)
-            else:
-                if self._open is not None:
-                    verify(self._open, small)
-                self.verified += self._head.length
-                self._head = self._open = None
+    def _begin_chunk(self, head: Head) -> memoryview:
+        """Where a chunk goes.
 
-    def _begin(self, buffer: memoryview, small: bytes) -> None:
-        assert self._expected is not None
-        _, number, transfer = self._expected
+        Raises:
+            Unreachable: it is not the next one.
+        """
+        if self._expected is None:
+            raise Unreachable(f"a chunk says {head}, and nothing was asked for")
+        buffer, number, transfer = self._expected
         size = min(CHUNK, len(buffer) - self.verified)
         expected = Head(Kind.MODEL, size, number, transfer, self.verified)
-        if (head := Head.unpack(small)) != expected:
+        if head != expected:
             raise Unreachable(f"a chunk says {head}, where {expected} was asked for")
-        self._head, self._left, self._filled = head, size, 0
-        self._open = self._down.open(small) if self._down else None
+        return buffer[self.verified : self.verified + size]
+
+    def _end_chunk(self, head: Head) -> None:
+        self.verified += head.length
 
     def close(self) -> None:
         self._sock.close()

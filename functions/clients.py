@@ -20,7 +20,7 @@ import zmq.utils.monitor
 from lifl.errors import Busy, InvalidUpdate, Late, LiflError, PermanentError, Refused, Unreachable
 from lifl.faults import fault
 from lifl.functions.bulk import Sending
-from lifl.functions.jobs import Job, measured, rejection, weight_of
+from lifl.functions.jobs import Job, measured, rejection
 from lifl.functions.lines import EVERYTHING
 from lifl.functions.sealing import Mode, preload
 from lifl.functions.uploads import Uploads
@@ -34,6 +34,7 @@ from lifl.functions.wire import (
     owner,
     sender,
     virtual_key,
+    weight_of,
 )
 
 log = logging.getLogger("lifl.gateway")
@@ -195,7 +196,7 @@ class Clients:
             peer = caller = Caller.of(peer, message["as"])
             key, right = virtual_key(key, caller.number), "client"
         if message["t"] == "hello":
-            self._hello(peer, key, right, name, message)
+            self._let_in(peer, key, right, name)
             return
         if job is None:
             self._expect(name)
@@ -225,7 +226,8 @@ class Clients:
             case other:
                 raise Refused(f"a {right} may not send a {other!r}", code="not-allowed")
 
-    def _hello(self, peer: bytes, key: str, right: str, name: str, message: Message) -> None:
+    def _let_in(self, peer: bytes, key: str, right: str, name: str) -> None:
+        """Somebody says hello: it takes part from here on, and the coordinator hears so."""
         if right not in ("client", "worker", "observer"):
             raise Refused(f"a {right} does not take part in rounds", code="not-allowed")
         job = self.jobs.get(name)
@@ -241,11 +243,11 @@ class Clients:
                 "program for each client file", code="displaced",
             )  # fmt: skip
             self.send(before, rejection(name, {}, displaced))
-        self.report({"t": "client", "job": name, "key": key, "observer": right == "observer"})
+        self._say_is_here(name, key)
         if job is not None and job.layout is not None:
             self.welcome(job, key, peer)
 
-    def _report_client(self, name: str, key: str) -> None:
+    def _say_is_here(self, name: str, key: str) -> None:
         observer = self.rights.get(key) == "observer"
         self.report({"t": "client", "job": name, "key": key, "observer": observer})
 
@@ -253,12 +255,12 @@ class Clients:
         """Tell a new coordinator who is here."""
         for name, waiting in self.unknown.items():
             for key in waiting if line in (EVERYTHING, name) else ():
-                self._report_client(name, key)
+                self._say_is_here(name, key)
         for job in self.jobs.values():
             if line not in (EVERYTHING, job.name):
                 continue
             for key in [*job.clients, *job.workers, *job.observers]:
-                self._report_client(job.name, key)
+                self._say_is_here(job.name, key)
 
     # -- who has left ------------------------------------------------------------------------
     def disconnected(self) -> None:
@@ -448,7 +450,7 @@ class Clients:
 
     def _report(self, job: Job, peer: bytes, key: str, message: Message) -> None:
         """Figures instead of an update: the round does not wait for this client."""
-        weight, metrics = weight_of(message), measured(message)
+        weight, metrics = weight_of(message.get("weight", 1.0)), measured(message)
         bit = job.bit_of(key, message)
         answer = {"t": "ack", "job": job.name, "round": job.round}
         if not job.answered >> bit & 1:

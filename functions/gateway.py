@@ -114,6 +114,8 @@ class Gateway:
         for peer in list(self.peers.values()):
             if peer.socket in ready:
                 peer.receive()
+            if peer.outlets.fileno() in ready:
+                peer.outlets.turn()
             peer.tick()
         if self.clients.bulk.fileno() in ready:
             self.clients.bulk.turn()
@@ -139,7 +141,8 @@ class Gateway:
         wanted: list[Any] = [*self.lines.sockets, clients.monitor, clients.bulk.fileno()]
         if self.rights:  # who calls before the keys are here waits, and is not turned away
             wanted += [self.door.socket, self.router]
-        wanted += [peer.socket for peer in self.peers.values()]
+        for peer in self.peers.values():
+            wanted += [peer.socket, peer.outlets.fileno()]
         wanted += [at.fileno() for at in self.agent.lanes.values()]
         wait_s = clients.wait_s()
         if any(peer.is_busy for peer in self.peers.values()):
@@ -427,6 +430,7 @@ class Gateway:
         put = {
             "t": "put", "kind": "sum", "job": job.name, "round": header.round,
             "epoch": job.epoch, "weight": header.weight, "clients": _bits(header.clients),
+            "lane": job.settings["lane"],
         }  # fmt: skip
         work = Upload(put, job.intake.arena.payload(slot, header.length))
         self._peer(*job.forward).start(job.name, Transfer(work, done, refused))

@@ -18,11 +18,9 @@ from lifl.functions.kernels.finite import FiniteCheck
 from lifl.functions.layout import Layout
 from lifl.functions.wire import (
     INLINE,
-    LEAST_WEIGHT,
     MOST_METRICS,
-    MOST_WEIGHT,
     Message,
-    is_weight,
+    weight_of,
     worker_and_number,
 )
 from lifl.shm.slots import Payload
@@ -79,15 +77,17 @@ class Uploading:
 
     def is_repeated(self, asking: Asking) -> bool:
         """It is asked for again although its bytes may be on their way over the bulk port."""
-        same = self.asking.message["round"] == asking.message["round"]
+        before = self.asking
+        same = before.message["round"] == asking.message["round"]
+        same = same and before.clients == asking.clients  # a node may have another sum meanwhile
         return self.connection is not None and asking.is_bulk and same
 
     @property
     def received(self) -> int:
         """Bytes that have come, those of a chunk that is not complete included."""
         connection = self.connection
-        begun = connection is not None and connection.head and connection.upload is self
-        return self.grant.written + (connection.filled if connection and begun else 0)
+        is_coming = connection is not None and connection.upload is self
+        return self.grant.written + (connection.filled if connection and is_coming else 0)
 
 
 @dataclass
@@ -276,7 +276,7 @@ class Job:
                 f"round {round_!r} and length {length!r} must be integers", code="malformed"
             )
         if kind == "update":
-            weight = weight_of(message)
+            weight = weight_of(message.get("weight", 1.0))
         _check_metrics(message.get("metrics"))
         self._must_be_open(round_)
         if kind == "update":
@@ -325,22 +325,6 @@ class Job:
         return Asking(
             peer, key, message, Payload.SUM, clients, self.top, length, weight, epoch
         )  # fmt: skip
-
-
-def weight_of(message: Message) -> float:
-    """The weight that a client gives.
-
-    Raises:
-        InvalidUpdate: it is none.
-    """
-    weight = message.get("weight", 1.0)
-    if not is_weight(weight):
-        raise InvalidUpdate(
-            f"weight is {weight!r}: it must be a number from {LEAST_WEIGHT:.1e} to "
-            f"{MOST_WEIGHT:.1e}, usually that of the client's examples",
-            code="bad-weight",
-        )
-    return float(weight)
 
 
 def measured(message: Message) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """A gateway as a client of other gateways: fetching the model, forwarding a node's sum.
 
 Owns one connection per other gateway and the transfer under way on it.  Does not decide what is
-moved; gateway.py does.  A transfer that makes no progress is asked for again, since the other
+moved; gateway.py does.  Everything is said over ZeroMQ; a sum takes the bulk port (outlets.py)
+where its `put` says so.  A transfer that makes no progress is asked for again, since the other
 gateway may have been restarted and forgotten it.
 """
 
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 
 import zmq
 
+from lifl.functions.outlets import Outlets
 from lifl.functions.transfer import Download, Outgoing, Upload
-from lifl.functions.wire import Keys, Message, dealer, decode, encode
+from lifl.functions.wire import INLINE, Keys, Message, dealer, decode, encode
 
 AGAIN_S = 1.0
 
@@ -33,6 +35,14 @@ class Transfer:
         work = self.work
         return int(work.put["round"]) if isinstance(work, Upload) else work.round
 
+    @property
+    def is_bulk(self) -> bool:
+        """It goes over the bulk port."""
+        work = self.work
+        return isinstance(work, Upload) and work.put.get("lane") == "fast" and (
+            len(work.data) > INLINE
+        )  # fmt: skip
+
 
 class Peer:
     """The connection to one other gateway; per job one upload and one download at a time."""
@@ -44,6 +54,10 @@ class Peer:
         self.socket = dealer(context, keys, endpoint, server_key)
         self.uploads: dict[str, Transfer] = {}
         self.downloads: dict[str, Transfer] = {}
+        self.outlets = Outlets(
+            keys, endpoint, server_key, ask=lambda message: self._send([(message, None)]),
+            opened=self._put, moved=self._moved,
+        )  # fmt: skip
 
     @property
     def is_busy(self) -> bool:
@@ -54,11 +68,26 @@ class Peer:
         work = transfer.work
         if isinstance(work, Upload):
             self.uploads[job] = transfer
-            self._send(work.start())
+            self.outlets.stop(job)  # of a sum before
+            self._put(job)
         else:
             self.downloads[job] = transfer
             self._send(work.ask())
             self._end_if_done(job, transfer)
+
+    def _put(self, job: str) -> None:
+        """Ask for a slot, or for a bulk connection first."""
+        transfer = self.uploads.get(job)
+        if transfer is None or not isinstance(work := transfer.work, Upload):
+            return
+        if not transfer.is_bulk:
+            self._send(work.start())
+        elif self.outlets.is_open(job):
+            self._send([(work.put | {"length": len(work.data)}, None)])
+
+    def _moved(self, job: str) -> None:
+        if (transfer := self.uploads.get(job)) is not None:
+            transfer.moved_at = time.monotonic()
 
     def receive(self) -> None:
         """Handle every message that waits."""
@@ -68,6 +97,9 @@ class Peer:
             self._handle(message.get("job", ""), message, rest)
 
     def _handle(self, job: str, message: Message, rest: list[bytes]) -> None:
+        if message["t"] == "ticket":
+            self.outlets.admit(message)
+            return
         is_download = message["t"] in ("model", "gone") or message.get("of") == "get"
         group = self.downloads if is_download else self.uploads
         transfer = group.get(job)
@@ -76,6 +108,9 @@ class Peer:
         transfer.moved_at = time.monotonic()
         work = transfer.work
         match message["t"]:
+            case "go" if isinstance(work, Upload) and "transfer" in message:
+                number = message["transfer"]
+                self.outlets.begin(job, work, number=transfer.round, transfer=number)
             case "go" | "more" if isinstance(work, Upload):
                 self._send(work.take(message))
             case "ack":
@@ -92,15 +127,18 @@ class Peer:
         """Nobody needs anything of the other end any more, nor it of this one."""
         self.uploads.pop(job, None)
         self.downloads.pop(job, None)
+        self.outlets.close(job)
 
     def tick(self) -> None:
         """Ask again for what has not moved."""
         now = time.monotonic()
-        for transfer in [*self.uploads.values(), *self.downloads.values()]:
+        for job, transfer in [*self.uploads.items(), *self.downloads.items()]:
             if now - transfer.moved_at > AGAIN_S:
                 transfer.moved_at = now
-                work = transfer.work
-                self._send(work.start() if isinstance(work, Upload) else work.again())
+                if isinstance(transfer.work, Download):
+                    self._send(transfer.work.again())
+                else:
+                    self._put(job)
 
     def _end_if_done(self, job: str, transfer: Transfer) -> None:
         if isinstance(transfer.work, Download) and transfer.work.done:
@@ -113,4 +151,5 @@ class Peer:
             self.socket.send_multipart([head] if payload is None else [head, payload])
 
     def close(self) -> None:
+        self.outlets.close_all()
         self.socket.close()

@@ -1,7 +1,7 @@
 """What the bulk port carries, byte by byte: the greeting, the keys, the chunks.
 
 Owns formats and cryptography of docs/protocol.md, section "The bulk port", for both sides.  Does no
-I/O and keeps no buffer: bulk.py (gateway) and bulk_client.py do.
+I/O and keeps no buffer: bulk.py (gateway), bulk_client.py and, for both, chunks.py do.
 
     greeting   "LIFL" version mode 0 0, ticket id, proof                    client -> gateway, once
     answer     proof                                                        gateway -> client, once

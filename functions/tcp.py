@@ -54,6 +54,26 @@ def connect(host: str, port: int, *, timeout_s: float) -> socket.socket:
     raise error
 
 
+def begin(host: str, port: int) -> socket.socket:
+    """A connection that is being made and does not block: writable when it is there, or has failed.
+
+    Raises:
+        OSError: there is no way to that address.
+    """
+    family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setblocking(False)
+        _unpace(sock, str(address[0]))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(BlockingIOError):
+            sock.connect(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 def _unpace(sock: socket.socket, host: str) -> None:
     if is_loopback(host):
         with contextlib.suppress(OSError):

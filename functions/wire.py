@@ -111,10 +111,20 @@ def encode(message: Message) -> bytes:
     return data
 
 
-def is_weight(value: object) -> bool:
-    """A number that may be an update's weight: finite and from 2^-40 to 2^40."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and LEAST_WEIGHT <= value <= MOST_WEIGHT  # type: ignore[operator]
+def weight_of(value: object) -> float:
+    """The weight of an update in the mean, as a client gives it.
+
+    Raises:
+        InvalidUpdate: it is no number from 2^-40 to 2^40.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number and LEAST_WEIGHT <= value <= MOST_WEIGHT):  # type: ignore[operator]
+        raise InvalidUpdate(
+            f"weight is {value!r}: it must be a number from {LEAST_WEIGHT:.1e} to "
+            f"{MOST_WEIGHT:.1e}, usually that of the client's examples",
+            code="bad-weight",
+        )
+    return float(value)  # type: ignore[arg-type]
 
 
 def decode(data: bytes | memoryview, limit: int = LARGEST_HEADER) -> Message:

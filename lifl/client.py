@@ -13,24 +13,23 @@ Single-threaded; between calls nothing runs.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import numpy as np
 
+from lifl.clientfile import read
 from lifl.connection import Address
-from lifl.errors import InvalidJob, InvalidUpdate, Unreachable
+from lifl.errors import InvalidUpdate
 from lifl.exchange import Exchange, State
 from lifl.functions.layout import Layout
 from lifl.functions.packing import Packing
 from lifl.functions.tensors import load_into
 from lifl.functions.transfer import Upload
-from lifl.functions.wire import LEAST_WEIGHT, MOST_WEIGHT, Keys, Message, is_weight
+from lifl.functions.wire import Keys, Message, weight_of
 
 __all__ = ["Client", "Round", "load_into"]
 
@@ -144,32 +143,14 @@ class Client:
                 that is started again with `--resume` meanwhile finds this client waiting.
 
         Raises:
-            Unreachable: the variable is not set or names no such file.
+            Unreachable: the variable is not set or names no such file, as before the run's start.
+            InvalidJob: LIFL_KEY is not the client's.
         """
-        path = environment.get("LIFL_CLIENT", "")
-        hint = "set it to a client file of the run, for example runs/latest/clients/client-0.json"
-        if not path:
-            raise Unreachable(f"LIFL_CLIENT is not set: {hint}")
-        try:
-            fields = json.loads(Path(path).read_bytes())
-            return cls(
-                Address(fields["endpoint"], fields["server_key"]),
-                job=fields["job"],
-                keys=_keys(fields, environment),
-                index=fields["index"],
-                count=fields["count"],
-                timeout_s=timeout_s,
-            )
-        except OSError as error:
-            raise Unreachable(
-                f"LIFL_CLIENT is {path!r}, which cannot be read ({error.strerror}): {hint}"
-            ) from None
-        except ValueError:
-            raise Unreachable(f"LIFL_CLIENT is {path!r}, which is not JSON: {hint}") from None
-        except (KeyError, TypeError):
-            raise Unreachable(
-                f"LIFL_CLIENT is {path!r}, which is JSON but no client file: {hint}"
-            ) from None
+        found = read(environment)
+        return cls(
+            found.address, job=found.job, keys=found.keys, index=found.index, count=found.count,
+            timeout_s=timeout_s,
+        )  # fmt: skip
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -287,32 +268,6 @@ class Client:
         self.close()
 
 
-def _keys(fields: Mapping[str, Any], environment: Mapping[str, str]) -> Keys:
-    """The client's own keys: from its file, or from the one that the client has for itself."""
-    if "secret_key" in fields:
-        return Keys(fields["public_key"], fields["secret_key"])
-    path = environment.get("LIFL_KEY", "")
-    fix = "set it to the .key file that lifl keys new has made"
-    if not path:
-        raise InvalidJob(f"LIFL_KEY is not set, and the client file holds no secret: {fix}",
-                         code="bad-keys")  # fmt: skip
-    try:
-        keys = Keys.load(Path(path))
-    except OSError as error:
-        raise InvalidJob(f"LIFL_KEY is {path!r}, which cannot be read ({error.strerror}): {fix}",
-                         code="bad-keys") from error  # fmt: skip
-    except ValueError as error:
-        raise InvalidJob(f"LIFL_KEY is {path!r}, which is no key file: {fix}",
-                         code="bad-keys") from error  # fmt: skip
-    if keys.public != fields["public_key"]:
-        raise InvalidJob(
-            f"LIFL_KEY is {path!r}, whose public key is {keys.public}; the client file is for "
-            f"{fields['public_key']}",
-            code="bad-keys",
-        )
-    return keys
-
-
 # -- what a client answers a round with --------------------------------------------------------
 def update(
     layout: Layout | None, job: str, number: int, model: Mapping[str, Any], weight: float,
@@ -355,15 +310,9 @@ def answer(exchange: Exchange, what: Upload | Message) -> bool:
     return counts
 
 
-def _weight(weight: float) -> float:
-    weight = float(weight) if isinstance(weight, int | float | np.number) else weight
-    if not is_weight(weight):
-        raise InvalidUpdate(
-            f"weight is {weight!r}: it must be a number from {LEAST_WEIGHT:.1e} to "
-            f"{MOST_WEIGHT:.1e}, usually that of this client's examples",
-            code="bad-weight",
-        )
-    return weight
+def _weight(weight: object) -> float:
+    """Also of NumPy's numbers, which arrays have."""
+    return weight_of(weight.item() if isinstance(weight, np.number) else weight)
 
 
 def _numbers(metrics: Mapping[str, float]) -> dict[str, float]:

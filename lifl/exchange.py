@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import zmq
 
 from lifl.api.codes import error_of
 from lifl.buffers import Buffers
@@ -25,6 +24,7 @@ from lifl.connection import Address, Connection
 from lifl.errors import Late, Unreachable
 from lifl.functions.bulk_client import Broken, BulkConnection, connect
 from lifl.functions.layout import Layout
+from lifl.functions.polling import Sources
 from lifl.functions.sealing import preload
 from lifl.functions.transfer import Download, Outgoing, Upload
 from lifl.functions.wire import INLINE, Keys, Message
@@ -50,22 +50,6 @@ class Interrupted(Exception):
 def retry_s(refusals: int) -> float:
     """Back-off after so many refusals in a row: 10 ms, 20 ms, … 1 s."""
     return float(min(RETRY_LAST_S, RETRY_FIRST_S * 2 ** min(refusals, 30)))
-
-
-class _Poller:
-    """Polls the same sources again and again, and is made anew when they change."""
-
-    def __init__(self) -> None:
-        self._poller, self._polled = zmq.Poller(), list[Any]()
-
-    def poll(self, sources: list[Any], fd: int, timeout_ms: int) -> set[Any]:
-        """Which sources have something to read, `fd` (-1: none) among them."""
-        wanted = sources if fd < 0 else [*sources, fd]
-        if wanted != self._polled:
-            self._poller, self._polled = zmq.Poller(), wanted
-            for source in wanted:
-                self._poller.register(source, zmq.POLLIN)
-        return {source for source, _ in self._poller.poll(timeout_ms)}
 
 
 class Away(Exception):
@@ -104,7 +88,7 @@ class Exchange:
         self.elsewhere = list(elsewhere)  # other gateways of the job
         self._gone_at = math.inf  # since when no gateway is there
         self._connection = Connection(keys, address)
-        self._poller = _Poller()
+        self._polled = Sources()
         self._heard_at = time.monotonic()
         self._lane = "zmq"
         self._bulk: BulkConnection | None = None
@@ -241,8 +225,8 @@ class Exchange:
         while True:
             bulk = self._bulk.fileno() if self._bulk and "bulk" in kinds else -1
             connection, wait_s = self._connection, self._retry_at - now
-            ready = self._poller.poll(
-                self.sources, bulk,
+            ready = self._polled.ready(
+                self.sources if bulk < 0 else [*self.sources, bulk],
                 AGAIN_MS if wait_s > AGAIN_S else max(0, math.ceil(wait_s * 1000)),
             )  # fmt: skip
             if self._woken.fileno() in ready and self._was_interrupted():

@@ -102,6 +102,7 @@ class Engine:
         self.restarts: Counter[str] = Counter()
         self.selector = selectors.DefaultSelector()
         self.fabric: Fabric | None = None
+        self.delay: subprocess.Popen[bytes] | None = None  # of frames between nodes
         self.outputs = Outputs(self.selector)
         self.pins = ""
         self.given_up: set[str] = set()  # nodes whose agent cannot be kept up
@@ -148,9 +149,19 @@ class Engine:
     def _make_network(self) -> None:
         """Namespaces, where the run has some, and where coordinators listen."""
         if network := self.config["network"]:
-            self.fabric = Fabric([*self.config["nodes"]], network["link_bit_s"])
+            self.fabric = Fabric(
+                [*self.config["nodes"]], network["link_bit_s"], network.get("delay_s", 0.0)
+            )
+            self._start_delay()
         for job in self.jobs.values():
             job.listen(self.fabric)
+
+    def _start_delay(self) -> None:
+        """The process that holds frames back, where links have a delay; again where it died."""
+        assert self.fabric is not None
+        self.delay = self.fabric.delay()
+        if self.delay is not None:
+            self.delay.returncode = 0  # reaped in _reap
 
     def _terminated(self, *_: object) -> None:
         raise Over("the engine was told to end")
@@ -278,6 +289,12 @@ class Engine:
                 if child is not None:
                     self._hear_out(child)
                     self._ended(child, os.waitstatus_to_exitcode(status))
+                elif self.delay is not None and pid == self.delay.pid and not self.are_over:
+                    self.restarts["delay"] += 1
+                    if self.restarts["delay"] > RESTARTS:
+                        raise Over("what delays links ends again and again: no --link-delay then")
+                    emit("restart", what="delay of links")
+                    self._start_delay()
 
     def _hear_out(self, child: Child) -> None:
         """All that a dead child has said: it may be the reason."""

@@ -6,9 +6,10 @@
 
 Owns which namespaces there are, their addresses, and the rates of links: a token bucket at both
 ends of a node's, so that all that enters or leaves a node, from clients and from other nodes,
-shares its link.  Nothing is connected with the rest of the machine, and nothing has a name outside
-(netns.py), so that runs do not meet and nothing is left.  Called by engine.py, which holds the
-fabric, and by local.py, before anything is started.
+shares its link.  With a delay its ends are TAP devices, and a process holds what passes (delay.py).
+Nothing is connected with the rest of the machine, and nothing has a name outside (netns.py), so
+that runs do not meet and nothing is left.  Called by engine.py, which holds the fabric, and by
+local.py, before anything is started.
 """
 
 from __future__ import annotations
@@ -17,12 +18,17 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from lifl.errors import InvalidJob
 from lifl.placement import netns
+from lifl.placement.delay import make_tap
 
 CLIENTS: Final = "clients"
 CONTROL: Final = "control"
@@ -30,10 +36,14 @@ _SUBNET: Final = "198.18.0"  # for networks that are tested (RFC 2544), reached 
 _ADDRESSES: Final = {CONTROL: 1, CLIENTS: 2}
 _FIRST_NODE: Final = 10
 _CONGESTION: Final = Path("/proc/sys/net/ipv4/tcp_congestion_control")  # of whoever's namespace
+_DELAY: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s)")
+_SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _RATE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(k|M|G)bit")
 _UNITS: Final = {"k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
 LEAST_BIT_S: Final = 1_000_000
 MOST_BIT_S: Final = 100_000_000_000
+LEAST_DELAY_S: Final = 0.0001
+MOST_DELAY_S: Final = 0.2  # two nodes are 0.8 s apart then; what is asked is asked again after 1 s
 BURST_S: Final = 0.001  # that a bucket holds; the kernel fills it by timers of high resolution
 BURST_LEAST: Final = 1 << 17  # bytes: two of the largest segments, which would be cut otherwise
 QUEUE_S: Final = 0.02  # that a link's queue holds; what does not fit is lost
@@ -53,6 +63,30 @@ def parse_rate(text: str) -> int:
     if not LEAST_BIT_S <= bit_s <= MOST_BIT_S:
         raise ValueError(f"{text!r} is not from 1Mbit to 100Gbit")
     return bit_s
+
+
+def parse_delay(text: str) -> float:
+    """Seconds of "20ms" or "500us".
+
+    Raises:
+        ValueError: no time, or below 0.1 ms or above 200 ms.
+    """
+    match = _DELAY.fullmatch(text)
+    if match is None:
+        raise ValueError(f'{text!r} is no time: write it as "20ms" or "500us"')
+    delay_s = float(match[1]) * _SECONDS[match[2]]
+    if not LEAST_DELAY_S <= delay_s <= MOST_DELAY_S:
+        raise ValueError(f"{text!r} is not from 0.1ms to 200ms; leave it out for none")
+    return delay_s
+
+
+def link_text(network: Mapping[str, Any] | None) -> str:
+    """What links are like, in words; empty where there are none."""
+    if network is None:
+        return ""
+    delay_s = network.get("delay_s", 0.0)
+    rate = rate_text(network["link_bit_s"])
+    return f"{rate} and {delay_s * 1e3:g}ms" if delay_s else rate
 
 
 def rate_text(bit_s: int) -> str:
@@ -84,22 +118,31 @@ class Fabric:
     Args:
         nodes: their names.
         link_bit_s: of each node's link, each way.
+        delay_s: that a node's link takes, each way.
 
     Raises:
         Unsupported: the kernel lacks something; the sentence says what.
     """
 
-    def __init__(self, nodes: Sequence[str], link_bit_s: int) -> None:
+    def __init__(self, nodes: Sequence[str], link_bit_s: int, delay_s: float = 0.0) -> None:
+        self._delay_s = delay_s
+        self._links: list[tuple[int, int]] = []  # TAPs: a node's end, and its port of the switch
         self._addresses = dict(_ADDRESSES)
         self._addresses |= {name: _FIRST_NODE + at for at, name in enumerate(nodes)}
         self._switch = netns.new()
         self._ends = {name: netns.new() for name in self._addresses}
         links = ["link set lo up", "link add switch type bridge", "link set switch up"]
         for name, fd in self._ends.items():
-            links += [
-                f"link add {name} type veth peer name eth0 netns /proc/{os.getpid()}/fd/{fd}",
-                f"link set {name} master switch addrgenmode none up",
-            ]
+            if delay_s and name in nodes:
+                self._links.append((
+                    netns.within(fd, partial(make_tap, "eth0")),
+                    netns.within(self._switch, partial(make_tap, name)),
+                ))  # fmt: skip
+            else:
+                links.append(
+                    f"link add {name} type veth peer name eth0 netns /proc/{os.getpid()}/fd/{fd}"
+                )
+            links.append(f"link set {name} master switch addrgenmode none up")
         netns.command(self._switch, "ip", "-batch", "-", lines="\n".join(links))
         for name, fd in self._ends.items():
             netns.command(fd, "ip", "-batch", "-", lines="\n".join([
@@ -133,11 +176,25 @@ class Fabric:
             self._ends[name], lambda: socket.create_server(where, backlog=backlog)
         )
 
+    def delay(self) -> subprocess.Popen[bytes] | None:
+        """Start the process that delays frames (delay.py), or another one; None: there is no delay.
+
+        It ends when its standard input is closed, and so with the process that called this.
+        """
+        if not self._links:
+            return None
+        links = [f"--link={near}:{far}" for near, far in self._links]
+        return subprocess.Popen(
+            [sys.executable, "-m", "lifl.placement.delay", f"--seconds={self._delay_s}", *links],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            pass_fds=list(chain.from_iterable(self._links)),
+        )  # fmt: skip
+
     def close(self) -> None:
         """Let go of the namespaces; those who are in one still have it."""
-        for fd in (*self._ends.values(), self._switch):
+        for fd in (*self._ends.values(), self._switch, *chain.from_iterable(self._links)):
             os.close(fd)
-        self._ends = {}
+        self._ends, self._links = {}, []
 
 
 def _bucket(device: str, bit_s: int) -> str:

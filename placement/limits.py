@@ -16,6 +16,7 @@ from pathlib import Path
 from lifl.errors import Busy, NoSpace
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+BUDGET = "the node's memory for jobs (lifl run --arena-memory; in a cluster agent.arenaMemory)"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def check_memory(
     """
     rooms = [room()]
     if budget_bytes:
-        rooms.append(Room(budget_bytes - taken_bytes, "the node's memory for jobs"))
+        rooms.append(Room(budget_bytes - taken_bytes, BUDGET))
     if limit_bytes:
         rooms.append(Room(limit_bytes - taken_bytes, "spec.memory.arenaBytes"))
     least = min(rooms, key=lambda each: each.left_bytes)

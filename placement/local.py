@@ -18,19 +18,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lifl.api.job import FLJob
-from lifl.errors import InvalidJob
+from lifl.errors import InvalidJob, LiflError
 from lifl.functions.orphaned import is_held
 from lifl.functions.wire import Keys, virtual_key
 from lifl.placement import resume
-from lifl.placement.fabric import check_network, rate_text
+from lifl.placement.fabric import check_network, link_text
 from lifl.placement.host import LOOPBACK, check_host, warning_of
 from lifl.placement.keyring import Keyring
+from lifl.placement.latest import Latest, latest_beside, make_run_dir
 from lifl.placement.limits import full_disk_says
 from lifl.placement.monitoring import end_of_metrics
 from lifl.placement.processes import adopt_orphans, end_descendants
@@ -55,6 +55,7 @@ def run(
     host: str | None = None,
     arena_bytes: int = 0,
     link_bit_s: int = 0,
+    link_delay_s: float = 0.0,
     resumed: Sequence[dict[str, Any]] = (),
 ) -> int:
     """Run jobs to their end; every event goes to `handle`, with `job` where there are several.
@@ -69,6 +70,7 @@ def run(
         host: where gateways listen and clients call; 127.0.0.1, or the resumed run's, unless given.
         link_bit_s: of each node's link, with a network namespace for each; 0: all share this
             machine's, and its loopback interface.
+        link_delay_s: of each node's link, each way.
         liveness_s: a process that holds a role and does not answer for so long is replaced.
         metrics_port: of the first coordinator's metrics; those of others, and then nodes, have the
             ports after it.  0: any.
@@ -84,6 +86,14 @@ def run(
         directory = Path(short_lived() or tempfile.gettempdir(), PREFIX + secrets.token_hex(4))
         lock, held = -1, list[int]()
         configs: list[dict[str, Any]] = []
+        latest: Latest | None = None
+        has_begun = False
+
+        def noting(event: dict[str, Any]) -> None:
+            nonlocal has_begun
+            has_begun |= event["event"] == "round_started"
+            handle(event)
+
         try:
             host = host or (resumed[0].get("host") if resumed else None) or LOOPBACK
             check_host(host)
@@ -101,8 +111,16 @@ def run(
                     code="bad-keys",
                 )
             check_together(jobs)
-            configs = list(resumed) or _configure_all(jobs, out or Path("runs"), nodes, keys_dir)
-            network = {"link_bit_s": link_bit_s} if link_bit_s else None
+            if resumed:
+                configs = list(resumed)
+                latest = latest_beside(Path(configs[0]["run_dir"]))
+            else:
+                name = jobs[0][0].metadata.name if len(jobs) == 1 else SEVERAL
+                latest = make_run_dir(out or Path("runs"), name)
+                configs = _configure_all(jobs, latest.run, nodes, keys_dir)
+            if latest is not None:
+                latest.take()
+            network = {"link_bit_s": link_bit_s, "delay_s": link_delay_s} if link_bit_s else None
             for (job, _), fields in zip(jobs, configs, strict=True):
                 run_dir = Path(fields["run_dir"])
                 held.append(_lock(run_dir))  # which tells `lifl top` that it lives
@@ -119,8 +137,8 @@ def run(
                 handle({
                     "event": "starting", "run_dir": fields["run_dir"],
                     "nodes": len(fields["nodes"]),
-                    "link": rate_text(fields["network"]["link_bit_s"]) if fields["network"] else "",
-                    **whose,
+                    "link": link_text(fields["network"]),
+                    **({"goes_on": fields.pop("goes_on")} if resumed else {}), **whose,
                 })  # fmt: skip
                 if warning := warning_of(host, is_insecure=job.spec.insecure):
                     handle({"event": "warning", "text": warning})
@@ -132,7 +150,14 @@ def run(
             config = directory / "engine.json"
             config.touch(mode=0o600)
             config.write_text(json.dumps(configs))
-            return _supervise(config, handle, stop)
+            code = _supervise(config, noting, stop)
+            if code and not has_begun and latest is not None and (run := latest.give_back()):
+                handle({"event": "latest", "run": str(run), "link": str(latest.link)})
+            return code
+        except LiflError:
+            if latest is not None:
+                latest.give_back()
+            raise
         except KeyboardInterrupt:
             with contextlib.suppress(BrokenPipeError):
                 handle({"event": "stopped", "by": stop.by})
@@ -172,15 +197,13 @@ def check_together(jobs: Sequence[tuple[FLJob, Path]]) -> None:
 
 
 def _configure_all(
-    jobs: Sequence[tuple[FLJob, Path]], out: Path, nodes: int | None, keys_dir: Path | None
+    jobs: Sequence[tuple[FLJob, Path]], run: Path, nodes: int | None, keys_dir: Path | None
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Folders and keys of a new run: of several jobs each has its own folder in the run's."""
     count = nodes or max(job.spec.nodes for job, _ in jobs)
-    (first, _), *others = jobs
-    parent = make_run_dir(out, first.metadata.name if not others else SEVERAL)
     configs: list[dict[str, Any]] = []
     for job, path in jobs:
-        run_dir = parent / folder_of(job) if others else parent
+        run_dir = run / folder_of(job) if len(jobs) > 1 else run
         run_dir.mkdir(exist_ok=True)
         with full_disk_says(run_dir / "keys"):
             configs.append(_configure(job, path, run_dir, count, keys_dir))
@@ -215,30 +238,6 @@ class Stop:
             raise KeyboardInterrupt
         if self.engine is not None and self.engine.returncode is None:
             self.engine.kill()  # not in order then, but at once
-
-
-def make_run_dir(parent: Path, name: str) -> Path:
-    """`<parent>/<name>-<time>`, and `<parent>/latest` pointing to it.
-
-    Raises:
-        InvalidJob: the folder cannot be made.
-    """
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
-            run_dir = parent / f"{name}-{stamp}{suffix}"
-            with contextlib.suppress(FileExistsError):
-                run_dir.mkdir()
-                break
-        link = parent / f".latest-{os.getpid()}"
-        link.symlink_to(run_dir.name)
-        link.replace(parent / "latest")
-    except OSError as error:
-        raise InvalidJob(
-            f"--out {parent}: {error.strerror}; name a folder that can be written"
-        ) from error
-    return run_dir.resolve()
 
 
 def _lock(directory: Path) -> int:

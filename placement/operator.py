@@ -424,6 +424,7 @@ def say_from(level: str) -> None:
 @click.option("--functions-service-account", required=True)
 @click.option("--functions-resources", default="{}", help="JSON")
 @click.option("--functions-priority-class", default="")
+@click.option("--functions-tolerations", default="[]", help="JSON: the agents'")
 @click.option("--functions-runtime", type=click.Choice(["deployment", "knative"]),
               default="deployment", help="of jobs that do not say")  # fmt: skip
 @click.option("--functions-idle-s", default=30.0, help="for how long an idle function stays")
@@ -439,7 +440,7 @@ def say_from(level: str) -> None:
 def main(
     namespace: str, identity: str, address: str, lease: str, service: str | None, image: str,
     image_pull_policy: str, functions_namespace: str, functions_service_account: str,
-    functions_resources: str, functions_priority_class: str,
+    functions_resources: str, functions_priority_class: str, functions_tolerations: str,
     functions_runtime: FunctionsRuntime, functions_idle_s: float, agent_service_account: str,
     run_directory: str, gateway_bulk_port: int, log_level: str, port: int, metrics_port: int,
     webhook_port: int, tls: Path | None, directory: Path,
@@ -461,7 +462,8 @@ def main(
         namespace=namespace, image=image, image_pull_policy=image_pull_policy,
         functions_namespace=functions_namespace, functions_account=functions_service_account,
         functions_resources=json.loads(functions_resources),
-        functions_priority_class=functions_priority_class, run_directory=run_directory,
+        functions_priority_class=functions_priority_class,
+        functions_tolerations=json.loads(functions_tolerations), run_directory=run_directory,
         gateway_bulk_port=gateway_bulk_port,
         functions_runtime=functions_runtime, has_webhook=tls is not None,
         operator=f"tcp://{service or lease}.{namespace}.svc:{port}", operator_key=keys.public,

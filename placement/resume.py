@@ -30,6 +30,8 @@ RUN: Final = "run.json"  # what the engine was started with: nodes, keys, back e
 def find(run: Path) -> tuple[FLJob, dict[str, Any]]:
     """The job of a run that can go on, and what its engine is to be started with.
 
+    With `goes_on`: the first round to come, and how many that were done are done again.
+
     Raises:
         InvalidJob: no run's directory, a complete run, or another job than it began with.
         Busy: the run has not ended.
@@ -53,11 +55,14 @@ def find(run: Path) -> tuple[FLJob, dict[str, Any]]:
             f"{config['job']} has changed since the run began ({changes}): put it back, or start "
             "a new run without --resume"
         )
+    checkpoint = saved.checkpoint.number if saved is not None and saved.checkpoint else 0
+    done = max(saved.rows, default=0) if saved is not None else 0
     clients = [str(run / "clients" / Path(name).name) for name in config["client_files"]]
     own_keys = Path(config["keyring"]).parent == Path(config["run_dir"])
     return job, config | ({"keyring": str(run / "keys")} if own_keys else {}) | {
         "run_dir": str(run), "client_files": clients, "start": config["start"] + 1,
         "network": config.get("network"),
+        "goes_on": {"round": checkpoint + 1, "again": max(0, done - checkpoint)},
     }  # fmt: skip
 
 

@@ -5,6 +5,8 @@ LIFL_CLIENT=runs/latest/clients/client-0.json python examples/03-outside/client.
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 
 import lifl
@@ -29,4 +31,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except lifl.LiflError as error:  # no such run, or it has no place for this client any more
+        sys.exit(f"error: {error}")

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from lifl.api.job import Trainer
+from lifl.api.near import did_you_mean
 from lifl.errors import InvalidJob
 
 _from_jobs: set[str] = set()  # top-level modules that entry points brought in
@@ -45,7 +46,10 @@ def entrypoint(name: str, base_dir: str | os.PathLike[str]) -> Callable[..., Any
     function = getattr(module, function_name, None)
     where = getattr(module, "__file__", None) or module_name
     if function is None:
-        raise InvalidJob(f"{where} has no {function_name!r}")
+        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise InvalidJob(
+            f"{where} has no {function_name!r}{did_you_mean(function_name, functions)}"
+        )
     if not callable(function):
         raise InvalidJob(f"{function_name!r} in {where} is {what(function)}, not a function")
     return function  # type: ignore[no-any-return]
@@ -96,9 +100,10 @@ def _import(module_name: str, folder: Path) -> ModuleType:
     except ModuleNotFoundError as error:
         missing = error.name or module_name
         if missing == module_name or module_name.startswith(missing + "."):
+            beside = [file.stem for file in path.parent.glob("*.py") if file.stem != "__init__"]
             raise InvalidJob(
                 f"no module {module_name!r}; looked for {path}.py, then among the "
-                "installed packages"
+                f"installed packages{did_you_mean(path.name, beside)}"
             ) from None
         raise InvalidJob(
             f"module {module_name!r} needs {missing!r}, which is not installed in {sys.prefix}: "

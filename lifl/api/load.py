@@ -8,7 +8,6 @@ Python; `entrypoint` goes with it.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from lifl.api.entrypoints import entrypoint
 from lifl.api.job import FLJob
+from lifl.api.near import did_you_mean, nearest
 from lifl.api.source import Path_, Source, read
 from lifl.errors import InvalidJob
 
@@ -43,9 +43,11 @@ def load_job(path: str | os.PathLike[str]) -> FLJob:
         )
     missing = [name for name in ("apiVersion", "kind") if name not in source.data]
     if missing:
+        is_scenario = isinstance(source.data.get("nodes"), list) and "clients" in source.data
+        hint = "; this may be a scenario, which lifl simulate plays" if is_scenario else ""
         raise InvalidJob(
             f"{source.name}, line 1: {' and '.join(missing)} missing: a job has "
-            "apiVersion: fl.lifl.dev/v1alpha1 and kind: FLJob"
+            f"apiVersion: fl.lifl.dev/v1alpha1 and kind: FLJob{hint}"
         )
     return checked(source, FLJob, what="the job")
 
@@ -115,7 +117,7 @@ def _sentence(root: type[BaseModel], what: str, path: Path_, detail: ErrorDetail
 def _unknown(root: type[BaseModel], path: Path_) -> str:
     owner, _ = _find(root, path[:-1])
     names = [_alias(owner, name) for name in owner.model_fields] if owner else []
-    near = _nearest(str(path[-1]), names)
+    near = nearest(str(path[-1]), names)
     hint = f"did you mean {near!r}? " if near else ""
     return f"there is no such field; {hint}Known here: {', '.join(names)}"
 
@@ -125,11 +127,9 @@ def _choice(root: type[BaseModel], path: Path_, given: object) -> str:
     if get_args(annotation)[-1:] == (...,):  # of one of a list
         annotation = get_args(annotation)[0]
     allowed = [str(choice) for choice in get_args(annotation)]
-    near = _nearest(str(given), allowed) if len(allowed) > 1 else None
-    hint = f"; did you mean {near!r}?" if near else ""
     if len(allowed) == 1:
         return f"it must be {allowed[0]}"
-    return f"it must be one of {', '.join(allowed)}{hint}"
+    return f"it must be one of {', '.join(allowed)}{did_you_mean(str(given), allowed)}"
 
 
 def _wanted(root: type[BaseModel], path: Path_, detail: ErrorDetails) -> str:
@@ -183,13 +183,6 @@ def _find(root: type[BaseModel], path: Path_) -> tuple[type[BaseModel] | None, A
 
 def _alias(model: type[BaseModel], name: str) -> str:
     return model.model_fields[name].alias or name
-
-
-def _nearest(given: str, known: Iterable[str]) -> str | None:
-    by_lower = {name.lower(): name for name in known}
-    plain = given.lower().replace("_", "").replace("-", "")
-    near = difflib.get_close_matches(plain, by_lower, n=1, cutoff=0.6)
-    return by_lower[near[0]] if near else None
 
 
 def _dotted(path: Path_) -> str:

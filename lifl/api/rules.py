@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lifl.api import cluster, job
+from lifl.api import cluster
 from lifl.api.change import AFTER_END, CHANGEABLE, MIXED
 from lifl.api.job import Clients, Placement, Spec
+from lifl.api.learning import PROCESSES_MAX
 from lifl.api.part import Part
 from lifl.api.status import FENCED
 
@@ -132,8 +133,8 @@ _SPEC: Final = [
 
 _TRAINER: Final = [
     Rule(
-        expression=f"has(self.workers) || self.clients <= {job.PROCESSES_MAX}",
-        message=f"a client is a process unless workers is given: at most {job.PROCESSES_MAX}; "
+        expression=f"has(self.workers) || self.clients <= {PROCESSES_MAX}",
+        message=f"a client is a process unless workers is given: at most {PROCESSES_MAX}; "
         "with workers: 2, say, two processes run them all",
     ),
     Rule(

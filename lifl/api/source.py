@@ -1,6 +1,6 @@
 """A file's text as plain data, and the line of every field in it.
 
-Owns reading, YAML and JSON.  Knows nothing of jobs; called by `load` alone.
+Owns reading, YAML and JSON.  Knows nothing of what is in it.  Called by `load`, and for scenarios.
 """
 
 from __future__ import annotations
@@ -45,8 +45,11 @@ class Source:
         return self.lines.get(path, 1)
 
 
-def read(path: Path) -> Source:
+def read(path: Path, *, what: str = "a job, kind: FLJob") -> Source:
     """Parse a YAML or JSON file that holds one document.
+
+    Args:
+        what: it is to hold, for sentences.
 
     Raises:
         InvalidJob: it cannot be read, is not text, or is not one YAML or JSON document.
@@ -67,9 +70,9 @@ def read(path: Path) -> Source:
         raise InvalidJob(f"{name} is nested too deeply") from None
     documents = [document for document in documents if document is not None]
     if not documents:
-        raise InvalidJob(f"{name} is empty: it must hold a job, kind: FLJob")
+        raise InvalidJob(f"{name} is empty: it must hold {what}")
     if len(documents) > 1:
-        raise InvalidJob(f"{name} holds {len(documents)} documents: one file is one job")
+        raise InvalidJob(f"{name} holds {len(documents)} documents: it must hold one, {what}")
     _Walk(source).top(documents[0])
     if as_json:
         source.data = data  # YAML reads the \u escapes of JSON differently

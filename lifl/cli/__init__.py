@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -25,6 +25,8 @@ JOB = click.argument("job_file", metavar="JOB.yaml", type=click.Path(path_type=P
 JOBS_OR_RUN = click.argument(
     "job_files", metavar="JOB.yaml...", type=click.Path(path_type=Path), nargs=-1
 )
+
+LEAST_ARENA: Final = 32 << 10  # a page for each slot of the smallest tree
 
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -83,6 +85,11 @@ main.add_command(nodes_of_a_run)
     help="Of each node's link with --network netns, each way: 200Mbit, 2.5Gbit.  1Gbit unless "
     "given.",
 )
+@click.option(
+    "--link-delay",
+    metavar="TIME",
+    help="Of each node's link with --network netns, each way: 20ms, 500us.  None unless given.",
+)
 @click.option("--plain", is_flag=True, help="Lines instead of a live view.")
 @click.option(
     "--proxy",
@@ -114,7 +121,7 @@ main.add_command(nodes_of_a_run)
 @click.option(
     "--arena-memory",
     metavar="SIZE",
-    help='Most shared memory of all jobs on a node, "512Mi" say; no limit unless given.',
+    help="Most shared memory of all jobs on a node: 512Mi, 2G.  No limit unless given.",
 )
 @click.option(
     "--keys",
@@ -135,6 +142,7 @@ def run(
     host: str | None,
     network: str | None,
     link_rate: str | None,
+    link_delay: str | None,
     plain: bool,
     proxy: str | None,
     kernels: str | None,
@@ -155,7 +163,7 @@ def run(
         raise click.UsageError("--plain and --json exclude one another: lines, or events as JSON")
     if bool(job_files) == (resume is not None):
         raise click.UsageError("name either job files, JOB.yaml, or a run with --resume RUN")
-    link_bit_s = _link_bit_s(network, link_rate, host)
+    link_bit_s, link_delay_s = _link(network, link_rate, link_delay, host)
     from lifl.api.cluster import refused_by_run, unused_by_run
     from lifl.api.load import load_job
     from lifl.cli.report.write import after_run
@@ -171,7 +179,7 @@ def run(
             raise click.UsageError("--nodes does not go with --resume: a run keeps its nodes")
         if keys_dir is not None:
             raise click.UsageError("--keys does not go with --resume: a run keeps its keys")
-        if network is not None or link_rate is not None:
+        if not network == link_rate == link_delay is None:
             raise click.UsageError("--network does not go with --resume: a run keeps its network")
         from lifl.placement.resume import find_all
 
@@ -220,7 +228,8 @@ def run(
         code = local.run(
             jobs, handle=following(handle), nodes=nodes, out=out, proxy=proxy, kernels=kernels,
             liveness_s=liveness_s, metrics_port=metrics_port, keys_dir=keys_dir, host=host,
-            link_bit_s=link_bit_s, arena_bytes=_size(arena_memory), resumed=resumed,
+            link_bit_s=link_bit_s, link_delay_s=link_delay_s, arena_bytes=_size(arena_memory),
+            resumed=resumed,
         )  # fmt: skip
     finally:
         view.close()
@@ -248,25 +257,37 @@ def _size(text: str | None) -> int:
     if text is None:
         return 0
     try:
-        return parse_bytes(text)
+        size_bytes = parse_bytes(text)
     except ValueError as error:
         raise click.UsageError(f"--arena-memory {text}: {error}") from error
+    if size_bytes < LEAST_ARENA:
+        raise click.UsageError(
+            f"--arena-memory {text} is {size_bytes} bytes, and no job has room in less than "
+            f"{LEAST_ARENA >> 10}Ki: write it with a unit, like 512Mi or 2G"
+        )
+    return size_bytes
 
 
-def _link_bit_s(network: str | None, link_rate: str | None, host: str | None) -> int:
-    """Of a network of namespaces; 0: none."""
-    from lifl.placement.fabric import parse_rate
+def _link(
+    network: str | None, link_rate: str | None, link_delay: str | None, host: str | None
+) -> tuple[int, float]:
+    """Bits a second and seconds of a link between namespaces; 0 and 0: there are none."""
+    from lifl.placement.fabric import parse_delay, parse_rate
 
     if network != "netns":
-        if link_rate is not None:
-            raise click.UsageError("--link-rate goes with --network netns alone")
-        return 0
+        for name, given in (("--link-rate", link_rate), ("--link-delay", link_delay)):
+            if given is not None:
+                raise click.UsageError(f"{name} goes with --network netns alone")
+        return 0, 0.0
     if host is not None:
         raise click.UsageError("--host does not go with --network netns: it has its own addresses")
+    option = "--link-rate"
     try:
-        return parse_rate(link_rate or "1Gbit")
+        bit_s = parse_rate(link_rate or "1Gbit")
+        option = "--link-delay"
+        return bit_s, parse_delay(link_delay) if link_delay is not None else 0.0
     except ValueError as error:
-        raise click.UsageError(f"--link-rate: {error}") from error
+        raise click.UsageError(f"{option}: {error}") from error
 
 
 @main.command()

@@ -157,7 +157,7 @@ def _figures(story: Story, width: int, height: int) -> RenderableType:
                       if row else "-",
         **({"reported": reported} if height >= 20 and reported else {}),
         "hand-offs": handed(story.handoffs),
-        "starts": starts(story.starts, story.start_s),
+        "starts": starts(story.starts, story.start_s) or "none",
     }  # fmt: skip
     lines = []
     for name, value in [(clean(story.figure)[:LABEL], measured), *rows.items()]:

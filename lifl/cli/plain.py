@@ -46,6 +46,7 @@ class Lines:
                     f"{count(story.clients, 'client')}, {count(story.nodes, 'node')}"
                 )
                 yield f"run directory: {story.run_dir}"
+                yield from going_on(story)
             case "engine":
                 yield backends(story)
                 if story.endpoint:
@@ -75,7 +76,9 @@ class Lines:
                 yield f"{self._label(number)}: {_measured(event)}"
             case "share" if event.get("parts"):
                 yield f"may use of the nodes: {shares(event['parts'])}"
-            case "warning" | "restart" | "output" | "keys" | "crowded_out" if story.note:
+            case "warning" | "restart" | "output" | "keys" | "crowded_out" | "latest" if (
+                story.note
+            ):
                 yield story.note
 
     def rest(self) -> Iterator[str]:
@@ -95,6 +98,19 @@ class Lines:
         is_news = quarter != self._waited
         self._waited = quarter
         return is_news
+
+
+def going_on(story: Story) -> Iterator[str]:
+    """Where a run that was started again goes on."""
+    if story.goes_on is None:
+        return
+    number, again = story.goes_on
+    if number > story.rounds:
+        yield f"all {story.rounds} rounds are done: what is left is to write the results"
+        return
+    before = f"after the checkpoint of round {number - 1}" if number > 1 else "without a checkpoint"
+    redone = f"; {count(again, 'round')} after that {'is' if again == 1 else 'are'} done again"
+    yield f"going on at round {number} of {story.rounds}, {before}{redone if again else ''}"
 
 
 def outside(story: Story) -> Iterator[str]:

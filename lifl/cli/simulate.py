@@ -12,6 +12,7 @@ import time
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.console import Console
@@ -21,6 +22,12 @@ from rich.table import Table
 from lifl.cli.figures import amount
 from lifl.placement.simulator.rounds import EXACT_MOST, Engine, Row, Total, simulate, total
 from lifl.placement.simulator.scenario import Scenario, load_scenario
+
+TABLE_LEAST: Final = 120  # columns, of which it uses what it needs
+LEGEND: Final = (
+    "round: median, from its start to its model; aggregation: from the last update's being ready; "
+    "the rest over all rounds, nodes on average"
+)
 
 
 def run(path: Path, *, as_json: bool, engine: Engine, plots: Path | None) -> None:
@@ -54,9 +61,8 @@ def run(path: Path, *, as_json: bool, engine: Engine, plots: Path | None) -> Non
             "rounds": [asdict(row) for found in rows.values() for row in found],
         }, indent=2))  # fmt: skip
     else:
-        console = Console()
-        console.print(_table(scenario, totals))
-        console.print(f"{engine} engine, {took_s:.1f} s", style="dim")
+        _print(Console(), scenario, totals)
+        click.secho(f"{engine} engine, {took_s:.1f} s", dim=True)
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
         data = json.dumps([asdict(row) for found in rows.values() for row in found])
@@ -67,17 +73,28 @@ def run(path: Path, *, as_json: bool, engine: Engine, plots: Path | None) -> Non
         click.echo(drawn.stdout, nl=False, err=as_json)
 
 
-def _table(scenario: Scenario, totals: list[Total]) -> Table:
-    """One row a policy; the best of each column in bold."""
+def _print(console: Console, scenario: Scenario, totals: list[Total]) -> None:
+    """The table, whole: where a terminal is narrower, it wraps lines; nothing else does."""
     nodes = sum(group.count for group in scenario.nodes)
-    drawn = Table(
-        title=f"{scenario.rounds} rounds, {scenario.clients} clients, {nodes} nodes, updates of "
+    console.print(
+        f"{scenario.rounds} rounds, {scenario.clients} clients, {nodes} nodes, updates of "
         f"{amount(scenario.update_bytes)}",
-        box=None, pad_edge=False, title_justify="left",
+        highlight=False, soft_wrap=True,
     )  # fmt: skip
+    drawn = _table(totals)
+    width = console.width
+    console.width = max(width, TABLE_LEAST)
+    console.print(drawn)
+    console.width = width
+    console.print(LEGEND, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def _table(totals: list[Total]) -> Table:
+    """One row a policy; the best of each column in bold."""
+    drawn = Table(box=None, pad_edge=False)
     for heading in ("policy", "round", "aggregation", "between nodes", "nodes", "starts", "reuses",
                     "CPU"):  # fmt: skip
-        drawn.add_column(heading, justify="left" if heading == "policy" else "right")
+        drawn.add_column(heading, justify="left" if heading == "policy" else "right", no_wrap=True)
     least = {
         name: min(getattr(one, name) for one in totals)
         for name in ("seconds", "aggregate_s", "internode_bytes", "nodes", "starts", "cpu_s")
@@ -95,9 +112,4 @@ def _table(scenario: Scenario, totals: list[Total]) -> Table:
                 for name, word in words.items()
             ),
         )
-    drawn.caption = (
-        "round: median, from its start to its model; aggregation: from the last update's being "
-        "ready; the rest over all rounds, nodes on average"
-    )
-    drawn.caption_justify = "left"
     return drawn

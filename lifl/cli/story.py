@@ -31,6 +31,8 @@ class Story:
         done_rounds: rounds whose model exists.
         clients: of the round, or those that it waits for.
         goal: the figure that `spec.stop` watches.
+        goes_on: of a run that was started again, the first round to come, and how many before that
+            are done again.
         evaluations: round → what the evaluator measured of its model; `figure` is the name of
             what is shown of it, `measured` the values, in the order of rounds.
         rows: rounds whose row is known; `last_row` is that of the newest, `round_s` the seconds of
@@ -50,6 +52,7 @@ class Story:
     kernels: str = ""
     isa: str = ""
     run_dir: str = ""
+    goes_on: tuple[int, int] | None = None
     endpoint: str = ""
     insecure: bool = False
     files: str = ""
@@ -83,6 +86,9 @@ class Story:
                 self.insecure = bool(event.get("insecure", self.insecure))
                 for name in ("link", "proxy", "reason", "kernels", "isa", "run_dir", "endpoint"):
                     setattr(self, name, clean(event.get(name) or getattr(self, name)))
+                if again := event.get("goes_on"):
+                    self.goes_on = again.get("round", 1), again.get("again", 0)
+                    self.done_rounds = self.goes_on[0] - 1
             case "endpoint":
                 self.endpoint = clean(event.get("endpoint", ""))
                 self.files = clean(event.get("files", ""))
@@ -116,6 +122,11 @@ class Story:
                 self.note = "; ".join(said)
             case "crowded_out":
                 self.note = clean(event.get("text", ""))
+            case "latest":
+                self.note = (
+                    f"no round of this run began: {clean(event.get('link', ''))} is "
+                    f"{clean(event.get('run', ''))} again"
+                )
             case "restart":
                 self.restarts += 1
                 self.note = f"restarted: {clean(event.get('what', ''))}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,12 +17,14 @@ from rich.live import Live
 from rich.text import Text
 
 from lifl.cli.live import screen, summary_lines
-from lifl.cli.plain import Lines, outside
+from lifl.cli.plain import Lines, going_on, outside
 from lifl.cli.story import Story
 from lifl.placement.resume import RUN, STORE
 
 REFRESH_PER_S = 8
-_STYLES: Final = {"warning": "yellow", "restart": "yellow", "keys": "yellow", "output": ""}
+_STYLES: Final = {
+    "warning": "yellow", "restart": "yellow", "keys": "yellow", "latest": "yellow", "output": "",
+}  # fmt: skip
 _NO_RESULTS: Final = (
     "clients", "draining.json", "keys", "metrics.json", "trace.jsonl", RUN, STORE, f"{STORE}-wal",
     f"{STORE}-shm",
@@ -75,6 +77,8 @@ class View:
             self._print(self._lines.of(event))
         elif event.get("event") in _STYLES and self.story.note:
             self._console.print(Text(self.story.note, _STYLES[event["event"]]), soft_wrap=True)
+        elif event.get("event") == "starting":
+            self._print(going_on(self.story))
         elif event.get("event") == "endpoint":
             self._print(outside(self.story))  # whole, to be copied
 
@@ -94,11 +98,11 @@ class View:
                 self._console.print(line, soft_wrap=True)
         elif story.stopped:
             self._print([
-                f"{story.job_name}: stopped by {story.stopped} after {_done(story)} of "
+                f"{story.job_name}: stopped by {story.stopped} after {story.done_rounds} of "
                 f"{story.rounds} rounds; {left(story.run_dir)}"
             ])  # fmt: skip
 
-    def _print(self, lines: Iterator[str] | list[str]) -> None:
+    def _print(self, lines: Iterable[str]) -> None:
         for line in lines:
             self._console.print(Text(self.prefix + line), soft_wrap=True)
 
@@ -110,15 +114,6 @@ class View:
                 width=self._console.width,
                 height=self._console.height,
             )
-
-
-def _done(story: Story) -> int:
-    """Rounds that are done, also of a run that was to go on and had not begun to."""
-    rows = Path(story.run_dir) / "rounds.jsonl"
-    if story.done_rounds or not (story.run_dir and rows.exists()):
-        return story.done_rounds
-    with rows.open("rb") as file:
-        return sum(1 for _ in file)
 
 
 def way_on(run_dir: str) -> str:

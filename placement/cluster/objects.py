@@ -41,6 +41,7 @@ class Install:
         operator, operator_key: where members bring the initial model, and who answers there.
         gateway_bulk_port: of every node, for models and updates.
         run_directory: of the nodes, below which each node's socket lies.
+        functions_tolerations: of the taints that agents do not mind, either.
         functions_runtime: of jobs that do not say what theirs run as.
         has_webhook: this operator makes functions of Knative Services' pods.
     """
@@ -53,6 +54,7 @@ class Install:
     functions_account: str = "lifl-function"
     functions_resources: Mapping[str, Any] = field(default_factory=dict)
     functions_priority_class: str = ""
+    functions_tolerations: Sequence[Mapping[str, Any]] = ()
     functions_runtime: FunctionsRuntime = "deployment"
     has_webhook: bool = False
     run_directory: str = "/run/lifl"
@@ -278,7 +280,7 @@ def function_pod(
         "serviceAccountName": install.functions_account, "automountServiceAccountToken": False,
         "enableServiceLinks": False, "terminationGracePeriodSeconds": 5,
         "nodeSelector": {"kubernetes.io/hostname": node},
-        "tolerations": [CORDONED],
+        "tolerations": [CORDONED, *install.functions_tolerations],
         "securityContext": {
             "runAsNonRoot": True, "runAsUser": 10001, "runAsGroup": 10001,
             "seccompProfile": {"type": "RuntimeDefault"},

@@ -184,7 +184,13 @@ def load_scenario(path: str | os.PathLike[str]) -> Scenario:
     Raises:
         InvalidJob: it is none; the sentence lists every error with its line.
     """
-    source = read(Path(path))
+    source = read(Path(path), what="a scenario: clients, nodes and when updates come")
     if not isinstance(source.data, dict):
         raise InvalidJob(f"{source.name} is no scenario: it must have at least clients and nodes")
+    if "kind" in source.data or "spec" in source.data:
+        raise InvalidJob(
+            f"{source.name} is a job, which lifl run runs.  lifl simulate plays a scenario: how "
+            "many clients, nodes of which capacity, when updates come, which policies to compare; "
+            "examples/06-simulate/flash.yaml is one, docs/scenario.md has every field"
+        )
     return checked(source, Scenario, what="the scenario")

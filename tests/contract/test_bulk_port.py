@@ -13,7 +13,7 @@ from lifl.errors import InvalidUpdate, LiflError, Unreachable
 from lifl.functions import bulk as port
 from lifl.functions import tickets
 from lifl.functions.bulk import Bulk, Connection, Sending
-from lifl.functions.bulk_client import Broken, BulkConnection
+from lifl.functions.bulk_client import Broken, BulkConnection, admitted
 from lifl.functions.intake import Grant
 from lifl.functions.jobs import Asking, Uploading
 from lifl.functions.sealing import CHUNK, NO_TAG, Direction, Head, Kind, Mode, Ticket
@@ -181,7 +181,7 @@ def _connect(gateway: Gateway, ticket: Ticket) -> BulkConnection:
 
     found: list[Any] = []
     thread = threading.Thread(
-        target=lambda: found.append(BulkConnection("127.0.0.1", gateway.bulk.port, ticket))
+        target=lambda: found.append(admitted("127.0.0.1", gateway.bulk.port, ticket))
     )
     thread.start()
     while thread.is_alive():

@@ -12,6 +12,7 @@ import pytest
 from conftest import HERE, Runner
 from leftovers import MARKER
 
+from benchmarks import case_starts
 from benchmarks.docs import BEGIN, END, insert, markdown
 from benchmarks.rows import Case, Figure, Goal, Line, NotMeasured
 
@@ -41,6 +42,16 @@ def test_the_cheapest_case(tmp_path: Path, runner: Runner) -> None:
     assert "\nold\n" not in page
     assert page.startswith("before\n")
     assert page.endswith("\nafter\n")
+
+
+def test_starts_are_of_the_kind_that_the_row_says() -> None:
+    found = case_starts.measure(turns=1)
+    assert set(found) == set(case_starts.CASE.lines)
+    assert all(figure.value > 0 for figure in found.values())
+    with case_starts.starting("cold") as node:
+        node.kind = "zygote"
+        with pytest.raises(RuntimeError, match="not Counter"):
+            node.seconds()
 
 
 def test_status_and_rows_when_something_is_not_measured(

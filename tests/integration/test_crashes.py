@@ -112,6 +112,18 @@ def test_kill_the_gateway_that_takes_the_other_nodes_sum(runner: Runner, point: 
     crash(runner, f"gateway@node-0:{point}:kill:3", nodes=2)
 
 
+@pytest.mark.parametrize(
+    ("node", "point", "nth"),
+    [("node-1", "gateway_forwarded", 1), ("node-0", "gateway_payload_partial", 8),
+     ("node-0", "gateway_sealed", 3)],
+)  # fmt: skip
+def test_kill_a_gateway_of_a_sum_on_the_bulk_port(
+    runner: Runner, node: str, point: str, nth: int
+) -> None:
+    """Two updates and a sum, three chunks each, come to node-0."""
+    crash(runner, f"gateway@{node}:{point}:kill:{nth}", nodes=2, size=700_001)
+
+
 @pytest.mark.parametrize("role", ["leaf", "middle", "top"])
 def test_kill_an_aggregator_that_leaves(runner: Runner, role: str) -> None:
     crash(runner, f"{role}:role_left:kill:1")

@@ -170,9 +170,25 @@ def test_a_node_that_is_cut_off_in_mid_round_and_comes_back(runner: Runner) -> N
     check(ended, rounds=2, clients=6)
 
 
-@pytest.mark.parametrize("killed", ["lifl", "lifl.placement.engine"])
-def test_namespaces_go_with_the_run(runner: Runner, killed: str) -> None:
-    with gated(runner, "--nodes", "2", clients=2, rounds=100) as run:
+def test_links_with_a_delay_give_the_right_model(runner: Runner) -> None:
+    """Also where what delays them is killed: the network goes on when there is another."""
+    with gated(runner, "--nodes", "2", "--link-delay", "5ms", clients=4, rounds=2) as run:
+        run.until_all_have(1)
+        os.kill(min(runner.processes("lifl.placement.delay")), signal.SIGKILL)
+        run.until("restart", what="delay of links")
+        run.open()
+        run.until_all_have(2)
+        run.open()
+        ended = runner.finish(run.process)
+    check(ended, rounds=2, clients=4)
+
+
+@pytest.mark.parametrize(
+    ("killed", "flags"),
+    [("lifl", []), ("lifl.placement.engine", []), ("lifl.placement.engine", ["--link-delay=1ms"])],
+)
+def test_namespaces_go_with_the_run(runner: Runner, killed: str, flags: list[str]) -> None:
+    with gated(runner, "--nodes", "2", *flags, clients=2, rounds=100) as run:
         run.until_all_have(1)
         where = json.loads((runner.folder / "runs/latest/metrics.json").read_text())
         for url in (where["coordinator"], *where["nodes"].values()):  # served outside

@@ -61,7 +61,10 @@ def test_everything_is_killed_twice(runner: Runner) -> None:
     assert run.summary["updates"] == 240
     assert run.summary["starts"] == 3
     assert run.summary["wall_s"] > sum(row["seconds"] for row in run.rows)  # of three starts
-    assert run.of("round_started")[0]["round"] > 7
+    (starting,) = run.of("starting")
+    first = run.of("round_started")[0]["round"]
+    assert first > 7
+    assert starting["goes_on"]["round"] == first
     assert keys == [p.read_text() for p in sorted((run_dir / "clients").iterdir())]
     assert not (run_dir / "checkpoints").exists()
 

@@ -122,10 +122,16 @@ def test_a_trainer_that_ends_before_its_first_round(runner: Runner, how: str) ->
 
 
 def test_a_job_that_names_what_is_not_there(runner: Runner) -> None:
+    """It takes runs/latest from no run that began."""
+    good = runner("--proxy", PROXY, trainers=1, rounds=1)
+    there = good.run_dir.resolve()
     run = runner("--proxy", PROXY, trainer={"entrypoint": "nomod:train", "clients": 4})
     assert run.status == 2
     assert "line 1: spec.trainer.entrypoint: no module 'nomod'; looked for" in error_of(run)
     assert run.stderr == ""
+    assert run.run_dir.resolve() == there
+    (again,) = run.of("latest")
+    assert again["run"] == str(there)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give up rights")

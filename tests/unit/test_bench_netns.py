@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.case_calibration import CALIBRATION, CASE, VALIDATION, Machine, fit, predicted
+from benchmarks.case_calibration import (
+    BLIND,
+    CALIBRATION,
+    CASE,
+    VALIDATION,
+    Machine,
+    fit,
+    predicted,
+)
 from benchmarks.case_netns import CASES, POLICIES
 from benchmarks.docs import insert
 from benchmarks.docs_netns import MARKERS, tables
@@ -15,7 +23,8 @@ MACHINE = Machine(8e9, cores=2)
 
 
 def test_what_is_predicted_was_not_fitted() -> None:
-    assert not {*CALIBRATION} & {*VALIDATION}
+    assert not {*CALIBRATION} & {*VALIDATION, *BLIND}
+    assert not {*BLIND} & {*VALIDATION}
     assert len(VALIDATION) >= 8
 
 
@@ -42,6 +51,7 @@ def test_rows_are_tables() -> None:
     page = tables({"machine": machine, "rows": rows})
     for policy in POLICIES:
         assert f", {policy} | 1.50 s | 2 | 20.1 | 0.25 | 0.44 | 0.0010 |" in page
-    assert f"0 of {len(VALIDATION)} within 20%" in page
+    assert f"0 of {len(VALIDATION) + len(BLIND)} within 20%" in page
     assert page.count("| 1.000 s | 1.300 s | 1.30 | no |") == len(VALIDATION)
+    assert page.count("| 1.000 s | 1.300 s | 1.30 | blind no |") == len(BLIND)
     assert tables({"machine": machine, "rows": rows}) in insert(PAGE.read_text(), page, MARKERS)

@@ -152,7 +152,8 @@ def test_run_hands_on_the_flags(engine: dict[str, Any], tmp_path: Path) -> None:
     assert engine["options"] == {
         "nodes": 3, "out": tmp_path, "proxy": "unix", "kernels": "reference",
         "liveness_s": 2.0, "metrics_port": 9400, "keys_dir": None,
-        "host": "127.0.0.2", "link_bit_s": 0, "resumed": [], "arena_bytes": 0,
+        "host": "127.0.0.2", "link_bit_s": 0, "link_delay_s": 0.0, "resumed": [],
+            "arena_bytes": 0,
     }  # fmt: skip
     assert "3 nodes, proxy unix, kernels reference" in result.output
 
@@ -162,7 +163,7 @@ def test_without_flags_the_job_decides(engine: dict[str, Any]) -> None:
     assert engine["options"] == {
         "nodes": None, "out": Path("runs"), "proxy": None, "kernels": None,
         "liveness_s": 10.0, "metrics_port": 0, "keys_dir": None,
-        "host": None, "link_bit_s": 0, "resumed": [], "arena_bytes": 0,
+        "host": None, "link_bit_s": 0, "link_delay_s": 0.0, "resumed": [], "arena_bytes": 0,
     }  # fmt: skip
 
 
@@ -177,17 +178,26 @@ def test_links_of_namespaces_have_a_rate(engine: dict[str, Any]) -> None:
     assert engine["options"]["link_bit_s"] == 10**9
     invoke("run", str(DIGITS), "--network", "netns", "--link-rate", "200Mbit")
     assert engine["options"]["link_bit_s"] == 2 * 10**8
+    invoke("run", str(DIGITS), "--network", "netns", "--link-delay", "20ms")
+    assert engine["options"]["link_delay_s"] == 0.02
 
 
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
         (["--link-rate", "1Gbit"], "--link-rate goes with --network netns alone"),
+        (["--link-delay", "20ms"], "--link-delay goes with --network netns alone"),
+        (["--network", "netns", "--link-delay", "20"], "--link-delay: '20' is no time"),
+        (["--network", "netns", "--link-delay", "0ms"], "--link-delay: '0ms' is not from 0.1ms"),
+        (["--network", "netns", "--link-delay", "3s"], "--link-delay: '3s' is not from 0.1ms"),
         (["--network", "netns", "--link-rate", "fast"], "--link-rate: 'fast' is no rate"),
         (["--network", "netns", "--host", "127.0.0.1"], "--host does not go with --network netns"),
+        (["--arena-memory", "10"], "--arena-memory 10 is 10 bytes, and no job has room in less"),
+        (["--arena-memory", "10"], "write it with a unit, like 512Mi or 2G"),
+        (["--arena-memory", "2GB"], "--arena-memory 2GB: has the unit 'GB': it must be one of"),
     ],
 )
-def test_flags_that_do_not_go_together(
+def test_flags_that_do_not_go_together_or_say_nothing(
     engine: dict[str, Any], flags: list[str], sentence: str
 ) -> None:
     result = invoke("run", str(DIGITS), *flags)

@@ -36,6 +36,33 @@ def test_the_table_has_a_row_for_each_policy(scenario: Path) -> None:
     assert "exact engine" in result.stdout
 
 
+@pytest.mark.parametrize("columns", ["40", "300"])
+def test_the_table_is_whole_however_narrow_it_is(
+    scenario: Path, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    scenario.write_text(SCENARIO.replace("worstfit", "least-connections"))
+    out = CliRunner().invoke(main, ["simulate", str(scenario)]).stdout
+    assert [line.split()[0] for line in out.splitlines()] == [
+        "3", "policy", "bestfit", "least-connections", "round:", "exact",
+    ]  # fmt: skip
+    assert "\u2026" not in out
+
+
+def test_a_job_is_no_scenario_and_the_other_way_round(scenario: Path) -> None:
+    scenario.write_text("apiVersion: fl.lifl.dev/v1alpha1\nkind: FLJob\nspec: {rounds: 3}\n")
+    result = CliRunner().invoke(main, ["simulate", str(scenario)])
+    assert result.exit_code == 2
+    assert f"{scenario} is a job, which lifl run runs" in result.stderr
+    assert "docs/scenario.md has every field" in result.stderr
+    scenario.write_text(SCENARIO)
+    result = CliRunner().invoke(main, ["run", str(scenario)])
+    assert "this may be a scenario, which lifl simulate plays" in result.stderr
+    scenario.write_text("")
+    result = CliRunner().invoke(main, ["simulate", str(scenario)])
+    assert "is empty: it must hold a scenario" in result.stderr
+
+
 def test_json_has_every_round_and_is_the_same_again(scenario: Path) -> None:
     first, second = (
         CliRunner().invoke(main, ["simulate", str(scenario), "--json"]) for _ in range(2)

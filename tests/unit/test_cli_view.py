@@ -142,6 +142,35 @@ def test_keys_that_come_and_go() -> None:
     assert shown([event | {"enrolled": [], "revoked": []}]) == ""
 
 
+@pytest.mark.parametrize(
+    ("goes_on", "said"),
+    [
+        ((2, 0), "going on at round 2 of 2, after the checkpoint of round 1"),
+        ((2, 1), "going on at round 2 of 2, after the checkpoint of round 1; 1 round after that is "
+                 "done again"),
+        ((1, 2), "going on at round 1 of 2, without a checkpoint; 2 rounds after that are done "
+                 "again"),
+        ((3, 0), "all 2 rounds are done: what is left is to write the results"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_run_that_goes_on_says_where(
+    goes_on: tuple[int, int], said: str, terminal: bool
+) -> None:
+    event = EVENTS[0] | {"goes_on": dict(zip(("round", "again"), goes_on, strict=True))}
+    stopped = {"event": "stopped", "by": "Ctrl-C"}
+    out = shown([event, stopped], plain=not terminal, force_terminal=terminal)
+    assert said in out
+    assert f"digits: stopped by Ctrl-C after {goes_on[0] - 1} of 2 rounds" in out
+
+
+def test_who_has_runs_latest_again_is_said() -> None:
+    event = {"event": "latest", "run": "runs/digits-0", "link": "runs/latest"}
+    said = "no round of this run began: runs/latest is runs/digits-0 again\n"
+    assert shown([EVENTS[0], event]).endswith(said)
+    assert said.strip() in shown([EVENTS[0], event], plain=False, force_terminal=True)
+
+
 def test_an_endpoint_for_clients_from_outside() -> None:
     event = {"event": "endpoint", "endpoint": "tcp://[::1]:7", "files": "runs/x/clients",
              "outsiders": [f"client-{n}" for n in range(16)], "keys": "ring"}  # fmt: skip
@@ -248,8 +277,8 @@ def test_the_line_that_the_readme_explains() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     said = re.search(r"^round  1/30: .*$", readme, re.M)
     assert said is not None
-    row = ROW | {"seconds": 0.594, "bytes": 610_000, "handoffs": {"ebpf": 54},
-                 "metrics": {"loss": 0.5654}}  # fmt: skip
+    row = ROW | {"seconds": 0.157, "bytes": 610_000, "handoffs": {"ebpf": 53},
+                 "metrics": {"loss": 0.5654}, "start_seconds": {"zygote": 0.183}}  # fmt: skip
     out = io.StringIO()
     view = View("digits", 30, True, clients=16, evaluated=True, console=Console(file=out))
     view.handle({"event": "round_done", **row})
@@ -290,6 +319,13 @@ def test_an_evaluators_figures_have_their_own_names(
     assert re.search(rf"^{label}\S* +{value}(,|$)", said, re.M)
     assert "accuracy" in figures or "accuracy" not in said
     assert all(name in said for name in figures)
+
+
+def test_before_the_first_round_every_figure_says_that_there_is_none() -> None:
+    picture = [line.split() for line in drawn(EVENTS[:2], width=80, height=24)]
+    assert picture[-4:] == [
+        ["accuracy", "-"], ["last", "round", "-"], ["hand-offs", "none"], ["starts", "none"],
+    ]  # fmt: skip
 
 
 def test_what_is_full_and_what_is_empty_differ_without_colour() -> None:
@@ -361,10 +397,3 @@ def test_a_tree_that_is_none_ends() -> None:
 )
 def test_figures(said: str, wanted: str) -> None:
     assert said == wanted
-
-
-def test_a_resumed_run_that_is_stopped_early_has_its_rounds(tmp_path: Path) -> None:
-    (tmp_path / "rounds.jsonl").write_text("{}\n" * 123)
-    began = EVENTS[0] | {"run_dir": str(tmp_path)}
-    out = shown([began, {"event": "stopped", "by": "Ctrl-C"}], plain=True)
-    assert "stopped by Ctrl-C after 123 of 2 rounds" in out

@@ -14,11 +14,18 @@ from lifl.client import Client, report, update
 from lifl.connection import Address
 from lifl.errors import InvalidUpdate
 from lifl.exchange import RETRY_LAST_S, retry_s
-from lifl.functions.jobs import measured, weight_of
+from lifl.functions.jobs import measured
 from lifl.functions.layout import Layout
 from lifl.functions.tensors import load_into
 from lifl.functions.transfer import Upload
-from lifl.functions.wire import INLINE, UP_CHUNK, Keys, virtual_key, worker_and_number
+from lifl.functions.wire import (
+    INLINE,
+    UP_CHUNK,
+    Keys,
+    virtual_key,
+    weight_of,
+    worker_and_number,
+)
 
 MODEL = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "batches": np.array(7)}
 
@@ -67,9 +74,13 @@ def test_a_weight_must_be_finite_and_positive(weight: float) -> None:
         update(Layout.of(MODEL), "a", 1, MODEL, weight, {}, None)
     with pytest.raises(InvalidUpdate, match="weight"):
         report("a", 1, weight, {})
-    if weight is not None:
-        with pytest.raises(InvalidUpdate, match="weight"):
-            weight_of({"weight": weight})
+    with pytest.raises(InvalidUpdate, match="weight"):
+        weight_of(weight)
+
+
+@pytest.mark.parametrize("weight", [7, 0.5, np.float32(0.5), np.int64(7)])
+def test_a_weight_may_be_of_any_kind_of_number(weight: float) -> None:
+    assert report("a", 1, weight, {})["weight"] == float(weight)
 
 
 def test_metrics_must_be_numbers() -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 import lifl
+from lifl.clientfile import read
+from lifl.functions.wire import Keys
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, "which cannot be read (No such file or directory): set it to a client file"),
+        (None, "and there is no such file: start the run first, and its clients once it has"),
         ("# not JSON", "which is not JSON: set it to a client file"),
         ("\x00\xff", "which is not JSON: set it to a client file"),
         ('{"job": "digits"}', "which is JSON but no client file: set it to a client file"),
@@ -27,6 +31,49 @@ def test_a_file_that_is_none(tmp_path: Path, content: str | None, sentence: str)
     with pytest.raises(lifl.Unreachable) as caught:
         lifl.Client.connect({"LIFL_CLIENT": str(path)})
     assert str(caught.value).startswith(f"LIFL_CLIENT is {str(path)!r}, {sentence}")
+
+
+def test_a_client_that_the_run_does_not_have(tmp_path: Path) -> None:
+    for index in (0, 1, 2, 10):
+        (tmp_path / f"client-{index}.json").touch()
+    with pytest.raises(lifl.Unreachable) as caught:
+        lifl.Client.connect({"LIFL_CLIENT": str(tmp_path / "client-7.json")})
+    assert str(caught.value).endswith(
+        "the run has no client of that name; it has client-0, client-1, client-2, … client-10"
+    )
+
+
+def test_a_folder_is_no_client_file(tmp_path: Path) -> None:
+    with pytest.raises(lifl.Unreachable, match=r"which cannot be read \(Is a directory\)"):
+        lifl.Client.connect({"LIFL_CLIENT": str(tmp_path)})
+
+
+def test_a_file_of_a_run_that_has_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is no error, since the run may go on; whoever meant the next run is told."""
+    path = tmp_path / "clients" / "client-0.json"
+    path.parent.mkdir()
+    pair = Keys.named("client-0")
+    path.write_text(json.dumps({
+        "job": "j", "endpoint": "tcp://127.0.0.1:9", "server_key": "k", "index": 0, "count": 1,
+        "public_key": pair.public, "secret_key": pair.secret,
+    }))  # fmt: skip
+    environment = {"LIFL_CLIENT": str(path)}
+    assert read(environment).job == "j"
+    assert not caplog.messages  # in the directory of no run
+    (tmp_path / "run.json").touch()
+    fd = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    read(environment)
+    assert not caplog.messages
+    os.close(fd)
+    read(environment)
+    (said,) = caplog.messages
+    assert said.startswith(f"the run of {path} has ended: this client waits for lifl run --resume")
+    (tmp_path / "summary.json").touch()
+    with pytest.raises(lifl.Unreachable, match="and that run is complete: a new run has other"):
+        read(environment)
 
 
 def test_no_file_at_all() -> None:

@@ -29,6 +29,30 @@ INSTALL = Install(namespace="lifl-system", image="lifl:1")
 pytestmark = pytest.mark.timeout(30)
 
 
+class NoProcess(Coordinator):
+    """A coordinator that is only noted: configurations are those with which one was started."""
+
+    configurations: list[dict[str, Any]]
+
+    def __init__(self, name: str, run_dir: Path, config: dict[str, Any], *_: Any) -> None:
+        self.endpoint = "tcp://127.0.0.1:30000"
+        job = Path(config["job"])  # is written again for the next one
+        spec = json.loads(job.read_text())["spec"] if job.exists() else {}
+        self.configurations.append(config | {"spec": spec})
+
+    async def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+def began(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """With what coordinators were started, of which there is no process."""
+    found: list[dict[str, Any]] = []
+    monkeypatch.setattr(NoProcess, "configurations", found, raising=False)
+    monkeypatch.setattr(keeper_module, "Coordinator", NoProcess)
+    return found
+
+
 class Objects:
     """An API server's objects, by path."""
 
@@ -150,6 +174,7 @@ def test_what_a_turn_makes_while_the_job_is_deleted_goes_too(tmp_path: Path, app
     assert not list(tmp_path.rglob("*.json"))
 
 
+@pytest.mark.usefixtures("began")
 def test_a_disk_that_is_full_costs_no_other_job_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,13 +182,6 @@ def test_a_disk_that_is_full_costs_no_other_job_anything(
     api, desk = Objects(), Lines(node())
     keeper_of: list[Keeper] = []
     tries = 0
-
-    class Started(Coordinator):
-        def __init__(self, name: str, *_: Any) -> None:
-            self.endpoint = "tcp://127.0.0.1:30000"
-
-        async def stop(self) -> None:
-            pass
 
     def write_whole(path: Path, data: bytes, mode: int = 0o666) -> None:
         nonlocal tries
@@ -178,7 +196,6 @@ def test_a_disk_that_is_full_costs_no_other_job_anything(
 
     said = ""
     monkeypatch.setattr(keeper_module, "write_whole", write_whole)
-    monkeypatch.setattr(keeper_module, "Coordinator", Started)
     monkeypatch.setattr(keeper_module, "LOOK_S", 0)
     monkeypatch.setattr(keeper_module.asyncio, "sleep", at_once)
 
@@ -216,25 +233,15 @@ class Exposing(Objects):
 
 
 def test_clients_from_outside_get_their_way_in_and_lose_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, began: list[dict[str, Any]]
 ) -> None:
     """Who is revoked while the coordinator runs is told to it, and has no file any more."""
     api, desk, told = Exposing(), Lines(node()), []
-    began: list[dict[str, Any]] = []
-
-    class Started(Coordinator):
-        def __init__(self, name: str, run_dir: Path, config: dict[str, Any], *_: Any) -> None:
-            self.endpoint = "tcp://127.0.0.1:30000"
-            began.append(config)
-
-        async def stop(self) -> None:
-            pass
 
     def tell(keyring: Keyring) -> list[Any]:
         told.append({entry.name for entry in keyring.entries if entry.revoked_at})
         return []
 
-    monkeypatch.setattr(keeper_module, "Coordinator", Started)
     monkeypatch.setattr(Keyring, "tell", tell)
     exposed = body(trainer=None, clients={"min": 1, "max": 2}, expose={"type": "NodePort"})
     exposed["spec"].pop("trainer")
@@ -278,18 +285,11 @@ def test_clients_from_outside_get_their_way_in_and_lose_it(
 
 
 def test_a_node_that_is_lost_takes_no_door_from_others_and_the_coordinator_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, began: list[dict[str, Any]]
 ) -> None:
     nodes = [NodeHere(n, f"key of {n}", b"", gateway="tcp://10.0.0.1:7710") for n in ("n1", "n2")]
     api, desk = Exposing(), Lines(*nodes)
-    began: list[dict[str, Any]] = []
 
-    class Started(Coordinator):
-        def __init__(self, name: str, run_dir: Path, config: dict[str, Any], *_: Any) -> None:
-            self.endpoint = "tcp://127.0.0.1:30000"
-            began.append(config)
-
-    monkeypatch.setattr(keeper_module, "Coordinator", Started)
     exposed = body(clients={"min": 1, "max": 2}, expose={"type": "NodePort"})
     exposed["spec"].pop("trainer")
 
@@ -423,20 +423,10 @@ def test_what_functions_run_as_is_the_jobs_to_say_then_the_installations(tmp_pat
 
 
 def test_a_spec_that_changes_in_the_middle_of_a_turn_is_the_next_turns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, began: list[dict[str, Any]]
 ) -> None:
     """A coordinator that starts with the old one is not taken for one that knows the new one."""
-    api, desk, began = Objects(), Lines(node()), list[int]()
-
-    class Started(Coordinator):
-        def __init__(self, name: str, run_dir: Path, config: dict[str, Any], *_: Any) -> None:
-            self.endpoint = "tcp://127.0.0.1:30000"
-            began.append(json.loads(Path(config["job"]).read_text())["spec"]["rounds"])
-
-        async def stop(self) -> None:
-            pass
-
-    monkeypatch.setattr(keeper_module, "Coordinator", Started)
+    api, desk = Objects(), Lines(node())
 
     async def main() -> None:
         keeper = kept(api, desk, tmp_path)
@@ -449,6 +439,6 @@ def test_a_spec_that_changes_in_the_middle_of_a_turn_is_the_next_turns(
         await keeper._turn()
         await keeper._turn()
         rounds = new["spec"]["rounds"]
-        assert began == [rounds - 7, rounds]
+        assert [config["spec"]["rounds"] for config in began] == [rounds - 7, rounds]
 
     asyncio.run(main())

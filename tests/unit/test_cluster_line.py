@@ -287,10 +287,10 @@ def test_a_new_operator_and_one_that_takes_him_know_of_nothing(side: Side) -> No
 
 
 @pytest.mark.parametrize(
-    ("silent_s", "jobs", "waits_ms"), [(1.5, {}, 1501), (0.0, {}, None), (5.0, {1: None}, 2001)]
+    ("silent_s", "look_s", "waits_ms"), [(1.5, None, 1501), (0.0, None, None), (5.0, 2.0, 2001)]
 )
 def test_the_agents_loop_wakes_when_the_silence_is_over(
-    monkeypatch: pytest.MonkeyPatch, silent_s: float, jobs: dict[int, None], waits_ms: int | None
+    monkeypatch: pytest.MonkeyPatch, silent_s: float, look_s: float | None, waits_ms: int | None
 ) -> None:
     waited: list[int | None] = []
 
@@ -304,12 +304,10 @@ def test_the_agents_loop_wakes_when_the_silence_is_over(
 
     nothing = SimpleNamespace(fileno=lambda: 0)
     agent: Any = SimpleNamespace(
-        members=SimpleNamespace(
-            listener=nothing, doorman=None, connections={}, look_in_s=2.0 if jobs else None
-        ),
+        members=SimpleNamespace(listener=nothing, doorman=None, connections={}, look_in_s=look_s),
         router=nothing, endpoint=SimpleNamespace(fds=[]), idle_in_s=None,
         pool=SimpleNamespace(processes={}, zygote=None),
-        lines=SimpleNamespace(sockets=[]), node=SimpleNamespace(jobs=jobs),
+        lines=SimpleNamespace(sockets=[]),
         accounts=SimpleNamespace(overdue=lambda: None),
         steward=SimpleNamespace(sockets=[], silent_for_s=lambda: silent_s), notice=None,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from lifl.functions.wire import worker_and_number
@@ -146,6 +147,10 @@ def test_functions_have_the_socket_and_no_rights() -> None:
     assert (made["spec"]["replicas"], pod["nodeSelector"]) == (3, {"kubernetes.io/hostname": "n1"})
     assert made["metadata"]["namespace"] == "lifl-functions"
     assert pod["tolerations"] == [CORDONED]
+    gpu = {"key": "gpu", "operator": "Exists"}  # a taint that agents do not mind
+    tolerant = replace(INSTALL, functions_tolerations=[gpu])
+    spec = functions_deployment("team-a", "n1", 3, tolerant)["spec"]["template"]["spec"]
+    assert spec["tolerations"] == [CORDONED, gpu]
     assert pod["automountServiceAccountToken"] is False
     container = pod["containers"][0]
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}

@@ -5,12 +5,22 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 
 import pytest
 
 from lifl.errors import InvalidJob, Unsupported
 from lifl.placement import fabric, netns
-from lifl.placement.fabric import CLIENTS, CONTROL, Fabric, check_network, parse_rate, rate_text
+from lifl.placement.fabric import (
+    CLIENTS,
+    CONTROL,
+    Fabric,
+    check_network,
+    link_text,
+    parse_delay,
+    parse_rate,
+    rate_text,
+)
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes network namespaces")
 
@@ -65,6 +75,65 @@ def test_nodes_reach_one_another_over_links_with_a_rate_apart_from_everybody() -
     assert "qdisc tbf" in rates["node-0"]
     assert "rate 200Mbit" in rates["node-0"]
     assert "tbf" not in rates[CLIENTS] + rates[CONTROL]
+
+
+@pytest.mark.parametrize(
+    ("text", "delay_s"), [("20ms", 0.02), ("500us", 0.0005), ("0.2s", 0.2), ("0.1ms", 0.0001)]
+)
+def test_delays(text: str, delay_s: float) -> None:
+    assert parse_delay(text) == pytest.approx(delay_s)
+    assert link_text({"link_bit_s": 10**9, "delay_s": parse_delay(text)}).startswith("1Gbit and ")
+
+
+@pytest.mark.parametrize("text", ["20", "20 ms", "-1ms", "", "0ms", "201ms", "99us", "1m"])
+def test_what_is_no_delay_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(text))):
+        parse_delay(text)
+
+
+def test_links_in_words() -> None:
+    assert link_text(None) == ""
+    assert link_text({"link_bit_s": 10**9}) == "1Gbit"  # of a run from before there were delays
+    assert link_text({"link_bit_s": 10**9, "delay_s": 0.02}) == "1Gbit and 20ms"
+
+
+@ROOT
+def test_a_link_with_a_delay_holds_every_frame_also_after_its_process_died() -> None:
+    """Once to a node and once from it, between nodes twice: never less, whatever else happens."""
+    made = Fabric(["node-0", "node-1"], parse_rate("1Gbit"), 0.01)
+    ends = {name: os.open(made.path(name), os.O_RDONLY) for name in ("node-0", CLIENTS)}
+    listener = made.listen("node-1", backlog=8)
+
+    def exchange() -> float:
+        """Seconds for a byte there and back."""
+        with fabric.socket.create_connection(listener.getsockname(), timeout=30) as near:
+            far, _ = listener.accept()
+            with far:
+                began = time.monotonic()
+                near.sendall(b"?")
+                far.sendall(far.recv(1))
+                assert near.recv(1) == b"?"
+                return time.monotonic() - began
+
+    first = made.delay()
+    assert first is not None
+    try:
+        assert netns.within(ends[CLIENTS], exchange) >= 0.02
+        assert netns.within(ends["node-0"], exchange) >= 0.04
+        first.kill()
+        first.wait(30)
+        second = made.delay()
+        assert second is not None
+        assert netns.within(ends["node-0"], exchange) >= 0.04
+        assert second.stdin is not None
+        second.stdin.close()  # as it is when the engine is gone
+        assert second.wait(30) == 0
+    finally:
+        first.kill()
+        listener.close()
+        made.close()
+        for fd in ends.values():
+            os.close(fd)
 
 
 @ROOT

@@ -54,7 +54,7 @@ def begin(gateway: Gateway, keys: Keys, number: int) -> str:
         "t": "elsewhere", "job": name, "gateways": [[NOWHERE, "key"]], "outside": [],
     })  # fmt: skip
     gateway._obey(name, {"t": "round", "job": name})
-    gateway.clients._hello(b"peer", f"client of {name}", "client", name, {"t": "hello"})
+    gateway.clients._let_in(b"peer", f"client of {name}", "client", name)
     intake: Any = SimpleNamespace(ports={})
     gateway.jobs[name] = Job(name, number, intake, (0, 0, 0), forward=other)
     gateway._peer(*other)

@@ -60,6 +60,7 @@ def test_a_job_fits_or_not() -> None:
     with pytest.raises(Busy, match=r"needs 1001 bytes .* on a, .* leaves 1000: lower") as caught:
         check_memory(1001, node="a", budget_bytes=1000, taken_bytes=500)
     assert (caught.value.code, caught.value.retryable) == ("no-memory", True)
+    assert "(lifl run --arena-memory; in a cluster agent.arenaMemory)" in str(caught.value)
     with pytest.raises(Busy, match=r"spec\.memory\.arenaBytes leaves 900"):
         check_memory(1000, node="a", budget_bytes=2000, taken_bytes=0, limit_bytes=900)
 

@@ -1,0 +1,128 @@
+"""What comes on one direction of a bulk connection, cut into chunks, opened and verified.
+
+Owns where in a chunk the bytes are, for both sides: bulk.py (gateway) and bulk_client.py say where
+a chunk's payload goes and hear when it is there.  Formats and keys are sealing.py's.  Keeps no
+buffer but the beginning of a head or tag: payloads go straight where they belong.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from lifl.errors import InvalidUpdate
+from lifl.functions.sealing import HEAD, NO_TAG, TAG, Channel, Head, verify
+
+
+class Chunks:
+    """The chunks of one direction, one after the other.
+
+    Args:
+        channel: what opens them; None: they are plain.
+        begin: takes a head and returns where its payload goes, None where nobody wants it; raises
+            what ends the connection.
+        end: takes that head when the payload is there and its tag was right.
+
+    Attributes:
+        head: of the chunk that is on its way; None between two.
+        filled, left: bytes of its payload that have come, and that are still to come; 0 between.
+    """
+
+    def __init__(
+        self, channel: Channel | None, *, begin: Callable[[Head], memoryview | None],
+        end: Callable[[Head], None],
+    ) -> None:  # fmt: skip
+        self._channel, self._begin, self._end = channel, begin, end
+        self.head: Head | None = None
+        self.filled = self.left = 0
+        self._target: memoryview | None = None
+        self._open: Any = None
+        self._small = bytearray()  # a head or tag that has come in part
+
+    @property
+    def is_sealed(self) -> bool:
+        return self._channel is not None
+
+    @property
+    def begun(self) -> int:
+        """Bytes that have come of the next head or tag."""
+        return len(self._small)
+
+    def forget(self) -> None:
+        """Nobody wants the payload of this chunk any more; its memory may be another's at once."""
+        self._target = self._open = None
+
+    def receive_plain(
+        self, sock: socket.socket, scratch: memoryview, *, after: int, flags: int = 0
+    ) -> int:
+        """Read once, a payload straight into its place; the number of bytes that came.
+
+        Args:
+            scratch: for all that is no payload.
+            after: most bytes to read beyond this chunk's payload: its tag, and the next head.
+        """
+        if self.left and self._target is not None:
+            place = self._target[self.filled : self.filled + self.left]
+            size: int = sock.recvmsg_into([place, scratch[:after]], 0, flags)[0]
+            into = min(size, self.left)
+            self.filled += into
+            self.left -= into
+            self.feed(scratch[: size - into])
+            return size
+        ask = self.left or (HEAD if self.head is None else after) - len(self._small)
+        size = sock.recv_into(scratch, ask, flags)
+        self.feed(scratch[:size])
+        return size
+
+    def feed(self, data: memoryview) -> None:
+        """Take bytes as they came, wherever they were cut.
+
+        Raises:
+            Unreachable: a chunk does not match its tag.
+            InvalidUpdate: a plain chunk has a tag that is not zeros.
+        """
+        at, size = 0, 0
+        while (at := at + size) < len(data):
+            if self.left:
+                size = min(self.left, len(data) - at)
+                if self._target is not None:
+                    place = self._target[self.filled : self.filled + size]
+                    if self._open is not None:
+                        self._open.update_into(data[at : at + size], place)
+                    else:
+                        place[:] = data[at : at + size]
+                self.filled += size
+                self.left -= size
+                continue
+            need = HEAD if self.head is None else TAG
+            size = min(need - len(self._small), len(data) - at)
+            self._small += data[at : at + size]
+            if len(self._small) == need:
+                small = bytes(self._small)
+                self._small.clear()
+                if self.head is None:
+                    self._begin_chunk(small)
+                else:
+                    self._end_chunk(self.head, small)
+
+    def _begin_chunk(self, small: bytes) -> None:
+        head = Head.unpack(small)
+        self._target = self._begin(head)
+        if self._channel is not None and self._target is None:
+            self._channel.skip()
+        elif self._channel is not None:
+            self._open = self._channel.open(small)
+        self.head, self.left, self.filled = head, head.length, 0
+
+    def _end_chunk(self, head: Head, tag: bytes) -> None:
+        self.head, self.filled = None, 0
+        if self._target is None:
+            return
+        opened = self._open
+        self.forget()
+        if opened is not None:
+            verify(opened, tag)
+        elif tag != NO_TAG:
+            raise InvalidUpdate("a chunk of a plain connection ends with something else than zeros")
+        self._end(head)

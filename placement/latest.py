@@ -1,0 +1,89 @@
+"""The directory of a run, and `runs/latest`, a link to the run that is meant where none is named.
+
+The link names the run that was started last, from its start on, so that `lifl top` can watch it
+begin; one that fails before its first round gives it back to the run before.  Called by local.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+from lifl.errors import InvalidJob
+
+NAME: Final = "latest"
+
+
+class Latest:
+    """The link beside a run's directory, as far as this run changes it.
+
+    Args:
+        run: its directory.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run, self.link = run, run.parent / NAME
+        self._before = os.readlink(self.link) if self.link.is_symlink() else ""
+
+    def take(self) -> None:
+        """From now on it names this run.
+
+        Raises:
+            InvalidJob: the folder cannot be written.
+        """
+        try:
+            self._point(self.run.name)
+        except OSError as error:
+            raise _unwritable(self.link.parent, error) from error
+
+    def give_back(self) -> Path | None:
+        """No round of this run began: the link names the run before, if that is there.
+
+        Returns:
+            The run that it names again; None where it stays.
+        """
+        run = self.link.parent / self._before
+        is_ours = self.link.is_symlink() and os.readlink(self.link) == self.run.name
+        if not is_ours or self._before in ("", self.run.name) or not run.is_dir():
+            return None
+        self._point(self._before)
+        return run
+
+    def _point(self, name: str) -> None:
+        new = self.link.with_name(f".{NAME}-{os.getpid()}")
+        new.symlink_to(name)
+        new.replace(self.link)
+
+
+def latest_beside(run_dir: Path) -> Latest | None:
+    """Of a run that goes on, or of one job's folder of it; None where it lies elsewhere by now."""
+    for run in (run_dir, run_dir.parent):
+        if (run.parent / NAME).is_symlink():
+            return Latest(run)
+    return None
+
+
+def make_run_dir(parent: Path, name: str) -> Latest:
+    """`<parent>/<name>-<time>`, and the link beside it, which does not name it yet.
+
+    Raises:
+        InvalidJob: the folder cannot be made.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
+            run_dir = parent / f"{name}-{stamp}{suffix}"
+            with contextlib.suppress(FileExistsError):
+                run_dir.mkdir()
+                break
+    except OSError as error:
+        raise _unwritable(parent, error) from error
+    return Latest(run_dir.resolve())
+
+
+def _unwritable(parent: Path, error: OSError) -> InvalidJob:
+    return InvalidJob(f"--out {parent}: {error.strerror}; name a folder that can be written")

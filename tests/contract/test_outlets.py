@@ -1,0 +1,194 @@
+"""What a gateway sends to another over the bulk port: real sockets, both ends, and no waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import zmq
+
+from lifl.errors import Unreachable
+from lifl.functions.outlets import Outlets
+from lifl.functions.peers import Peer, Transfer
+from lifl.functions.sealing import Mode
+from lifl.functions.transfer import Upload
+from lifl.functions.wire import Keys, Message, decode, encode
+from tests.contract.test_bulk_port import CHUNK, DATA, GATEWAY, SIZE, Gateway
+
+CLIENT = Keys("C" * 40, "")
+PUT = {"t": "put", "kind": "sum", "job": "job", "round": 3}
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    gateway = Gateway()
+    yield gateway
+    gateway.close()
+
+
+class Sender:
+    """Outlets whose questions the test answers."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.asked: list[Message] = []
+        self.opened: list[str] = []
+        self.outlets = Outlets(
+            CLIENT, f"tcp://127.0.0.1:{gateway.bulk.port}", GATEWAY, ask=self.asked.append,
+            opened=self.opened.append, moved=lambda _: None,
+        )  # fmt: skip
+
+    def open(self) -> None:
+        """Through a ticket of the plain mode, which this sender without keys must take."""
+        assert not self.outlets.is_open("job")
+        ticket = self.gateway.ticket(mode=Mode.PLAIN)
+        self.outlets.admit({
+            **self.asked[-1], "t": "ticket", "port": self.gateway.bulk.port, "id": ticket.id,
+            "secret": ticket.secret, "mode": "plain",
+        })  # fmt: skip
+        self.turn(lambda: bool(self.opened))
+        assert self.outlets.is_open("job")
+
+    def turn(self, until: Callable[[], bool], times: int = 100_000) -> None:
+        for _ in range(times):
+            if until():
+                return
+            self.outlets.turn()
+            self.gateway.turn(1)
+        pytest.fail("it does not come to an end")
+
+
+@pytest.fixture
+def sender(gateway: Gateway) -> Iterator[Sender]:
+    sender = Sender(gateway)
+    yield sender
+    sender.outlets.close_all()
+
+
+def test_a_connection_is_asked_for_once_and_used_again(sender: Sender, gateway: Gateway) -> None:
+    assert not sender.outlets.is_open("job")
+    assert not sender.outlets.is_open("job")
+    assert [message["t"] for message in sender.asked] == ["ticket"]
+    sender.outlets.close("job")
+    sender.open()
+    for transfer in (7, 8):
+        upload = gateway.grant(transfer)
+        work = Upload(PUT, memoryview(DATA))
+        sender.outlets.begin("job", work, number=3, transfer=transfer)
+        sender.outlets.begin("job", work, number=3, transfer=transfer)  # said twice
+        sender.turn(lambda upload=upload: upload.grant.written == SIZE)
+        assert bytes(upload.grant.view) == DATA
+        assert work.sent == SIZE
+    assert sender.opened == ["job"]
+    assert gateway.errors == []
+
+
+def test_it_never_waits_for_one_that_does_not_read(sender: Sender, gateway: Gateway) -> None:
+    sender.open()
+    size = 64 * CHUNK
+    upload = gateway.grant(7, size)
+    work = Upload(PUT, memoryview(bytes(size)))
+    sender.outlets.begin("job", work, number=3, transfer=7)
+    for _ in range(100):
+        sender.outlets.turn()  # and the gateway takes nothing
+    assert work.sent < size
+    sender.turn(lambda: upload.grant.written == size)
+
+
+def test_a_newer_transfer_takes_the_place_of_one_that_was_begun(
+    sender: Sender, gateway: Gateway
+) -> None:
+    sender.open()
+    before = gateway.grant(7, 64 * CHUNK)
+    sender.outlets.begin(
+        "job", Upload(PUT, memoryview(bytes(64 * CHUNK))), number=3, transfer=7
+    )
+    sender.outlets.turn()
+    sender.outlets.stop("job")
+    gateway.connection().forget()  # as the gateway does with a sum that has another one after it
+    upload = gateway.grant(8)
+    sender.outlets.begin("job", Upload(PUT, memoryview(DATA)), number=3, transfer=8)
+    sender.turn(lambda: upload.grant.written == SIZE)
+    assert bytes(upload.grant.view) == DATA
+    assert before.grant.written < 64 * CHUNK
+    assert gateway.errors == []
+
+
+def test_a_connection_that_breaks_is_asked_for_again(sender: Sender, gateway: Gateway) -> None:
+    sender.open()
+    gateway.grant(7)
+    sender.outlets.begin("job", Upload(PUT, memoryview(DATA)), number=3, transfer=7)
+    gateway.bulk.close(gateway.connection(), Unreachable("it was killed"))
+    sender.turn(lambda: not sender.outlets._jobs)
+    sender.opened.clear()
+    sender.open()
+    upload = gateway.grant(1)  # another gateway counts from elsewhere
+    sender.outlets.begin("job", Upload(PUT, memoryview(DATA)), number=3, transfer=1)
+    sender.turn(lambda: upload.grant.written == SIZE)
+
+
+def test_nobody_listens_there(sender: Sender, gateway: Gateway) -> None:
+    assert not sender.outlets.is_open("job")
+    gateway.bulk.listener.close()
+    sender.outlets.admit({
+        **sender.asked[-1], "t": "ticket", "port": gateway.bulk.port, "id": bytes(16),
+        "secret": bytes(32), "mode": "plain",
+    })  # fmt: skip
+    for _ in range(10_000):
+        sender.outlets.turn()
+        if not sender.outlets._jobs:
+            break
+    assert not sender.outlets._outlets
+
+
+@pytest.mark.parametrize("lane", ["fast", "zmq"])
+def test_a_sum_takes_the_lane_that_its_put_says(gateway: Gateway, lane: str) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    endpoint = f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}"
+    peer = Peer(context, CLIENT, endpoint, GATEWAY)
+    done: list[str] = []
+    work = Upload(PUT | {"lane": lane}, memoryview(DATA))
+    peer.start("job", Transfer(work, lambda: done.append("done"), lambda _: None))
+    heard: list[str] = []
+    came = bytearray()
+    upload = None
+    poller = zmq.Poller()
+    for source in (router, peer.socket, peer.outlets.fileno(), gateway.bulk.fileno()):
+        poller.register(source, zmq.POLLIN)
+    while not done:
+        assert poller.poll(10_000), heard
+        if router.poll(0):
+            who, head, *rest = router.recv_multipart()
+            message = decode(head)
+            heard.append(message["t"])
+            came += b"".join(rest)
+            answer: Message = {"job": "job", "round": 3}
+            match message["t"]:
+                case "ticket":
+                    ticket = gateway.ticket(mode=Mode.PLAIN)
+                    answer = {
+                        "t": "ticket", "job": "job", "n": message["n"], "mode": "plain",
+                        "port": gateway.bulk.port, "id": ticket.id, "secret": ticket.secret,
+                    }  # fmt: skip
+                case "put" if lane == "fast":
+                    upload = gateway.grant(7)
+                    answer |= {"t": "go", "transfer": 7}
+                case "put":
+                    answer |= {"t": "go", "n": 9, "grant": 1}
+                case _:
+                    answer["t"] = "ack" if len(came) == SIZE else "more"
+                    answer["n"] = 0
+            router.send_multipart([who, encode(answer)])
+        peer.receive()
+        peer.outlets.turn()
+        gateway.turn(1)
+        if upload is not None and upload.grant.written == SIZE:
+            came[:] = upload.grant.view
+            router.send_multipart([who, encode({"t": "ack", "job": "job", "round": 3})])
+            upload = None
+    assert bytes(came) == DATA
+    assert heard == (["ticket", "put"] if lane == "fast" else ["put", "chunk", "chunk", "chunk"])
+    peer.close()
+    router.close(0)
+    context.term()

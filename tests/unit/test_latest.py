@@ -1,0 +1,65 @@
+"""runs/latest: whose it is, and that a run that never began has it no longer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lifl.errors import InvalidJob
+from lifl.placement.latest import latest_beside, make_run_dir
+
+
+def test_it_names_the_last_run_that_was_started(tmp_path: Path) -> None:
+    first, second = (make_run_dir(tmp_path / "runs", "toy") for _ in range(2))
+    assert first.run != second.run
+    first.take()
+    second.take()
+    assert first.link.resolve() == second.run
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {
+        first.run.name, second.run.name, "latest",
+    }  # fmt: skip
+
+
+def test_it_goes_back_to_the_run_before(tmp_path: Path) -> None:
+    first = make_run_dir(tmp_path, "toy")
+    first.take()
+    assert first.give_back() is None  # there is no other
+    second = make_run_dir(tmp_path, "toy")
+    second.take()
+    assert second.give_back() == first.run
+    assert second.link.resolve() == first.run
+    assert second.give_back() is None
+
+
+def test_it_stays_with_a_newer_run_and_where_the_one_before_was_removed(tmp_path: Path) -> None:
+    first = make_run_dir(tmp_path, "toy")
+    first.take()
+    second = make_run_dir(tmp_path, "toy")
+    second.take()
+    third = make_run_dir(tmp_path, "toy")
+    third.take()
+    assert second.give_back() is None
+    second.run.rmdir()
+    assert third.give_back() is None
+    assert third.link.resolve() == third.run
+
+
+def test_a_run_that_goes_on_takes_it_also_where_one_of_its_jobs_does(tmp_path: Path) -> None:
+    several = make_run_dir(tmp_path, "jobs")
+    several.take()
+    newer = make_run_dir(tmp_path, "toy")
+    newer.take()
+    for folder in (several.run, several.run / "toy"):
+        found = latest_beside(folder)
+        assert found is not None
+        newer.take()
+        found.take()
+        assert newer.link.resolve() == several.run
+    assert latest_beside(tmp_path / "elsewhere" / "deep" / "run") is None
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    with pytest.raises(InvalidJob, match=r"--out .*; name a folder that can be written"):
+        make_run_dir(tmp_path / "runs", "toy")
