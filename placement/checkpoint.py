@@ -4,7 +4,7 @@
 
 Owns the thread, its own connection to gateways and the names of files.  The round loop never waits
 for it: a checkpoint that is due while one is being written is skipped and counted.  Where files go
-is folder.py's matter; what a checkpoint means for a run is resume.py's.  Called by the coordinator.
+is folder.py's matter; what a checkpoint means for a run is resume.py's.  Called by global_model.py.
 
 A checkpoint is the model as a state_dict, and for fedavgm beside it the server's velocity in
 `round-000012.server.safetensors`, which is written first.

@@ -1,7 +1,7 @@
 """A running job's side of its key directory: who has which rights now.
 
 Owns the names of the clients that may take part and the socket at which `lifl keys` says that they
-changed.  Does not own the file (keyring.py) and tells nobody: the coordinator does.
+changed.  Does not own the file (keyring.py) and tells nobody: attendance.py does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Who is there: nodes as far as they have reported themselves, clients and where they called.
 
 Owns names, keys and rights of a job's participants, and which gateway each client talks to.
-Sends nothing and decides nothing; placement/coordinator.py fills it and asks it.
+Sends nothing and decides nothing; attendance.py fills it, coordinator.py and course.py ask it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Moving a whole model between this process and a gateway, as any other peer does.
 
 Owns one transfer from its start to its end; what is moved and when is the caller's:
-placement/coordinator.py and, in a thread, placement/checkpoint.py.  A model that no message can
-carry is fetched over the gateway's bulk port, where it is sealed ten times faster.
+global_model.py and, in a thread, checkpoint.py.  A model that no message can carry is fetched over
+the gateway's bulk port, where it is sealed ten times faster.
 """
 
 from __future__ import annotations

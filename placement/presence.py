@@ -1,7 +1,7 @@
 """Which nodes answer: each is asked now and then, and one that is silent for too long is lost.
 
 Owns when agents and gateways are asked and how long each has not answered.  Sends nothing and does
-not decide what follows: coordinator.py asks, loss.py does what a loss asks for.
+not decide what follows: attendance.py asks, loss.py does what a loss asks for.
 
     ask ─► an answer, or anything else that it says ─► ask …
      └───► nothing for `grace_s` ─► silent
