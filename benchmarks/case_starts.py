@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import zmq
-
 from benchmarks.rows import Case, Figure, Found, Goal, Line
+from lifl.functions.polling import Sources
 from lifl.placement.accounts import Accounts
 from lifl.placement.members import Members
 from lifl.placement.node import Node
@@ -39,6 +38,7 @@ class Starts:
     def __init__(self, directory: Path, kind: StartKind) -> None:
         self.kind: StartKind = kind
         self.pool = Pool("bench", directory, [])
+        self.sources = Sources()
         self.node = Node(
             name="bench", directory=directory, router=UnixRouter(), pool=self.pool,
             kernels="auto", budget_bytes=0, report=lambda _: None,
@@ -70,14 +70,13 @@ class Starts:
 
     def _turn(self) -> None:
         """Once round the agent's loop, as far as runtimes are concerned."""
-        pool, poller = self.pool, zmq.Poller()
-        for fd in (
+        pool = self.pool
+        wanted = [
             self.members.listener.fileno(), *self.members.connections,
             *(pool.zygote.fds if pool.zygote else ()),
             *(process.pidfd for process in pool.processes.values()),
-        ):  # fmt: skip
-            poller.register(fd, zmq.POLLIN)
-        ready = {fd for fd, _ in poller.poll(LIMIT_S * 1000)}
+        ]  # fmt: skip
+        ready = self.sources.ready(wanted, int(LIMIT_S * 1000))
         if not ready:
             raise RuntimeError(f"no runtime has started within {LIMIT_S:g} s")
         self.members.turn(ready)

@@ -1,7 +1,7 @@
 """Lines to coordinators: one for everything in a local run, one a job in a cluster.
 
 Owns the connections and which job's words go over which.  Does not know what is said.  Called by
-gateway.py and by the agent.
+the gateway and by the agent.
 """
 
 from __future__ import annotations

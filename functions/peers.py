@@ -1,7 +1,7 @@
 """A gateway as a client of other gateways: fetching the model, forwarding a node's sum.
 
 Owns one connection per other gateway and the transfer under way on it.  Does not decide what is
-moved; gateway.py does.  Everything is said over ZeroMQ; a sum takes the bulk port (outlets.py)
+moved; errands.py does.  Everything is said over ZeroMQ; a sum takes the bulk port (outlets.py)
 where its `put` says so.  A transfer that makes no progress is asked for again, since the other
 gateway may have been restarted and forgotten it.
 """

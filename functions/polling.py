@@ -1,6 +1,7 @@
 """Waiting for several sources at once, without registering them again each time.
 
-Owns no source.  Called by loops whose sources seldom change: a client's conversation.
+Owns no source.  Called by loops whose sources seldom change: gateway, agent, worker and
+a client's conversation.
 """
 
 from __future__ import annotations

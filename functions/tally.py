@@ -2,7 +2,7 @@
 
 Owns the numbers between two reports.  intake.py counts what passes the shared words, clients.py
 who waits and who is refused; the agent asks with its pings (lanes.py), and what a round needs goes
-with the gateway's "closed" (gateway.py).  Nothing is sent for it.
+with the gateway's "closed" (orders.py).  Nothing is sent for it.
 """
 
 from __future__ import annotations

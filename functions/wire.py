@@ -111,6 +111,11 @@ def encode(message: Message) -> bytes:
     return data
 
 
+def bits(clients: int) -> bytes:
+    """A set of clients, one bit each, as messages have it: little-endian, as short as can be."""
+    return clients.to_bytes(-(-clients.bit_length() // 8), "little")
+
+
 def weight_of(value: object) -> float:
     """The weight of an update in the mean, as a client gives it.
 

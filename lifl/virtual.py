@@ -20,11 +20,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import zmq
-
 from lifl.client import Progress, Round, answer, report, update
 from lifl.connection import Address
 from lifl.exchange import AGAIN_MS, Away, Exchange, State
+from lifl.functions.polling import Sources
 from lifl.functions.transfer import Upload
 from lifl.functions.wire import Keys, Message
 
@@ -112,6 +111,7 @@ class Worker:
         self._queue: deque[_Due] = deque()
         self._begun: dict[int, VirtualClient] = {}  # of this round
         self._model: tuple[int, State] = (-1, {})
+        self._polled = Sources()
 
     def run(self, fit: Callable[[Any, Round], None]) -> None:
         """Until the job is done."""
@@ -158,11 +158,8 @@ class Worker:
                 self._queue.append(_Due(exchange, number, index, message["settings"]))
 
     def _wait(self) -> None:
-        poller = zmq.Poller()
-        for exchange in [*self._exchanges.values()]:
-            for source in exchange.sources:
-                poller.register(source, zmq.POLLIN)
-        poller.poll(AGAIN_MS)
+        exchanges = [*self._exchanges.values()]
+        self._polled.ready([source for each in exchanges for source in each.sources], AGAIN_MS)
 
     # -- one client --------------------------------------------------------------------------
     def _train(self, fit: Callable[[Any, Round], None], due: _Due) -> None:

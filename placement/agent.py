@@ -33,6 +33,7 @@ from lifl.errors import LiflError
 from lifl.faults import at_node, fault
 from lifl.functions.kernels import choose
 from lifl.functions.lines import EVERYTHING, Lines
+from lifl.functions.polling import Sources
 from lifl.functions.wire import Keys, Message
 from lifl.placement.accounts import Accounts
 from lifl.placement.cluster.api import Api
@@ -73,6 +74,7 @@ class Agent:
         self.link_bytes_s = link_bytes_s or math.inf
         self.capacity: dict[str, float] = {}
         self.idle_in_s: float | None = None
+        self.sources = Sources()
         directory = pool.directory
         self.node = Node(
             name=node, directory=directory, router=self.router, pool=self.pool,
@@ -127,7 +129,6 @@ class Agent:
             self.idle_in_s = self.node.look_at_idle()
 
     def _poll(self) -> set[Any]:
-        poller = zmq.Poller()
         members = self.members
         fds = [members.listener.fileno(), self.router.fileno(), *self.endpoint.fds]
         fds += [members.doorman.fileno()] if members.doorman is not None else []
@@ -136,14 +137,13 @@ class Agent:
         fds += zygote.fds if zygote is not None else []
         fds += [p.pidfd for p in self.pool.processes.values() if p.pidfd >= 0]
         sockets = self.lines.sockets + (self.steward.sockets if self.steward is not None else [])
-        for each in [*fds, *members.connections, *sockets]:
-            poller.register(each, zmq.POLLIN)
         waits_s = [self.accounts.overdue() or members.look_in_s]
         waits_s += [self.idle_in_s]
         waits_s += [self.steward.silent_for_s() or None] if self.steward is not None else []
         waits_s += [zygote.late_in_s()] if zygote is not None else []
         wait_s = min((each for each in waits_s if each is not None), default=None)
-        return {what for what, _ in poller.poll(None if wait_s is None else int(wait_s * 1000) + 1)}
+        timeout_ms = None if wait_s is None else int(wait_s * 1000) + 1
+        return self.sources.ready([*fds, *members.connections, *sockets], timeout_ms)
 
     # -- coordinator -------------------------------------------------------------------------
     def _about_this_node(self) -> Message:

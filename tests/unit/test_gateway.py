@@ -29,8 +29,9 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
 def rows(gateway: Gateway) -> dict[str, int]:
     clients = gateway.clients
     return {
-        "jobs": len(gateway.jobs), "peers": len(gateway.peers), "early": len(gateway.early),
-        "enrolled": len(gateway.enrolled), "rights": len(gateway.rights),
+        "jobs": len(gateway.jobs), "peers": len(gateway.errands.peers),
+        "early": len(gateway.orders.early), "enrolled": len(gateway.orders.enrolled),
+        "rights": len(gateway.rights),
         "elsewhere": len(clients.elsewhere), "over": len(clients.over),
         "unknown": len(clients.unknown), "revoked": len(clients.revoked),
         "expected": len(clients.expected), "may_join": len(clients.may_join),
@@ -40,25 +41,25 @@ def rows(gateway: Gateway) -> dict[str, int]:
 
 def lead(gateway: Gateway, keys: Keys, *names: str) -> None:
     """The agent says which jobs there are."""
-    gateway._coordinators(dict.fromkeys(names, (NOWHERE, keys.public)))
+    gateway.orders.coordinators(dict.fromkeys(names, (NOWHERE, keys.public)))
 
 
 def begin(gateway: Gateway, keys: Keys, number: int) -> str:
     """A job comes, with a client that says hello early, and a round for which others are needed."""
     name, other = f"job-{number}", (NOWHERE, Keys.new().public)
-    gateway._obey(name, {
+    gateway.orders.obey(name, {
         "t": "enrol", "keys": {f"client of {name}": "client", f"left {name}": "client"},
         "jobs": [name], "ports": {}, "look": 1,
     })  # fmt: skip
-    gateway._obey(name, {
+    gateway.orders.obey(name, {
         "t": "elsewhere", "job": name, "gateways": [[NOWHERE, "key"]], "outside": [],
     })  # fmt: skip
-    gateway._obey(name, {"t": "round", "job": name})
+    gateway.orders.obey(name, {"t": "round", "job": name})
     gateway.clients._let_in(b"peer", f"client of {name}", "client", name)
     intake: Any = SimpleNamespace(ports={})
     gateway.jobs[name] = Job(name, number, intake, (0, 0, 0), forward=other)
-    gateway._peer(*other)
-    gateway._obey(name, {
+    gateway.errands.peer(other)
+    gateway.orders.obey(name, {
         "t": "enrol", "keys": {f"client of {name}": "client"}, "jobs": [name], "ports": {},
         "look": 2,
     })  # fmt: skip
@@ -102,9 +103,9 @@ def test_a_gateway_that_another_job_has_to_do_with_stays(gateway: Gateway) -> No
     where = gateway.jobs[second].forward
     gateway.jobs[first].model_from = where
     give_back(gateway, second)
-    assert [*gateway.peers].count(where) == 1  # type: ignore[arg-type]
+    assert [*gateway.errands.peers].count(where) == 1  # type: ignore[arg-type]
     give_back(gateway, first)
-    assert gateway.peers == {}
+    assert gateway.errands.peers == {}
 
 
 def test_who_is_revoked_is_told_so_as_long_as_the_job_is_there(gateway: Gateway) -> None:
