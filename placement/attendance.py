@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from lifl.placement.course import RECONNECT_S, Course
 from lifl.placement.enrolment import Enrolment
 from lifl.placement.membership import Known, Membership
 from lifl.placement.presence import Presence
+from lifl.placement.telling import Send
 
 
 class Attendance:
@@ -39,11 +39,12 @@ class Attendance:
 
     def __init__(
         self, job: FLJob, run_dir: Path, own: dict[str, Any], *, course: Course,
-        enrolment: Enrolment, presence: Presence, send: Callable[[bytes | None, Message], None],
+        enrolment: Enrolment, presence: Presence, send: Send,
     ) -> None:  # fmt: skip
         self.job, self.name, self.run_dir, self.own = job, job.metadata.full_name, run_dir, own
         self.course, self.enrolment, self.presence = course, enrolment, presence
-        self.members, self.record, self.send = course.members, course.record, send
+        self.members, self.record, self.telling = course.members, course.record, course.telling
+        self.send = send
         self.grace_s = job.spec.clients.grace_s
         course.first_needs = self._started()
 
@@ -60,9 +61,9 @@ class Attendance:
         if where := self.members.gateways:
             self.record.gateways(where)
             for other in self.members.here if was_last else ():  # who had to wait for its address
-                self.course.redirect(other)
+                self.telling.redirect(other)
                 self.course.catch_up(other)
-                self.course.tell_elsewhere(other)
+                self.telling.elsewhere(other)
         self.course.try_to_plan()
 
     def enrol(self, node: Known, peer: bytes, message: Message) -> None:
@@ -97,7 +98,7 @@ class Attendance:
             return
         self.members.comes(key, node.name)
         if self.members.homes.get(key, node.name) != node.name:
-            self.course.redirect(node)
+            self.telling.redirect(node)
         self.course.client_is_back(key)
         self.course.try_to_plan()
 
@@ -162,7 +163,7 @@ class Attendance:
             was_silent, node.is_silent = node.is_silent, node.name in self.presence.quiet(now)
             if was_silent and not node.is_silent:  # whose clients may have gone elsewhere
                 for other in self.members.here:
-                    self.course.redirect(other)
+                    self.telling.redirect(other)
         for name in self.silent(now):
             if not self.members[name].is_lost:  # one that had to be given a model, meanwhile
                 self.lost(name, f"silent for {self.presence.grace_s:g} s")
@@ -202,7 +203,7 @@ class Attendance:
             case "gateway":
                 node.gateway, node.endpoint = peer, message["endpoint"]
                 self._tell_rights(node)
-                self.course.send_away(node.name, peer)
+                self.telling.send_away(node.name, peer)
             case "dropped":
                 node.is_empty = True
             case "client":  # who called where it always did, and belongs elsewhere
@@ -213,12 +214,7 @@ class Attendance:
 
     def begins_anew(self, node: Known, peer: bytes) -> None:
         node.agent, node.is_empty = peer, False
-        self.drop(node)
-
-    def drop(self, node: Known) -> None:
-        """A node gives back all that it has of the job."""
-        number = self.course.planning.number
-        self.send(node.agent, {"t": "drop", "job": number, "name": self.name})
+        self.telling.drop(node)
 
     def _take_back(self, node: Known) -> None:
         """It has nothing any more, and the round that lost it is settled: a node like others."""
@@ -229,7 +225,7 @@ class Attendance:
             self.presence.heard(node.name, "agent")
             emit("node_back", node=node.name)
             for other in self.members.here:
-                self.course.tell_elsewhere(other)
+                self.telling.elsewhere(other)
             self.course.try_to_plan()
 
 

@@ -292,7 +292,7 @@ class Coordinator:
                 node.ready, node.model = True, message["model"]
                 node.begun = max(node.begun, message["model"] + 1)
                 node.in_model = int.from_bytes(message["in_model"], "little")
-                self._send(node.gateway, self.course.planning.job_to_gateway())
+                self.course.telling.job(node)
                 self.course.catch_up(node)
             case "accepted":
                 self.course.accepted(node, message)
@@ -364,10 +364,10 @@ class Coordinator:
         self.model.tidy()
         emit("done", **summary)
         for node in self.members:
-            self._send(node.gateway, {"t": "end", "job": self.name, "round": number})
+            course.telling.end(node)
         self._wait_until_all("ended", {node.name for node in self.members if node.ready})
         for node in self.members:
-            self.attendance.drop(node)
+            course.telling.drop(node)
         self._wait_until_all("dropped", course.holding)
         self.enrolment.close()
         self.router.close(linger=200)

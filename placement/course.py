@@ -2,9 +2,9 @@
 
     plan ─► saved ─► agents ─► planned, ready ─► saved ─► gateways ─► accepted … ─► published
 
-Owns which round is under way and what its nodes are told when, also those that come back, and what
-a coordinator that comes back goes on with.  When a round closes is rounds.py's matter, what is in
-a message planning.py's, the sockets are the coordinator's, which calls this.
+Owns which round is under way and when its nodes are told, also those that come back, and what a
+coordinator that comes back goes on with.  When a round closes is rounds.py's matter, what nodes are
+told telling.py's, the sockets are the coordinator's, which calls this.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from lifl.placement.loss import Losses
 from lifl.placement.membership import Known, Membership
 from lifl.placement.planning import Planning, roles_of, selected
 from lifl.placement.record import Recorder
-from lifl.placement.rounds import Order, Round
+from lifl.placement.rounds import Round
 from lifl.placement.snapshot import Plan
 from lifl.placement.store import Change, JobStore, Saved, UnderWay
+from lifl.placement.telling import Send, Telling
 
 LAST_METRICS_S: Final = 30.0
 RECONNECT_S: Final = 5.0  # for clients whose gateway was replaced, or whose coordinator was
@@ -53,14 +54,13 @@ class Course:
 
     def __init__(
         self, job: FLJob, members: Membership, planning: Planning, record: Recorder,
-        store: JobStore, *, send: Callable[[bytes | None, Message], None],
+        store: JobStore, *, send: Send,
         put_model: Callable[[Known, int], bool], offer: Callable[[int, Known], None],
         must_be_kept: Callable[[int], None],
     ) -> None:  # fmt: skip
         self.job, self.members, self.planning = job, members, planning
         self.record, self.store = record, store
-        self.send, self.put_model, self.offer = send, put_model, offer
-        self.must_be_kept = must_be_kept
+        self.put_model, self.offer, self.must_be_kept = put_model, offer, must_be_kept
         self.first_needs = 1
         self.plan: Plan | None = None
         self.roster: list[str] = []
@@ -72,9 +72,7 @@ class Course:
         self.done_at: float | None = None
         self.is_paused = False
         self.started_at_s: float | None = None  # the round under way (Unix time)
-        self.losses, self.crowds = Losses(self), Crowds(self)
-        self._told_epoch = 0  # of the plan that nodes have
-        self._idle: set[str] = set()  # nodes that have nothing of the job, and know of nothing
+        self.telling, self.losses, self.crowds = Telling(self, send), Losses(self), Crowds(self)
         self._has_said_who_is_late = False
 
     def go_on(self, saved: Saved) -> None:
@@ -153,14 +151,14 @@ class Course:
             if slots != self.slots:  # those who have a share may have the memory of its slots
                 self.slots = slots
                 for node in self.members.here:
-                    self.send_plan(node)
+                    self.telling.plan(node)
         self.try_to_plan()
 
     def slots_now(self) -> dict[str, int]:
         """Input slots of each node that may have memory of the job; where it has roles, some."""
-        return {name: self._slots_of(name) for name in sorted(self.holding)}
+        return {name: self.slots_of(name) for name in sorted(self.holding)}
 
-    def _slots_of(self, node: str) -> int:
+    def slots_of(self, node: str) -> int:
         assert self.plan is not None
         part = self.plan.nodes.get(node)
         return max(self.planning.slots(node), bool(part and part.roles))
@@ -189,13 +187,13 @@ class Course:
         self.holding |= set(self.plan.used)
         self._set_round(number)
         same = all(roles_of(before, name) == roles_of(self.plan, name) for name in members.nodes)
-        if not same or self.epoch != self._told_epoch or self.slots_now() != self.slots:
+        if not same or self.epoch != self.telling.told_epoch or self.slots_now() != self.slots:
             self.epoch += 1
             self.slots = self.slots_now()
             self.save()
             fault("coordinator_plan_saved", "coordinator")
             for node in members.here:  # those whose roles stay only learn the epoch
-                self.send_plan(node)
+                self.telling.plan(node)
             fault("coordinator_plan_sent", "coordinator")
         self.try_to_start()
 
@@ -210,34 +208,12 @@ class Course:
             phase="planned", enough=self.planning.enough(len(self.roster)),
         )  # fmt: skip
 
-    def send_plan(self, node: Known) -> None:
-        """A node's part of the plan; one that has no part and knows it hears nothing."""
-        assert self.plan is not None
-        self._told_epoch = self.epoch
-        if node.name not in self.holding:
-            if node.name in self._idle:
-                return
-            self._idle.add(node.name)
-        else:
-            self._idle.discard(node.name)
-        number = self.round.number if self.round else 1
-        slots = self.slots.get(node.name, self._slots_of(node.name))
-        self.send(
-            node.agent,
-            self.planning.to_agent(
-                self.plan, node.name, epoch=self.epoch, number=number, slots=slots
-            ),
-        )
-
     # -- nodes that come, or come back -------------------------------------------------------
     def agent_is_back(self, node: Known) -> None:
         """It hears the plan again, and what is still missing of earlier rounds."""
         if self.plan is not None:
             node.planned = -1
-            self._idle.discard(node.name)
-            self.send_plan(node)
-            for number in self.record.unreported_by(node.name):
-                self._ask_for_report(node, number)
+            self.telling.plan_again(node)
 
     def is_planned(self, node: Known, epoch: int) -> None:
         if epoch == self.epoch:
@@ -257,20 +233,8 @@ class Course:
         elif self.members[self.round.top_node].model >= self.round.number:
             self.published(self.round.number)
         else:
-            self.send_round(node)
-            self.order(self.round.orders_for(node.name))
-
-    def redirect(self, node: Known) -> None:
-        """Tell clients that called this node's gateway where they belong."""
-        away = self.members.astray(node.name)
-        if away:
-            name = self.planning.name
-            self.send(node.gateway, {"t": "redirect", "job": name, "clients": away})
-
-    def send_away(self, name: str, gateway: bytes | None) -> None:
-        """Everybody who belongs elsewhere is sent there, whether or not this node said so."""
-        away = self.members.sent_away(name, self.members.homes)
-        self.send(gateway, {"t": "redirect", "job": self.planning.name, "clients": away})
+            self.telling.round(node)
+            self.telling.order(self.round.orders_for(node.name))
 
     # -- rounds ------------------------------------------------------------------------------
     def try_to_start(self) -> None:
@@ -290,10 +254,10 @@ class Course:
         fault("coordinator_round_saved", "coordinator")
         self._open()
         for node in used:
-            self.send_round(node)
+            self.telling.round(node)
         fault("coordinator_round_sent", "coordinator")
         for node in self.members.here:
-            self.redirect(node)
+            self.telling.redirect(node)
 
     def _open(self, age_s: float = 0.0) -> None:
         """The round takes updates; it has done so for `age_s` already."""
@@ -327,31 +291,6 @@ class Course:
         if self.deadline_at == math.inf:
             return None
         return time.time() + self.deadline_at - time.monotonic()
-
-    def send_round(self, node: Known) -> None:
-        assert self.plan is not None
-        assert self.round is not None
-        self.send(
-            node.gateway,
-            self.planning.round_to_gateway(
-                self.plan, node, self.members, epoch=self.epoch, number=self.round.number,
-                roster=self.roster, holder=self._holder(node),
-                elapsed_s=self.record.elapsed_s(self.round.number), excused=self.round.excused,
-                crowd_at=self.crowds.length(node),
-            ),
-        )  # fmt: skip
-
-    def _holder(self, node: Known) -> Known:
-        """Who has the model that the round starts from; this node itself, if it is all that has."""
-        assert self.round is not None
-        members = self.members
-        if self.record.published_by is not None:
-            holder = members[self.record.published_by]
-            if not holder.is_lost:
-                return holder
-        top = members[self.round.top_node]
-        begun = [each for each in (top, *members.here) if each.begun >= self.round.number]
-        return begun[0] if begun else top
 
     def holder_of(self, number: int) -> Known | None:
         """A node that has the model of the last round; None: no node has it any more."""
@@ -394,15 +333,6 @@ class Course:
         if (deadline_s := self.job.spec.deadline_s) is not None:
             self.deadline_at = time.monotonic() + deadline_s
 
-    def tell_elsewhere(self, node: Known) -> None:
-        """Where this node's clients go when it is gone."""
-        others = self.members.elsewhere(node.name)
-        self.send(node.gateway, {
-            "t": "elsewhere", "job": self.planning.name,
-            "gateways": [[other.endpoint, other.key] for other in others],
-            "outside": [[self.members.outside.door(other), other.key] for other in others],
-        })  # fmt: skip
-
     def accepted(self, node: Known, message: Message) -> None:
         """A gateway says what it has accepted; of another round it is nothing new."""
         if self.round is None or message["round"] != self.round.number:
@@ -422,7 +352,7 @@ class Course:
             self.round.on_cut(node.name)
         orders = self.round.on_accepted(node.name, clients, excused)
         fault("coordinator_accepted", "coordinator")
-        self.order(orders)
+        self.telling.order(orders)
         self.record.progress(self.round)
         self._check_that_enough_send(self.round)
 
@@ -450,13 +380,13 @@ class Course:
         if self.round is not None and message["round"] == self.round.number:
             clients = int.from_bytes(message["clients"], "little")
             self.record.closed(node.name, message)
-            self.order(self.round.on_closed(node.name, clients))
+            self.telling.order(self.round.on_closed(node.name, clients))
 
     def deadline(self) -> None:
         self.deadline_at = math.inf
         if self.round is None:
             return
-        self.order(self.round.on_deadline())
+        self.telling.order(self.round.on_deadline())
         if self.round.phase == "open":
             emit("warning", text=f"round {self.round.number}: the deadline has passed with "
                  f"{self.round.in_count} updates, and spec.clients.minUpdates is "
@@ -479,22 +409,11 @@ class Course:
 
     def client_is_gone(self, key: str) -> None:
         if self.round and key in self.roster:
-            self.order(self.round.on_gone(1 << self.roster.index(key)))
+            self.telling.order(self.round.on_gone(1 << self.roster.index(key)))
 
     def client_is_back(self, key: str) -> None:
         if self.round and key in self.roster:
             self.round.on_back(1 << self.roster.index(key))
-
-    def order(self, orders: list[Order]) -> None:
-        if orders:
-            fault("coordinator_all_in", "coordinator")
-        for order in orders:
-            assert self.round is not None
-            self.send(self.members[order.node].gateway, {
-                "t": order.verb, "job": self.planning.name, "round": self.round.number,
-            })  # fmt: skip
-        if orders:
-            fault("coordinator_close_sent", "coordinator")
 
     def published(self, number: int) -> None:
         """The model of a round exists; the same news twice is harmless."""
@@ -515,10 +434,9 @@ class Course:
         self.deadline_at = math.inf
         self.record.published(self.round)
         for name in self.plan.used:
-            self._ask_for_report(self.members[name], number)
+            self.telling.report(self.members[name], number)
             if name != holder.name:  # which keeps its sum until here
-                over = {"t": "over", "job": self.planning.name, "round": number}
-                self.send(self.members[name].gateway, over)
+                self.telling.over(self.members[name])
         self._leave_who_drains()
         self._end_if_last()
         self._let_go_of_the_away()
@@ -538,17 +456,12 @@ class Course:
         assert self.plan is not None
         for name in self.holding - set(self.plan.used):
             if self.members[name].is_draining:
-                self.send(self.members[name].agent, {
-                    "t": "drop", "job": self.planning.number, "name": self.planning.name,
-                })  # fmt: skip
+                self.telling.drop(self.members[name])
 
     def published_if_so(self) -> None:
         """A node that this round waited for at its end is lost."""
         if self.round is not None and self.members[self.round.top_node].model >= self.round.number:
             self.published(self.round.number)
-
-    def _ask_for_report(self, node: Known, number: int) -> None:
-        self.send(node.agent, {"t": "report", "job": self.planning.number, "round": number})
 
     # -- the end -----------------------------------------------------------------------------
     def _end_if_last(self) -> None:

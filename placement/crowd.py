@@ -70,13 +70,13 @@ class Crowds:
         course.save()
         course.record.grown(round_, course.plan, course.epoch, node=name)
         for other in course.members.here:  # the others learn the epoch
-            course.send_plan(other)
+            course.telling.plan(other)
 
     def is_planned(self, node: Known) -> None:
         """The leaves are there."""
         if node.name in self._waits and self.course.round and self.course.round.phase == "open":
             self._waits.discard(node.name)
-            self.course.send_round(node)
+            self.course.telling.round(node)
 
     def _leaves(self, name: str) -> int:
         assert self.course.plan is not None

@@ -67,7 +67,7 @@ class Losses:
         emit("warning", text=f"{name} is lost ({why}): the job goes on without it")
         course.record.lost(name)
         for node in members.here:
-            course.tell_elsewhere(node)
+            course.telling.elsewhere(node)
         self._go_on_without(name)
 
     def _go_on_without(self, name: str) -> None:
@@ -156,11 +156,7 @@ class Losses:
         course, round_ = self.course, self.course.round
         assert round_ is not None
         assert course.plan is not None
-        course.send(course.members[round_.top_node].gateway, {
-            "t": "fence", "job": course.planning.name, "round": round_.number,
-            "epoch": course.epoch, "open": round_.top_node != course.plan.top_node,
-            "nodes": {node.key: node.epoch for node in course.members if node.is_lost},
-        })  # fmt: skip
+        course.telling.fence(course.members[round_.top_node])
 
     def is_back(self, node: Known) -> None:
         """A gateway that was started again may have missed the question."""
@@ -210,7 +206,7 @@ class Losses:
 
     def _tell_plan(self) -> None:
         for node in self.course.members.here:
-            self.course.send_plan(node)
+            self.course.telling.plan(node)
 
     def _go_on(self) -> None:
         """Once every node of the plan carries it out the round goes on."""
@@ -241,10 +237,10 @@ class Losses:
             answered={key for bit, key in enumerate(course.roster) if here >> bit & 1},
         )  # fmt: skip
         for node in used:
-            course.send_round(node)
-        course.order(orders)
+            course.telling.round(node)
+        course.telling.order(orders)
         for node in course.members:
-            course.redirect(node)
+            course.telling.redirect(node)
         self._send_away()
 
     def _send_away(self) -> None:
@@ -252,5 +248,5 @@ class Losses:
         course = self.course
         for name, gateway in self._left.items():
             if course.members[name].is_lost:
-                course.send_away(name, gateway)
+                course.telling.send_away(name, gateway)
         self._left.clear()
