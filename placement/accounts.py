@@ -2,7 +2,7 @@
 
 Owns the agent's numbers.  Gateways and aggregators say theirs with messages that exist anyway
 (pong, work); what the proxy moved is read from its counters when somebody asks.  Called by the
-agent's loop and by members.py.
+agent's loop, members.py and liveness.py.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ class Agent:
         fds += zygote.fds if zygote is not None else []
         fds += [p.pidfd for p in self.pool.processes.values() if p.pidfd >= 0]
         sockets = self.lines.sockets + (self.steward.sockets if self.steward is not None else [])
-        waits_s = [self.accounts.overdue() or members.look_in_s]
+        waits_s = [self.accounts.overdue() or members.liveness.look_in_s]
         waits_s += [self.idle_in_s]
         waits_s += [self.steward.silent_for_s() or None] if self.steward is not None else []
         waits_s += [zygote.late_in_s()] if zygote is not None else []

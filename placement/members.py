@@ -1,7 +1,8 @@
-"""The processes of a node as they join, register their sockets, answer, fall silent and die.
+"""The processes of a node as they join, register their sockets and say what they do.
 
-Owns the agent's side of every control connection.  What a process is given is node.py's to say;
-who exists at all is pool.py's.  Called by the agent's loop with what became readable.
+Owns the agent's side of every control connection.  Who falls silent or dies is liveness.py's, what
+a process is given node.py's to say, who exists at all pool.py's.  Called by the agent's loop with
+what became readable.
 """
 
 from __future__ import annotations
@@ -15,21 +16,18 @@ from collections.abc import Container
 
 from lifl.errors import LiflError, Unreachable
 from lifl.faults import fault
-from lifl.functions.ending import HOPELESS
 from lifl.functions.wire import Keys, Message
 from lifl.placement.accounts import Accounts
 from lifl.placement.cluster.tokens import Doorman, Guest
 from lifl.placement.hosted import NodeJob
+from lifl.placement.liveness import Liveness
 from lifl.placement.node import Node
 from lifl.placement.pool import Process
 from lifl.placement.takeover import make_if_nobody_holds, take_files
 from lifl.proxy_ebpf.control import Control, close_all, listen
-from lifl.proxy_ebpf.descriptor import lane
 
 log = logging.getLogger("lifl.agent")
 
-PING_S = 2.0
-START_S = 30.0  # to connect, or to join with a role: imports and first touch on a busy machine
 UNREADABLE = (KeyError, TypeError, ValueError)  # fields or descriptors that are not there
 STRANGERS = 256  # who have connected and not said who they are, or said it and are asked about
 
@@ -53,24 +51,12 @@ class Members:
         doorman: Doorman | None = None, keys: Keys | None = None,
     ) -> None:  # fmt: skip
         self.node, self.accounts = node, accounts
-        self.liveness_s, self.listen_at = liveness_s, listen_at
-        self.doorman, self.keys = doorman, keys
+        self.listen_at, self.doorman, self.keys = listen_at, doorman, keys
         self.coordinators: list[Message] | None = None
         self.listener = listen(node.pool.socket_path, to_all=doorman is not None)
         self.connections: dict[int, tuple[Control, Process | None]] = {}
         self.waiting = 0  # whom the doorman asks about
-        self.pinged_at = self.checked_at = 0.0
-        self._stuck = 0  # who never came, one after the other
-
-    @property
-    def ping_s(self) -> float:
-        return min(PING_S, self.liveness_s / 3)
-
-    @property
-    def look_in_s(self) -> float | None:
-        """How often `check` has to be called; None: there is nothing to be looked at."""
-        awaited = any(each.is_awaited for each in self.node.pool.processes.values())
-        return self.ping_s if self.node.jobs or awaited else None
+        self.liveness = Liveness(node, accounts, liveness_s, restart_at=self.gateway_address)
 
     def gateway_address(self) -> str:
         """Where the gateway listens: where the last one did, so that clients find it again."""
@@ -327,7 +313,8 @@ class Members:
         answer: Message = {"t": "joined", "job": job.number, "name": job.name,
                            "endpoint": endpoint}  # fmt: skip
         if process.kind == "runtime":
-            process.joined, self._stuck = True, 0
+            process.joined = True
+            self.liveness.arrived()
             if job.idling.asleep:  # it was to leave, and has something to do
                 self.node.wake(job)
             role = job.roles.get(endpoint, {"parent": 0, "expected": 0})
@@ -341,98 +328,17 @@ class Members:
 
     # -- death -------------------------------------------------------------------------------
     def died(self, process: Process) -> None:
-        """A pidfd reports a death: somebody else takes the role, or the gateway's place."""
+        """A pidfd reports a death: its connection is forgotten; the rest is liveness.py's."""
         fault("agent_saw_death", "agent")
         for fd in [fd for fd, (_, p) in self.connections.items() if p is process]:
             del self.connections[fd]
-        role = process.role
-        status = self.node.pool.bury(process)
-        what = process.kind
-        if process.kind == "gateway" and status == HOPELESS:
-            self.node.report({
-                "t": "failed", "code": "port-in-use", "error":
-                f"the gateway of {self.node.name} could not start; its last words are above",
-            })  # fmt: skip
-            return
-        if process.kind == "gateway":
-            for job in self.node.jobs.values():
-                job.lanes.clear()
-                for endpoint in job.roles:
-                    self.node.router.unregister(job.number, lane(endpoint))
-            self.node.pool.start_gateway(self.gateway_address())
-        elif role and role[0] in self.node.jobs:
-            job = self.node.jobs[role[0]]
-            what = job.roles.get(role[1], {"kind": what})["kind"]
-            if self.node.pool.holder(*role) is None:
-                self.node.router.unregister(*role)
-        if process.is_retired or (process.pod and not role and process.kind != "gateway"):
-            pass  # idle ones go as they are scaled
-        else:
-            self.node.report({"t": "restart", "what": what})
-        for job in list(self.node.jobs.values()):
-            make_if_nobody_holds(self.node, job)
-            self.node.staff(job)
-            self.node.router.reset_credit(job.number)
-            self.node.poke_everybody(job)
-            self.node.forget_if_left(job)
+        self.liveness.died(process)
 
     def check(self) -> None:
-        """Who holds a role and does not answer is replaced: the successor waits, then it dies.
-
-        A process is asked, and has `liveness_s` from then: silence before a question, or while
-        this agent was busy itself, says nothing.  Who is on its way and cannot be asked has
-        `START_S`, and each one in a row that does not arrive leaves the next twice as long, so
-        that on a machine that is too slow one arrives in the end.
-        """
+        """To be called every `liveness.look_in_s`."""
         for process in self.node.pool.lost():
             self.died(process)
-        now = time.monotonic()
-        late = now - self.checked_at > self.liveness_s / 2  # this agent did not look: ask again
-        self.checked_at = now
-        if self.look_in_s is None or now - self.pinged_at < self.ping_s:
-            return
-        self.pinged_at = now
-        if self.node.jobs:
-            self._mend()
-        for process in list(self.node.pool.processes.values()):
-            if process.is_awaited:
-                self._await(process, now, late=late)
-            if process.control is None or not (process.joined or process.kind == "gateway"):
-                continue
-            if process.asked_at is None or late:
-                process.asked_at = now
-                self.node.send(process, {"t": "ping"})
-            elif now - process.asked_at > self.liveness_s:
-                log.warning("%s %d does not answer: replaced", process.kind, process.pid)
-                self._replace(process)
-
-    def _await(self, process: Process, now: float, *, late: bool) -> None:
-        if late:
-            process.awaited_since_s = now
-        elif now - process.awaited_since_s > max(START_S, self.liveness_s) * 2 ** min(
-            self._stuck, 6
-        ):  # fmt: skip
-            self._stuck += 1
-            log.warning("%s %d has not joined: replaced", process.kind, process.pid)
-            self._replace(process)
-
-    def _mend(self) -> None:
-        """See that the kernel has what descriptors need: others with the right can take it."""
-        for what, count in self.node.mend().items():
-            self.accounts.figures.add("lifl_proxy_repairs", count, what=what)
-            log.warning("somebody took %d × %s out of the kernel: put back", count, what)
-
-    def _replace(self, process: Process) -> None:
-        """Fence: the successor asks for the role's lock, which is free when this one is dead."""
-        if process.role is not None:
-            number, endpoint = process.role
-            process.role, process.joined = None, False
-            job = self.node.jobs.get(number)
-            successor = self.node.pool.idle(but=process, tenant=job.tenant) if job else None
-            if successor and job:
-                self.node.assign(job, endpoint, successor)
-        process.is_given_up = True
-        self.node.pool.kill(process)
+        self.liveness.check()
 
 
 def _is_its(process: Process, message: Message) -> bool:

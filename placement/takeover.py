@@ -1,7 +1,8 @@
 """After a restart of the agent: jobs get their memory back from the processes that hold it.
 
 Owns what is believed: memory by its inode, which the agent before wrote down (hosted.py).  The
-processes themselves are found by pool.py.  Called by members.py when a process joins.
+processes themselves are found by pool.py.  Called by members.py when a process joins, and by
+liveness.py when one has died.
 """
 
 from __future__ import annotations

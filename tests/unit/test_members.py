@@ -14,6 +14,7 @@ import pytest
 
 from lifl.errors import LiflError, Refused
 from lifl.metrics import Figures
+from lifl.placement import liveness
 from lifl.placement import members as module
 from lifl.placement.cluster.tokens import Guest
 from lifl.placement.hosted import NodeJob
@@ -97,7 +98,7 @@ class Rig:
 
     def assign(self, job: NodeJob, endpoint: int, process: Process) -> None:
         process.role, process.joined = (job.number, endpoint), False
-        process.awaited_since_s = module.time.monotonic()
+        process.awaited_since_s = liveness.time.monotonic()
 
     def runtime(self, pid: int, **what: Any) -> Process:
         """One that is connected, unless `what` says that it is not."""
@@ -248,10 +249,10 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch, rig: Rig) -> Clock:
-    """Of members; whoever is made gets its time, too."""
+    """Of liveness; whoever is made gets its time, too."""
     clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    rig.members.checked_at = clock.now
+    monkeypatch.setattr(liveness, "time", clock)
+    rig.members.liveness.checked_at = clock.now
     return clock
 
 
@@ -264,7 +265,7 @@ def wait(rig: Rig, clock: Clock, seconds: float) -> None:
 def test_who_is_stopped_before_it_has_joined_is_replaced_once(rig: Rig, clock: Clock) -> None:
     """It was given a role, and is stopped: another gets the role, once this one is fenced."""
     stuck = rig.runtime(1, role=(JOB, 3), awaited_since_s=clock.now)
-    wait(rig, clock, module.START_S - 1)
+    wait(rig, clock, liveness.START_S - 1)
     assert rig.pool.killed == []
     other = rig.runtime(2)
     wait(rig, clock, 3)
@@ -279,23 +280,23 @@ def test_who_is_stopped_before_it_has_joined_is_replaced_once(rig: Rig, clock: C
 def test_who_never_connects_is_ended(rig: Rig, clock: Clock, role: Any) -> None:
     """Started and stopped, or there before an agent's restart and not back since."""
     rig.runtime(1, control=None, role=role, awaited_since_s=clock.now)
-    wait(rig, clock, module.START_S + 3)
+    wait(rig, clock, liveness.START_S + 3)
     assert rig.pool.killed == [1]
 
 
 def test_on_a_machine_that_is_too_slow_one_arrives_in_the_end(rig: Rig, clock: Clock) -> None:
     """Each one that did not come in time leaves the next twice as long; one that does, not."""
     rig.runtime(1, control=None, awaited_since_s=clock.now)
-    wait(rig, clock, module.START_S + 3)
+    wait(rig, clock, liveness.START_S + 3)
     second = rig.runtime(2, role=(JOB, 3), awaited_since_s=clock.now)
-    wait(rig, clock, 2 * module.START_S - 3)
+    wait(rig, clock, 2 * liveness.START_S - 3)
     assert rig.pool.killed == [1]
     job = rig.members.node.jobs[JOB]
     rig.members._registered(second, job, 3)
     rig.runtime(3, control=None, awaited_since_s=clock.now)
     second.control = None
     second.awaited_since_s = clock.now + 1000
-    wait(rig, clock, module.START_S + 3)
+    wait(rig, clock, liveness.START_S + 3)
     assert rig.pool.killed == [1, 3]
 
 
@@ -303,20 +304,20 @@ def test_a_gateway_that_never_connects_is_ended_also_before_there_is_a_job(
     rig: Rig, clock: Clock
 ) -> None:
     rig.members.node.jobs.clear()
-    assert rig.members.look_in_s is None
+    assert rig.members.liveness.look_in_s is None
     gateway = rig.runtime(1, control=None, awaited_since_s=clock.now)
     gateway.kind = "gateway"
-    assert rig.members.look_in_s == rig.members.ping_s
-    wait(rig, clock, module.START_S + 3)
+    assert rig.members.liveness.look_in_s == rig.members.liveness.ping_s
+    wait(rig, clock, liveness.START_S + 3)
     assert rig.pool.killed == [1]
-    assert rig.members.look_in_s is None, "its death is an event"
+    assert rig.members.liveness.look_in_s is None, "its death is an event"
 
 
 def test_an_agent_that_did_not_look_blames_nobody(rig: Rig, clock: Clock) -> None:
     rig.runtime(1, role=(JOB, 3), awaited_since_s=clock.now)
     clock.now += 1000
     rig.members.check()
-    wait(rig, clock, module.START_S - 3)
+    wait(rig, clock, liveness.START_S - 3)
     assert rig.pool.killed == []
 
 
