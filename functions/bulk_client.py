@@ -36,7 +36,6 @@ from lifl.functions.wire import Keys, Message, host_of
 
 CONNECT_S: Final = 5.0
 STILL_S: Final = 20  # no byte was taken for so long: the gateway or the way to it is gone
-WAKE_AT: Final = 1 << 18  # bytes that are worth a wake-up
 _TIMEVAL: Final = struct.Struct("@qq")
 
 
@@ -308,7 +307,7 @@ class BulkConnection:
     def _wake(self) -> None:
         """Wake up for as much as is worth it, or for the rest."""
         if self._expected:
-            least = min(WAKE_AT, max(1, self._remaining(self._expected[0])))
+            least = min(tcp.WAKE_AT, max(1, self._remaining(self._expected[0])))
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 

@@ -43,6 +43,7 @@ from lifl.functions.wire import (
     Keys,
     Message,
     bind,
+    bits_of,
     bound_endpoint,
     host_of,
     server,
@@ -127,8 +128,7 @@ class Gateway:
         for job in self.jobs.values():
             self._progress(job)
             self.agent.withhold(job)
-            if job.intake.tally.queue is not None:
-                job.intake.tally.queue_is(job.in_service())
+            job.note_queue()
             if (length := job.crowd()) is not None:
                 self.lines.send({
                     "t": "crowd", "job": job.name, "round": job.round, "queue": length,
@@ -213,7 +213,7 @@ class Gateway:
         round_, _ = job.intake.arena.model()
         self.lines.send({
             "t": "ready", "job": job.name, "model": round_ if job.intake.model() else -1,
-            "in_model": _bits(job.intake.arena.accepted(round_)) if round_ > 0 else b"",
+            "in_model": bits_of(job.intake.arena.accepted(round_)) if round_ > 0 else b"",
         })  # fmt: skip
 
     def _report_all(self, line: str) -> None:
@@ -320,7 +320,7 @@ class Gateway:
             job.intake.reopen(round_)
         self.lines.send({
             "t": "fenced", "job": job.name, "round": round_, "epoch": message["epoch"],
-            "clients": _bits(job.intake.arena.accepted(round_)),
+            "clients": bits_of(job.intake.arena.accepted(round_)),
         })  # fmt: skip
         self._serve(job)
 
@@ -332,7 +332,7 @@ class Gateway:
             job.intake.close(job.round)
         accepted = job.intake.arena.accepted(job.round)
         self.lines.send({
-            "t": "closed", "job": job.name, "round": job.round, "clients": _bits(accepted),
+            "t": "closed", "job": job.name, "round": job.round, "clients": bits_of(accepted),
             **job.intake.tally.of_round(),
         })  # fmt: skip
         for upload in list(job.uploads.values()):
@@ -359,7 +359,7 @@ class Gateway:
                 self._close_round(job)
 
         def refused(_: Message) -> None:
-            job.fetching = None  # the coordinator says the round again with another source
+            job.fetching = None  # asked for again when the coordinator says the round again
 
         work = Download(job.name, wanted, job.intake.begin_model(length))
         self._peer(*job.model_from).start(job.name, Transfer(work, done, refused))
@@ -429,7 +429,7 @@ class Gateway:
 
         put = {
             "t": "put", "kind": "sum", "job": job.name, "round": header.round,
-            "epoch": job.epoch, "weight": header.weight, "clients": _bits(header.clients),
+            "epoch": job.epoch, "weight": header.weight, "clients": bits_of(header.clients),
             "lane": job.settings["lane"],
         }  # fmt: skip
         work = Upload(put, job.intake.arena.payload(slot, header.length))
@@ -444,10 +444,10 @@ class Gateway:
         job.told = job.bytes_in, len(job.metrics)
         self.lines.send({
             "t": "accepted", "job": job.name, "round": job.round, "epoch": job.epoch,
-            "clients": _bits(job.intake.arena.accepted(job.round)),
+            "clients": bits_of(job.intake.arena.accepted(job.round)),
             "bytes": job.bytes_in - bytes_told, "metrics": job.metrics[metrics_told:],
             "again": again, "begun": job.has_model,
-            "excused": _bits(job.excused),
+            "excused": bits_of(job.excused),
             "cut": job.cut or job.intake.arena.is_closed(job.round),
         })  # fmt: skip
 
@@ -455,10 +455,6 @@ class Gateway:
         """Worth a message now: the node's last client, or the first for a while."""
         everybody = job.answered.bit_count() >= len(job.lanes)
         return everybody or time.monotonic() - job.told_at >= TELL_S
-
-
-def _bits(clients: int) -> bytes:
-    return clients.to_bytes(-(-clients.bit_length() // 8), "little")
 
 
 @click.command()

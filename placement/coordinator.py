@@ -46,6 +46,7 @@ from lifl.functions.wire import (
     Keys,
     Message,
     bound_endpoint,
+    clients_of,
     decode,
     encode,
     sender,
@@ -53,8 +54,8 @@ from lifl.functions.wire import (
 )
 from lifl.placement import drains
 from lifl.placement.asking import STDIN, Asking
-from lifl.placement.checkpoint import Checkpoints, due_every, read
-from lifl.placement.course import LAST_METRICS_S, RECONNECT_S, Course
+from lifl.placement.checkpoint import Checkpoints, due_every, read_model
+from lifl.placement.course import RECONNECT_S, Course
 from lifl.placement.enrolment import Enrolment
 from lifl.placement.limits import unwritten
 from lifl.placement.membership import Known, Membership, Outside
@@ -72,6 +73,7 @@ from lifl.placement.store_sqlite import SqliteStore
 log = logging.getLogger("lifl.coordinator")
 
 DROP_S = 5.0
+LAST_CHECKPOINT_S = 30.0  # until the last model is on disk
 
 
 class Coordinator:
@@ -269,7 +271,7 @@ class Coordinator:
             case "ready":
                 node.ready, node.model = True, message["model"]
                 node.begun = max(node.begun, message["model"] + 1)
-                node.in_model = int.from_bytes(message["in_model"], "little")
+                node.in_model = clients_of(message["in_model"])
                 self._send(node.gateway, self.course.planning.job_to_gateway())
                 self.course.catch_up(node)
             case "enrolled":
@@ -502,7 +504,7 @@ class Coordinator:
     def _first_model(self, base: int) -> memoryview:
         """What this start of the run begins with: the last checkpoint, or the initial model."""
         if base:
-            return read(self.folder, base, self.layout, self.model_bytes)
+            return read_model(self.folder, base, self.layout, self.model_bytes)
         model = memoryview(bytearray(self.model_bytes))  # its velocity is zero
         self.layout.pack_into(self._initial_model(), model)
         return model
@@ -631,7 +633,7 @@ class Coordinator:
 
     def _checkpoint_now(self, number: int, node: Known) -> None:
         """Wait until the model of a round is on disk, or cannot be."""
-        until = time.monotonic() + LAST_METRICS_S
+        until = time.monotonic() + LAST_CHECKPOINT_S
         self.checkpoints.every, self.checkpoints.pause_s = 1, 0.0
         while self.checkpoints.last < number and time.monotonic() < until:
             self.checkpoints.offer(number, node)
