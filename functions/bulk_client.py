@@ -1,9 +1,10 @@
 """The other end of the bulk port: of a client, of another gateway, of a coordinator.
 
 Owns one TCP connection and its bytes; formats and keys are sealing.py's.  Knows neither rounds nor
-when to ask for a ticket: lifl/exchange.py, functions/outlets.py and placement/models.py do.  A
-client's connection waits, a gateway's never does.  Every failure is `Broken`, after which the
-connection is of no use and another ticket is needed.
+when to ask for a ticket: lifl/exchange.py, functions/outlets.py and placement/models.py do.  The
+connection of a client or a coordinator waits, a gateway's does not.  What fails there is `Broken`,
+after which it is of no use and another ticket is needed; a ticket that asks for payloads in the
+clear, where there are keys, is `Refused`.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
                                                                             │
     rounds.jsonl, model.safetensors, summary.json ◄── published ◄───────────┘
 
-Owns the process: sockets, loop, who says what, whole models on their way, the job's last files.
+Owns the process: sockets, loop, who is told what, when a whole model is moved, how the job ends.
 Elsewhere are the rounds (course.py), who is there (membership.py), what stays (store.py, record.py,
-checkpoint.py).  Started by the local engine, and again when it was killed, with a configuration
+checkpoint.py).  Started by engine or operator, and again when it was killed, with a configuration
 file:
 
     python -m lifl.placement.coordinator --config FILE
