@@ -182,6 +182,16 @@ class Layout:
                 target = np.frombuffer(buffer, tensor.dtype, tensor.count, offset)
                 write(state[tensor.name], target.reshape(tensor.shape))
 
+    def arrays(self, state: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+        """A state_dict, maybe of torch tensors, as clients and evaluators get it: a copy in NumPy.
+
+        Raises:
+            InvalidUpdate: a tensor is missing, unknown, or has another shape or dtype.
+        """
+        buffer = memoryview(bytearray(self.update_bytes))
+        self.pack_into(state, buffer)
+        return self.views(buffer)
+
     def views(self, buffer: memoryview) -> dict[str, np.ndarray[Any, Any]]:
         """The state_dict as views over `buffer`; nothing is copied."""
         return {

@@ -36,6 +36,7 @@ from lifl.connection import Address
 from lifl.errors import InvalidJob
 from lifl.events import emit, keep_stdout, say
 from lifl.fates import EVALUATOR, Fate, Fates
+from lifl.functions.layout import Layout
 from lifl.functions.sealing import preload
 from lifl.functions.wire import Keys
 from lifl.observer import Observer
@@ -118,7 +119,7 @@ class Trial:
         os.close(self._outcome)
         model = initial_model(self.job, self.job_path)
         try:
-            figures(model)
+            figures(Layout.of(model).arrays(model))
         except BaseException as error:
             raise InRound(0) from error
         with contextlib.suppress(BrokenPipeError):  # nobody has waited for it

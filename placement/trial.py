@@ -46,7 +46,7 @@ def try_out(job: FLJob, job_path: Path) -> list[str]:
     if spec.evaluator is not None:
         figures, name = evaluator_of(job, job_path), spec.evaluator.entrypoint
         try:
-            measured = figures(model)
+            measured = figures(layout.arrays(model))
         except InvalidJob:
             raise
         except Exception as error:

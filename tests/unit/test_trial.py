@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from lifl.api.load import load_job
+from lifl.api.named import evaluator_of
 from lifl.errors import InvalidJob
 from lifl.placement.trial import try_out
+from lifl.trainer import Trial
 
 JOB = """\
 apiVersion: fl.lifl.dev/v1alpha1
@@ -108,3 +110,17 @@ def test_what_cannot_be_used(tmp_path: Path, there: str, instead: str, sentence:
         sentence in said and "tensor" in sentence
     )
     assert said.count("job.yaml") == 1
+
+
+def test_an_evaluator_is_tried_with_arrays_whatever_the_model_is_made_of(tmp_path: Path) -> None:
+    """As it gets every later model: np.float64 stands for a torch tensor here."""
+    (tmp_path / "tried_job.py").write_text(
+        CODE.replace(RETURN, 'return {"w": np.float64(3)}').replace(
+            FIGURES, "assert type(model['w']) is np.ndarray, type(model['w'])\n    " + FIGURES
+        )
+    )
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB)
+    job = load_job(path)
+    assert try_out(job, path) == []
+    Trial(job, path).run(evaluator_of(job, path))
