@@ -28,11 +28,6 @@ def holders(runner: Runner, node: str, roles: Collection[int]) -> list[int]:
     return [pid for pid, _, role in json.loads(path.read_text()) if role and role[1] in roles]
 
 
-def has_estimate(runner: Runner, node: str) -> bool:
-    samples = scrape(where(runner)["nodes"][node])
-    return any(name == "lifl_queue_estimate" for name, *_ in samples)
-
-
 def estimate(runner: Runner, node: str) -> float | None:
     """Of the node's queue, as its agent last made it; None before it has."""
     samples = scrape(where(runner)["nodes"][node])
