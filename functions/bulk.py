@@ -53,7 +53,6 @@ HELD_PIECE: Final = 1 << 14
 PIECES: Final = 3  # of a model in one go
 BATCH: Final = 64
 TURNS: Final = 8  # the gateway's own loop costs more than a look at this one
-WAKE_AT: Final = 1 << 18  # bytes of a long upload that are worth a wake-up
 TAKEN: Final = 2 * CHUNK  # in one go: each read also costs its sender a wake-up
 DEAD_MS: Final = 30_000  # bytes unacknowledged for so long: the peer is gone
 _READ: Final = select.EPOLLIN | select.EPOLLRDHUP
@@ -285,7 +284,7 @@ class Bulk:
         """From now on this transfer may be written."""
         connection.upload, connection.newest = upload, upload.transfer
         if len(upload.grant.view) > 2 * CHUNK:
-            connection.wake_at(WAKE_AT)
+            connection.wake_at(tcp.WAKE_AT)
 
     def look(self, connection: Connection) -> None:
         """Take what has come and was not worth a wake-up."""
@@ -324,7 +323,7 @@ class Bulk:
             expected = Head(Kind.UPDATE, size, grant.round, upload.transfer, grant.written)
             if head != expected:
                 raise InvalidUpdate(f"a chunk says {head}, where {expected} is next")
-            if len(grant.view) - grant.written - size < WAKE_AT:
+            if len(grant.view) - grant.written - size < tcp.WAKE_AT:
                 connection.wake_at(1)
             return grant.view[grant.written : grant.written + size]
         if head.transfer <= connection.newest and 0 < head.length <= CHUNK:

@@ -1,9 +1,10 @@
 """The other end of the bulk port: of a client, of another gateway, of a coordinator.
 
 Owns one TCP connection and its bytes; formats and keys are sealing.py's.  Knows neither rounds nor
-when to ask for a ticket: lifl/exchange.py, functions/outlets.py and placement/models.py do.  A
-client's connection waits, a gateway's never does.  Every failure is `Broken`, after which the
-connection is of no use and another ticket is needed.
+when to ask for a ticket: lifl/exchange.py, functions/outlets.py and placement/models.py do.  The
+connection of a client or a coordinator waits, a gateway's does not.  What fails there is `Broken`,
+after which it is of no use and another ticket is needed; a ticket that asks for payloads in the
+clear, where there are keys, is `Refused`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ from lifl.functions.wire import Keys, Message, host_of
 
 CONNECT_S: Final = 5.0
 STILL_S: Final = 20  # no byte was taken for so long: the gateway or the way to it is gone
-WAKE_AT: Final = 1 << 18  # bytes that are worth a wake-up
 _TIMEVAL: Final = struct.Struct("@qq")
 
 
@@ -308,7 +308,7 @@ class BulkConnection:
     def _wake(self) -> None:
         """Wake up for as much as is worth it, or for the rest."""
         if self._expected:
-            least = min(WAKE_AT, max(1, self._remaining(self._expected[0])))
+            least = min(tcp.WAKE_AT, max(1, self._remaining(self._expected[0])))
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 

@@ -147,8 +147,7 @@ class Clients:
         rejected |= {f"bulk: {why}": count for why, count in self.bulk.refused.items()}
         self.bulk.refused.clear()
         for job in self.jobs.values():
-            if job.intake.tally.queue is not None:
-                job.intake.tally.queue_is(job.in_service())
+            job.note_queue()
         return {"rejected": rejected, "jobs": {
             job.name: {"counts": job.intake.tally.take(), "slots_used": job.intake.in_use(),
                        "queue": job.intake.queued() + len(job.waiting),
@@ -210,19 +209,21 @@ class Clients:
                 self.uploads.model_chunk(job, peer, message, _payload(payload))
             case "chunk":
                 self.uploads.chunk(job, key, message, _payload(payload))
-            case "get" if "transfer" in message:
-                self._get_bulk(job, key, peer, message)
             case "get":
                 if right == "coordinator":
                     fault("gateway_model_asked", "gateway")
-                self._get(job, peer, message)
+                if "transfer" in message:
+                    self._get_bulk(job, key, peer, message)
+                else:
+                    self._get(job, peer, message)
             case "ticket":
                 self._ticket(job, key, right, peer, message)
             case "report":
                 self._report(job, peer, key, message)
             case "metrics" if right == "observer":
-                self.report({"t": "metrics", "job": name, "round": message["round"],
-                              "metrics": message["metrics"]})  # fmt: skip
+                job.evaluation = {"t": "metrics", "job": name, "round": message["round"],
+                                  "metrics": message["metrics"]}  # fmt: skip
+                self.report(job.evaluation)
             case other:
                 raise Refused(f"a {right} may not send a {other!r}", code="not-allowed")
 

@@ -19,7 +19,7 @@ from lifl.faults import fault
 from lifl.functions.jobs import Forward, Job
 from lifl.functions.peers import Peer, Transfer
 from lifl.functions.transfer import Download, Upload
-from lifl.functions.wire import Keys, Message, bits
+from lifl.functions.wire import Keys, Message, bits_of
 from lifl.shm.slots import Header
 
 log = logging.getLogger("lifl.gateway")
@@ -81,7 +81,7 @@ class Errands:
             then(job)
 
         def refused(_: Message) -> None:
-            job.fetching = None  # the coordinator says the round again with another source
+            job.fetching = None  # asked for again when the coordinator says the round again
 
         work = Download(job.name, wanted, job.intake.begin_model(length))
         self.peer(job.model_from).start(job.name, Transfer(work, done, refused))
@@ -106,7 +106,7 @@ class Errands:
 
         put = {
             "t": "put", "kind": "sum", "job": job.name, "round": header.round,
-            "epoch": job.epoch, "weight": header.weight, "clients": bits(header.clients),
+            "epoch": job.epoch, "weight": header.weight, "clients": bits_of(header.clients),
             "lane": job.settings["lane"],
         }  # fmt: skip
         work = Upload(put, job.intake.arena.payload(slot, header.length))

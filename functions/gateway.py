@@ -126,8 +126,7 @@ class Gateway:
         for job in self.jobs.values():
             self.reports.progress(job)
             self.agent.withhold(job)
-            if job.intake.tally.queue is not None:
-                job.intake.tally.queue_is(job.in_service())
+            job.note_queue()
             self.reports.crowd(job)
         if self.agent.control is None:
             self.agent.connect()

@@ -99,23 +99,23 @@ class Intake:
         """Forget an upload; its slot is free as it stands."""
         self._writing.pop(grant.slot, None)
 
-    def finish(self, grant: Grant, *, payload: Payload, weight: float, epoch: int) -> Verdict:
+    def finish(self, grant: Grant, *, payload: Payload, weight: float) -> Verdict:
         """Seal what was written, unless the set came another way meanwhile."""
         self.drop(grant)
         verdict = self.look(grant.clients) if grant.round == self.round else "late"
         if verdict is not None:
             return verdict
-        self._seal(grant, payload, weight, epoch)
+        self._seal(grant, payload, weight)
         self.tally.accepted(payload, len(grant.view), grant.granted_at)
         return "accepted"
 
-    def _seal(self, grant: Grant, payload: Payload, weight: float, epoch: int) -> None:
+    def _seal(self, grant: Grant, payload: Payload, weight: float) -> None:
         """Seal, then the bits, then the hint."""
         arena = self.arena
         self.drop(grant)
         arena.set_header(
             grant.slot,
-            Header(grant.round, epoch, payload, grant.clients, weight, len(grant.view)),
+            Header(grant.round, payload, grant.clients, weight, len(grant.view)),
         )
         arena.set_state(grant.slot, grant.generation, Phase.SEALED, grant.consumer)
         fault("gateway_sealed", "gateway")
@@ -202,7 +202,7 @@ class Intake:
         if grant is None:
             return False
         self.write(grant, 0, self.arena.payload(slot, header.length))
-        self._seal(grant, Payload.SUM, header.weight, header.epoch)
+        self._seal(grant, Payload.SUM, header.weight)
         self.release(slot, state, header)
         return True
 
@@ -260,7 +260,7 @@ class Intake:
 
     def finish_model(self, round_: int, length: int) -> None:
         arena, slot = self.arena, self.arena.geometry.model_slot
-        arena.set_header(slot, Header(round_, 0, Payload.MODEL, 0, 0.0, length))
+        arena.set_header(slot, Header(round_, Payload.MODEL, 0, 0.0, length))
         arena.set_state(slot, arena.state(slot).generation, Phase.SEALED, NOBODY)
         if arena.model()[0] != round_:
             arena.set_accepted(round_ + 1, 0)

@@ -20,6 +20,7 @@ from lifl.functions.wire import (
     INLINE,
     MOST_METRICS,
     Message,
+    clients_of,
     weight_of,
     worker_and_number,
 )
@@ -45,7 +46,6 @@ class Asking:
     consumer: int
     length: int
     weight: float
-    epoch: int
     asked_at: float = field(default_factory=time.monotonic)
     is_told: bool = False  # that it has to wait
 
@@ -139,6 +139,11 @@ class Job:
         """Updates that wait for a slot, come in, or wait to be folded."""
         return self.intake.in_use() + len(self.waiting)
 
+    def note_queue(self) -> None:
+        """Count how long the queue is now, where somebody asked for it."""
+        if self.intake.tally.queue is not None:
+            self.intake.tally.queue_is(self.in_service())
+
     def start_round(self, message: Message) -> None:
         """Take over what the coordinator says of a round; the same message twice is harmless.
 
@@ -151,7 +156,7 @@ class Job:
         is_again = message["round"] == self.round
         if message["round"] != self.round or _forward(message["forward"]) != self.forward:
             self.forwarding.clear()
-        self.excused |= int.from_bytes(message["excused"], "little")
+        self.excused |= clients_of(message["excused"])
         self.round, self.epoch = message["round"], message["epoch"]
         self.round_settings = message["settings"]
         self.roster = message["roster"]
@@ -300,14 +305,13 @@ class Job:
                 code="wrong-length",
             )
         return Asking(
-            peer, key, message, Payload.UPDATE, 1 << bit, self.lanes[bit], length, weight,
-            self.epoch,
-        )  # fmt: skip
+            peer, key, message, Payload.UPDATE, 1 << bit, self.lanes[bit], length, weight
+        )
 
     def _node(self, peer: bytes, key: str, message: Message, weight: float) -> Asking:
         assert self.layout is not None
         epoch, length = message.get("epoch", 0), message["length"]
-        clients = int.from_bytes(message.get("clients", b""), "little")
+        clients = clients_of(message.get("clients", b""))
         if not self.top:
             raise Busy(  # or not yet: it comes here with a node's loss, and the round says so
                 "the top of this job is not on this node", code="not-started", job=self.name
@@ -323,8 +327,8 @@ class Job:
                 code="wrong-length",
             )
         return Asking(
-            peer, key, message, Payload.SUM, clients, self.top, length, weight, epoch
-        )  # fmt: skip
+            peer, key, message, Payload.SUM, clients, self.top, length, weight
+        )
 
 
 def measured(message: Message) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Bulk connections from a gateway to one other: tickets, greetings, and sums on their way out.
 
-Owns when a connection is asked for, opened and given up, and that nothing of it ever waits: two
-gateways may send to one another at the same time, and clients must not wait for either.  Bytes are
+Owns when a connection is asked for, opened and given up, and that nothing of it waits for the other
+end: two gateways may send to one another at the same time, and clients must not wait for either.
+Where the other's host is a name, looking that up does wait.  Bytes are
 bulk_client.py's; what is sent, and what follows from an answer, is peers.py's.
 """
 

@@ -100,6 +100,9 @@ class Peer:
         if message["t"] == "ticket":
             self.outlets.admit(message)
             return
+        if message.get("of") == "ticket":
+            self._no_ticket(job, message)
+            return
         is_download = message["t"] in ("model", "gone") or message.get("of") == "get"
         group = self.downloads if is_download else self.uploads
         transfer = group.get(job)
@@ -122,6 +125,18 @@ class Peer:
             case "reject" | "gone" if not message.get("retry"):
                 del group[job]
                 transfer.refused(message)
+
+    def _no_ticket(self, job: str, rejection: Message) -> None:
+        """A ticket is refused: for now, and `tick` asks again; or for good, and so is the sum.
+
+        Nothing that is said of tickets names a round.
+        """
+        transfer = self.uploads.get(job)
+        if transfer is None or not transfer.is_bulk or rejection.get("retry"):
+            return
+        del self.uploads[job]
+        self.outlets.close(job)
+        transfer.refused(rejection)
 
     def forget(self, job: str) -> None:
         """Nobody needs anything of the other end any more, nor it of this one."""

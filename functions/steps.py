@@ -247,7 +247,7 @@ class Aggregator:
     ) -> None:
         """The payload is written: its header, and then the one word after which it counts."""
         header = Header(
-            round_, 0, payload, terms.clients, terms.weight, length, source=self.role.endpoint
+            round_, payload, terms.clients, terms.weight, length, source=self.role.endpoint
         )
         self.arena.set_header(step.into, header)
         fault("fold_written", self.role.kind)

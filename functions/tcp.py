@@ -14,6 +14,7 @@ import ipaddress
 import socket
 from typing import Final
 
+WAKE_AT: Final = 1 << 18  # bytes of something long that are worth a wake-up (SO_RCVLOWAT)
 LOCAL_CONTROL: Final = b"reno"  # built into every kernel, and no right is needed for it
 
 

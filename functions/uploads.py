@@ -191,7 +191,7 @@ class Uploads:
     def _finish(self, job: Job, upload: Uploading) -> None:
         asking = upload.asking
         verdict = job.intake.finish(
-            upload.grant, payload=asking.payload, weight=asking.weight, epoch=asking.epoch
+            upload.grant, payload=asking.payload, weight=asking.weight
         )
         job.bytes_in += asking.length
         if verdict == "accepted":

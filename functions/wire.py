@@ -4,14 +4,18 @@ Owns framing: one msgpack map, then at most one frame of payload.  Does not own 
 answers (gateway.py) or how an update is cut into chunks (transfer.py).  Every ZeroMQ socket of
 the platform is made here, so that all of them have CURVE, no silent drops and heartbeats.
 
-    client, node ─► gateway     hello, ticket, put, chunk, get, report, metrics
-    gateway ─► client, node     welcome, ticket, round, go, more, ack, reject, model, gone,
+    client ─► gateway           hello, ticket, put, chunk, get, report
+    gateway ─► client           welcome, ticket, round, go, more, wait, ack, reject, model, gone,
                                 redirect, elsewhere, here, done
-    gateway ─► observer         welcome, ticket, published, model, gone, reject, elsewhere, done
-    gateway ─► worker           the same, and work; a worker says in `as` for which of its virtual
-                                clients it speaks, and is answered with the same `as`
-    gateway ─► coordinator      gateway, enrolled, ready, client, gone, accepted, closed, published,
-                                metrics, fenced, here, ended
+    worker ─► gateway           hello, put, chunk, get, report
+    gateway ─► worker           welcome, work, go, more, wait, ack, reject, model, gone, elsewhere,
+                                here, done
+    observer ─► gateway         hello, get, metrics
+    gateway ─► observer         welcome, published, model, gone, reject, elsewhere, here, done
+    node ─► gateway             ticket, put, chunk, get
+    gateway ─► node             ticket, go, more, wait, ack, reject, model, gone
+    gateway ─► coordinator      gateway, enrolled, ready, client, gone, accepted, crowd, closed,
+                                published, metrics, fenced, here, ended
     coordinator ─► gateway      enrol, job, round, redirect, elsewhere, cut, close, fence, over,
                                 ask, who, end
     agent ─► coordinator        node, planned, failed, restart, work, lost, dropped, here
@@ -20,6 +24,9 @@ the platform is made here, so that all of them have CURVE, no silent drops and h
     operator ─► agent           jobs, drain, who, refused
     pod of a job ─► operator    initial
     operator ─► pod of a job    more, refused
+
+A worker says in `as` for which of its virtual clients it speaks, and is answered with the same
+`as`.  A coordinator that moves a whole model speaks to a gateway as a node does.
 """
 
 from __future__ import annotations
@@ -106,14 +113,19 @@ def owner(key: str) -> str:
     return key.partition("~")[0]
 
 
+def bits_of(clients: int) -> bytes:
+    """A set of clients of a round as messages have it: a bit each, the lowest first."""
+    return clients.to_bytes(-(-clients.bit_length() // 8), "little")
+
+
+def clients_of(bits: bytes) -> int:
+    """The other way round."""
+    return int.from_bytes(bits, "little")
+
+
 def encode(message: Message) -> bytes:
     data: bytes = msgpack.packb(message)
     return data
-
-
-def bits(clients: int) -> bytes:
-    """A set of clients, one bit each, as messages have it: little-endian, as short as can be."""
-    return clients.to_bytes(-(-clients.bit_length() // 8), "little")
 
 
 def weight_of(value: object) -> float:

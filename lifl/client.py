@@ -21,7 +21,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from lifl.clientfile import read
+from lifl.clientfile import read_client_file
 from lifl.connection import Address
 from lifl.errors import InvalidUpdate
 from lifl.exchange import Exchange, State
@@ -146,7 +146,7 @@ class Client:
             Unreachable: the variable is not set or names no such file, as before the run's start.
             InvalidJob: LIFL_KEY is not the client's.
         """
-        found = read(environment)
+        found = read_client_file(environment)
         return cls(
             found.address, job=found.job, keys=found.keys, index=found.index, count=found.count,
             timeout_s=timeout_s,

@@ -36,7 +36,7 @@ class ClientFile:
     count: int
 
 
-def read(environment: Mapping[str, str]) -> ClientFile:
+def read_client_file(environment: Mapping[str, str]) -> ClientFile:
     """The file that LIFL_CLIENT names, with the key of LIFL_KEY where it holds none.
 
     Raises:

@@ -95,7 +95,7 @@ METRICS: Final = (
            "Of jobs with scaling.leaves: queue.", _JOB),
     Metric("lifl_queue_estimate", "gauge", "agent",
            "What such a job's leaves on this node follow: the mean queue of each period, smoothed; "
-           "0 before the first has ended.", _JOB),
+           "not there before the first has ended.", _JOB),
     Metric("lifl_arena_bytes", "gauge", "agent",
            "Pages of shared memory that exist for a job on this node.", _JOB),
     # -- descriptors ---------------------------------------------------------------------------

@@ -126,9 +126,8 @@ class Accounts:
                         account.queue, time.monotonic(), length=said["in_service"],
                         update_s=said["counts"].get("queue_seconds", 0.0), settings=chosen,
                     )  # fmt: skip
-                    self.figures.set(
-                        "lifl_queue_estimate", account.queue.estimate or 0.0, fljob=name
-                    )
+                    if (estimate := account.queue.estimate) is not None:
+                        figures.set("lifl_queue_estimate", estimate, fljob=name)
 
     def _queue(self, job: NodeJob, length: float) -> None:
         """e ← e + (1 - exp(-Δt/τ))·(q - e): samples need not come at equal distances."""

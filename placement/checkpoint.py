@@ -170,7 +170,7 @@ class Checkpoints:
         fault("checkpoint_written", "coordinator")
 
 
-def read(folder: Folder, number: int, layout: Layout, model_bytes: int) -> memoryview:
+def read_model(folder: Folder, number: int, layout: Layout, model_bytes: int) -> memoryview:
     """The model of a checkpoint as it lies in a model slot, the velocity behind it.
 
     Raises:

@@ -6,7 +6,7 @@
 
 Owns the process: sockets, loop, who says what, the job's last files.  Elsewhere are the rounds
 (course.py), who is there (attendance.py), the first and the last model (global_model.py) and what
-stays (store.py, record.py).  Started by the local engine, and again when it was killed, with a
+stays (store.py, record.py).  Started by engine or operator, and again when it was killed, with a
 configuration file:
 
     python -m lifl.placement.coordinator --config FILE
@@ -42,6 +42,7 @@ from lifl.functions.wire import (
     Keys,
     Message,
     bound_endpoint,
+    clients_of,
     decode,
     encode,
     sender,
@@ -291,7 +292,7 @@ class Coordinator:
             case "ready":
                 node.ready, node.model = True, message["model"]
                 node.begun = max(node.begun, message["model"] + 1)
-                node.in_model = int.from_bytes(message["in_model"], "little")
+                node.in_model = clients_of(message["in_model"])
                 self.course.telling.job(node)
                 self.course.catch_up(node)
             case "accepted":

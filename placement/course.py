@@ -18,7 +18,7 @@ from lifl.api.job import FLJob
 from lifl.errors import Busy, PermanentError
 from lifl.events import emit
 from lifl.faults import fault
-from lifl.functions.wire import Message
+from lifl.functions.wire import Message, clients_of
 from lifl.placement.crowd import Crowds
 from lifl.placement.loss import Losses
 from lifl.placement.membership import Known, Membership
@@ -345,9 +345,7 @@ class Course:
             self.record.arrived(node.name, self.round.number, len(rows))
             elapsed_s = self.record.elapsed_s(self.round.number)
             self.planning.history.accepted(self.round.number, elapsed_s, rows)
-        clients, excused = (
-            int.from_bytes(message[which], "little") for which in ("clients", "excused")
-        )
+        clients, excused = clients_of(message["clients"]), clients_of(message["excused"])
         if message["cut"] and self._is_cut_now(message):
             self.round.on_cut(node.name)
         orders = self.round.on_accepted(node.name, clients, excused)
@@ -378,9 +376,8 @@ class Course:
 
     def closed(self, node: Known, message: Message) -> None:
         if self.round is not None and message["round"] == self.round.number:
-            clients = int.from_bytes(message["clients"], "little")
             self.record.closed(node.name, message)
-            self.telling.order(self.round.on_closed(node.name, clients))
+            self.telling.order(self.round.on_closed(node.name, clients_of(message["clients"])))
 
     def deadline(self) -> None:
         self.deadline_at = math.inf

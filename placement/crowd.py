@@ -9,7 +9,8 @@ pokes: no role leaves it, what is sealed keeps its consumer, and clients whose u
 keep their leaf.  Which is why nothing can be lost or count twice: what is not sealed yet is for
 whichever leaf the seal says (docs/crash-protocol.md).  Part of course.py.
 
-Clients that come in mid-round are no matter of this: they take part from the next round on.
+No leaves are added while a node is lost, however long ago that was.  Clients that come in mid-round
+are no matter of this: they take part from the next round on.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ import click
 
 from lifl.errors import Unsupported
 
+TUN: Final = "/dev/net/tun"
 _TUNSETIFF: Final = 0x400454CA
 _TUNSETOFFLOAD: Final = 0x400454D0
 _TAP_WITH_HEADER: Final = 0x0002 | 0x1000 | 0x4000  # IFF_TAP, IFF_NO_PI, IFF_VNET_HDR
@@ -36,6 +37,18 @@ _LARGEST: Final = (1 << 16) + 64  # a frame, with what precedes it
 _BATCH: Final = 32  # frames from one end in one go
 HELD_BYTES: Final = 256 << 20  # of all links; what does not fit is lost, as in any queue
 _LIFELINE: Final = 0
+
+
+def open_tun() -> int:
+    """What TAP devices are made with.
+
+    Raises:
+        Unsupported: the kernel has none, or this process may not.
+    """
+    try:
+        return os.open(TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _not_had(error) from error
 
 
 def make_tap(name: str) -> int:
@@ -47,10 +60,7 @@ def make_tap(name: str) -> int:
     Raises:
         Unsupported: the kernel has none.
     """
-    try:
-        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise _not_had(error) from error
+    fd = open_tun()
     try:
         fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _TAP_WITH_HEADER))
         fcntl.ioctl(fd, _TUNSETOFFLOAD, _OFFLOADS)

@@ -28,7 +28,7 @@ from typing import Any, Final
 
 from lifl.errors import InvalidJob
 from lifl.placement import netns
-from lifl.placement.delay import make_tap
+from lifl.placement.delay import make_tap, open_tun
 
 CLIENTS: Final = "clients"
 CONTROL: Final = "control"
@@ -95,11 +95,15 @@ def rate_text(bit_s: int) -> str:
     return f"{bit_s / _UNITS[unit]:g}{unit}bit"
 
 
-def check_network() -> None:
+def check_network(*, delays: bool = False) -> None:
     """A fabric can be made here.
+
+    Args:
+        delays: whether its links have any.
 
     Raises:
         InvalidJob: no root, or a tool is missing; the sentence has the fix.
+        Unsupported: links are to have a delay, and this kernel has no TAP devices.
     """
     if os.geteuid() != 0:
         raise InvalidJob(
@@ -110,6 +114,8 @@ def check_network() -> None:
         raise InvalidJob(
             f"--network netns needs {' and '.join(missing)}: apt-get install iproute2"
         )
+    if delays:
+        os.close(open_tun())
 
 
 class Fabric:

@@ -25,7 +25,7 @@ from lifl.events import emit
 from lifl.functions.layout import Layout
 from lifl.functions.transfer import Download, Upload
 from lifl.functions.wire import Keys
-from lifl.placement.checkpoint import Checkpoints, due_every, read
+from lifl.placement.checkpoint import Checkpoints, due_every, read_model
 from lifl.placement.folder import Folder
 from lifl.placement.membership import Known
 from lifl.placement.models import NotServed, move
@@ -66,7 +66,7 @@ class GlobalModel:
     def first(self, base: int) -> memoryview:
         """What this start of the run begins with: the last checkpoint, or the initial model."""
         if base:
-            return read(self.folder, base, self.layout, self.model_bytes)
+            return read_model(self.folder, base, self.layout, self.model_bytes)
         model = memoryview(bytearray(self.model_bytes))  # its velocity is zero
         self.layout.pack_into(self._initial(), model)
         return model

@@ -94,11 +94,18 @@ def run(
             has_begun |= event["event"] == "round_started"
             handle(event)
 
+        def give_back() -> None:
+            if latest is not None and (run := latest.give_back()):
+                handle({"event": "latest", "run": str(run), "link": str(latest.link)})
+
         try:
             host = host or (resumed[0].get("host") if resumed else None) or LOOPBACK
             check_host(host)
-            if link_bit_s or (resumed and resumed[0].get("network")):
-                check_network()
+            network = {"link_bit_s": link_bit_s, "delay_s": link_delay_s} if link_bit_s else None
+            if resumed:
+                network = resumed[0].get("network")
+            if network is not None:
+                check_network(delays=network.get("delay_s", 0.0) > 0)
             if link_bit_s and any(_has_outsiders(job, keys_dir) for job, _ in jobs):
                 raise InvalidJob(
                     "--network netns: clients from outside cannot reach its nodes: give the job a "
@@ -120,7 +127,6 @@ def run(
                 configs = _configure_all(jobs, latest.run, nodes, keys_dir)
             if latest is not None:
                 latest.take()
-            network = {"link_bit_s": link_bit_s, "delay_s": link_delay_s} if link_bit_s else None
             for (job, _), fields in zip(jobs, configs, strict=True):
                 run_dir = Path(fields["run_dir"])
                 held.append(_lock(run_dir))  # which tells `lifl top` that it lives
@@ -131,7 +137,7 @@ def run(
                 fields |= {
                     "liveness_s": liveness_s, "metrics_port": metrics_port, "host": host,
                     "arena_bytes": arena_bytes or fields.get("arena_bytes", 0),
-                    "network": fields["network"] if resumed else network,
+                    "network": network,
                 }  # fmt: skip
                 whose = {"job": fields["name"]} if len(jobs) > 1 else {}
                 handle({
@@ -151,12 +157,11 @@ def run(
             config.touch(mode=0o600)
             config.write_text(json.dumps(configs))
             code = _supervise(config, noting, stop)
-            if code and not has_begun and latest is not None and (run := latest.give_back()):
-                handle({"event": "latest", "run": str(run), "link": str(latest.link)})
+            if code and not has_begun:
+                give_back()
             return code
         except LiflError:
-            if latest is not None:
-                latest.give_back()
+            give_back()
             raise
         except KeyboardInterrupt:
             with contextlib.suppress(BrokenPipeError):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from lifl.events import emit
 from lifl.faults import fault
-from lifl.functions.wire import Message
+from lifl.functions.wire import Message, clients_of
 from lifl.placement.membership import Known
 from lifl.placement.planning import selected, settled
 from lifl.placement.tree import place_top
@@ -171,7 +171,7 @@ class Losses:
             return
         if message["epoch"] == course.epoch and message["round"] == round_.number:
             fault("coordinator_fenced", "coordinator")
-            have = int.from_bytes(message["clients"], "little")
+            have = clients_of(message["clients"])
             round_.accepted[node.name] = round_.accepted.get(node.name, 0) | have
             self._plan(have)
 

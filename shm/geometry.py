@@ -7,7 +7,7 @@ agent sends along with the descriptors of the files.  Touches no memory.
     inputs     closed[2], accepted[2] by round parity; the word `model`
     states     one word a slot, a cache line each
     released   words that this memfd's writer stores about slots of either memfd
-    headers    round, epoch, kind, weight, length, client set: one a slot
+    headers    round, kind, weight, length, client set: one a slot
     payloads   page-aligned
 """
 

@@ -19,7 +19,7 @@ from lifl.shm.geometry import CLOSED_AT, LINE, MODEL_AT, Geometry, Region
 
 SUMS_BIT: Final = 1 << 31
 GATEWAY: Final = 0  # consumer of a root's sum
-_FIXED: Final = struct.Struct("<IIHHIdQI")
+_FIXED: Final = struct.Struct("<IHHIdQI")
 
 
 class Phase(IntEnum):
@@ -59,7 +59,6 @@ class Header(NamedTuple):
     """What a payload is.  `clients` is a set over the round's roster, one bit a client."""
 
     round: int
-    epoch: int
     payload: Payload
     clients: int
     weight: float
@@ -155,20 +154,18 @@ class Arena:
     def header(self, slot: int) -> Header:
         memory, region, index = self._region(slot)
         at = region.header_at(index)
-        round_, epoch, segment, segments, payload, weight, length, source = _FIXED.unpack_from(
-            memory, at
-        )
+        round_, segment, segments, payload, weight, length, source = _FIXED.unpack_from(memory, at)
         start = at + region.header_bytes - self.geometry.set_bytes
         clients = int.from_bytes(memory[start : start + self.geometry.set_bytes], "little")
         return Header(
-            round_, epoch, Payload(payload), clients, weight, length, source, segment, segments
+            round_, Payload(payload), clients, weight, length, source, segment, segments
         )
 
     def set_header(self, slot: int, header: Header) -> None:
         memory, region, index = self._region(slot)
         at, width = region.header_at(index), self.geometry.set_bytes
         _FIXED.pack_into(
-            memory, at, header.round, header.epoch, header.segment, header.segments,
+            memory, at, header.round, header.segment, header.segments,
             header.payload, header.weight, header.length, header.source,
         )  # fmt: skip
         start = at + region.header_bytes - width

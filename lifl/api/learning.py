@@ -1,6 +1,7 @@
 """What a job learns, with whom and until when: clients, model, trainer, evaluator, goal.
 
-Owns those parts of `job.Spec`.  Called by `job` alone; whoever wants one of them finds it there.
+Owns those parts of `job.Spec`.  Called by `job`, where whoever wants one of them finds it, and by
+`rules`, which has the same limits.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 def nearest(given: str, known: Iterable[str]) -> str | None:
-    """The most similar of the known names, capitals and "_" aside; None where none is similar."""
+    """The most similar of the known names, or None; capitals, and "_" and "-" of `given`, aside."""
     by_lower = {name.lower(): name for name in known}
     plain = given.lower().replace("_", "").replace("-", "")
     near = difflib.get_close_matches(plain, by_lower, n=1, cutoff=0.6)

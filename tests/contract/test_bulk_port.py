@@ -78,7 +78,7 @@ class Gateway:
     def grant(self, transfer: int = 7, size: int = SIZE) -> Uploading:
         grant = Grant(0, 1, 1, 3, 1, memoryview(bytearray(size)))
         message = {"round": 3, "lane": "fast"}
-        asking = Asking(b"", "C" * 40, message, Payload.UPDATE, 1, 1, size, 1.0, 0)
+        asking = Asking(b"", "C" * 40, message, Payload.UPDATE, 1, 1, size, 1.0)
         upload = Uploading(asking, grant, 0.0, 0.0, transfer=transfer)
         upload.connection = self.connection()
         self.bulk.grant(upload.connection, upload)

@@ -15,7 +15,9 @@ from lifl.functions.transfer import Upload
 from lifl.functions.wire import Keys, Message, decode, encode
 from tests.contract.test_bulk_port import CHUNK, DATA, GATEWAY, SIZE, Gateway
 
-CLIENT = Keys("C" * 40, "")
+CLIENT = Keys("C" * 40, "")  # without a secret it must take a ticket of the plain mode
+SEALED = Keys("C" * 40, "S" * 40)
+LARGE = 64 * CHUNK
 PUT = {"t": "put", "kind": "sum", "job": "job", "round": 3}
 
 
@@ -29,22 +31,21 @@ def gateway() -> Iterator[Gateway]:
 class Sender:
     """Outlets whose questions the test answers."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self.gateway = gateway
+    def __init__(self, gateway: Gateway, mode: Mode) -> None:
+        self.gateway, self.mode = gateway, mode
         self.asked: list[Message] = []
         self.opened: list[str] = []
         self.outlets = Outlets(
-            CLIENT, f"tcp://127.0.0.1:{gateway.bulk.port}", GATEWAY, ask=self.asked.append,
-            opened=self.opened.append, moved=lambda _: None,
+            CLIENT if mode is Mode.PLAIN else SEALED, f"tcp://127.0.0.1:{gateway.bulk.port}",
+            GATEWAY, ask=self.asked.append, opened=self.opened.append, moved=lambda _: None,
         )  # fmt: skip
 
     def open(self) -> None:
-        """Through a ticket of the plain mode, which this sender without keys must take."""
         assert not self.outlets.is_open("job")
-        ticket = self.gateway.ticket(mode=Mode.PLAIN)
+        ticket = self.gateway.ticket(mode=self.mode)
         self.outlets.admit({
             **self.asked[-1], "t": "ticket", "port": self.gateway.bulk.port, "id": ticket.id,
-            "secret": ticket.secret, "mode": "plain",
+            "secret": ticket.secret, "mode": self.mode.name.lower(),
         })  # fmt: skip
         self.turn(lambda: bool(self.opened))
         assert self.outlets.is_open("job")
@@ -58,9 +59,9 @@ class Sender:
         pytest.fail("it does not come to an end")
 
 
-@pytest.fixture
-def sender(gateway: Gateway) -> Iterator[Sender]:
-    sender = Sender(gateway)
+@pytest.fixture(params=[Mode.PLAIN, Mode.SEALED], ids=lambda mode: mode.name.lower())
+def sender(gateway: Gateway, request: pytest.FixtureRequest) -> Iterator[Sender]:
+    sender = Sender(gateway, request.param)
     yield sender
     sender.outlets.close_all()
 
@@ -99,19 +100,40 @@ def test_a_newer_transfer_takes_the_place_of_one_that_was_begun(
     sender: Sender, gateway: Gateway
 ) -> None:
     sender.open()
-    before = gateway.grant(7, 64 * CHUNK)
-    sender.outlets.begin(
-        "job", Upload(PUT, memoryview(bytes(64 * CHUNK))), number=3, transfer=7
-    )
+    before = gateway.grant(7, LARGE)
+    sender.outlets.begin("job", Upload(PUT, memoryview(bytes(LARGE))), number=3, transfer=7)
     sender.outlets.turn()
-    sender.outlets.stop("job")
     gateway.connection().forget()  # as the gateway does with a sum that has another one after it
     upload = gateway.grant(8)
     sender.outlets.begin("job", Upload(PUT, memoryview(DATA)), number=3, transfer=8)
     sender.turn(lambda: upload.grant.written == SIZE)
     assert bytes(upload.grant.view) == DATA
-    assert before.grant.written < 64 * CHUNK
+    assert before.grant.written < LARGE
     assert gateway.errors == []
+
+
+def test_of_what_is_stopped_no_more_leaves_than_the_chunk_that_was_begun(
+    sender: Sender, gateway: Gateway
+) -> None:
+    """Nobody reads until the system takes no more: that is in the middle of a chunk."""
+    sender.open()
+    upload = gateway.grant(7, LARGE)
+    work = Upload(PUT, memoryview(bytes(LARGE)))
+    sender.outlets.begin("job", work, number=3, transfer=7)
+    before = -1
+    while work.sent > before:
+        before = work.sent
+        sender.outlets.turn()
+    sender.outlets.stop("job")
+    sender.turn(lambda: upload.grant.written >= before)
+    for _ in range(200):
+        sender.outlets.turn()
+        gateway.turn(1)
+    assert upload.grant.written in (before, before + CHUNK)
+    again = gateway.grant(8)  # the connection is as good as before
+    sender.outlets.begin("job", Upload(PUT, memoryview(DATA)), number=3, transfer=8)
+    sender.turn(lambda: again.grant.written == SIZE)
+    assert bytes(again.grant.view) == DATA
 
 
 def test_a_connection_that_breaks_is_asked_for_again(sender: Sender, gateway: Gateway) -> None:
@@ -192,3 +214,24 @@ def test_a_sum_takes_the_lane_that_its_put_says(gateway: Gateway, lane: str) -> 
     peer.close()
     router.close(0)
     context.term()
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_a_sum_whose_ticket_is_refused_for_good_is_refused(retry: bool) -> None:
+    """What is said of a ticket names no round; one that is refused for now is asked for again."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    peer = Peer(context, CLIENT, "tcp://127.0.0.1:9", GATEWAY)
+    refused: list[Message] = []
+    work = Upload(PUT | {"lane": "fast"}, memoryview(DATA))
+    try:
+        peer.start("job", Transfer(work, lambda: None, refused.append))
+        rejection: Message = {
+            "t": "reject", "of": "ticket", "job": "job", "round": None, "code": "not-allowed",
+            "text": "a stranger gets no ticket", "retry": retry,
+        }  # fmt: skip
+        peer._handle("job", rejection, [])
+        assert refused == ([] if retry else [rejection])
+        assert peer.is_busy is retry
+    finally:
+        peer.close()
+        context.destroy(linger=0)

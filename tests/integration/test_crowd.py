@@ -6,13 +6,14 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import toy
-from conftest import HERE, PROXY, Runner, wait_until
+from conftest import Runner, wait_until
+from gates import gated
 from test_monitoring import scrape, where
 from test_runs import check
 
@@ -21,105 +22,57 @@ import lifl
 CLIENTS, FAN_IN, ROUNDS = 12, 3, 4
 
 
-class Gated:
-    """A run whose clients send when the test lets them."""
-
-    def __init__(self, runner: Runner, *arguments: str, trainers: int, **spec: Any) -> None:
-        (runner.folder / "gated.py").write_text((HERE / "gated.py").read_text())
-        self.gates, self.clients = runner.folder / "gates", trainers
-        self.gates.mkdir()
-        for client in range(trainers):
-            os.mkfifo(self.gates / str(client))
-        trainer = {"entrypoint": "gated:train", "clients": trainers}
-        path = runner.job_file(trainers=trainers, trainer=trainer, **spec)
-        self.process = runner.start(
-            path, "--proxy", PROXY, *arguments, env={"GATES": str(self.gates)}
-        )
-        self.events: list[dict[str, Any]] = []
-
-    def until(self, is_it: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.events.append(json.loads(line))
-            if is_it(self.events[-1]):
-                return self.events[-1]
-        raise AssertionError(f"ended: {self.process.stderr and self.process.stderr.read()}")
-
-    def until_all_have(self, number: int) -> None:
-        for _ in range(self.clients):
-            self.until(lambda event: event.get("text") == f"has {number}")
-
-    def roles(self, node: str) -> dict[int, str]:
-        """In the round that has begun last: endpoint and kind."""
-        last = next(e for e in reversed(self.events) if e["event"] == "round_started")
-        return {role["endpoint"]: role["role"] for role in last["tree"][node]}
-
-    def open(self) -> None:
-        for client in range(self.clients):
-            (self.gates / str(client)).open("w").close()
-
-
-@pytest.fixture
-def start(runner: Runner) -> Iterator[Callable[..., Gated]]:
-    """Starts one run, which ends with the test whatever happens in it."""
-    begun: list[Gated] = []
-
-    def begin(*arguments: str, **spec: Any) -> Gated:
-        begun.append(Gated(runner, *arguments, **spec))
-        return begun[0]
-
-    yield begin
-    for each in begun:
-        if each.process.poll() is None:
-            each.process.terminate()
-            each.process.communicate(timeout=30)
-
-
 def holders(runner: Runner, node: str, roles: Collection[int]) -> list[int]:
     """Runtimes that have one of these roles."""
     (path,) = runner.runtime_dir.rglob(f"{node}/processes.json")
     return [pid for pid, _, role in json.loads(path.read_text()) if role and role[1] in roles]
 
 
-def has_estimate(runner: Runner, node: str) -> bool:
+def estimate(runner: Runner, node: str) -> float | None:
+    """Of the node's queue, as its agent last made it; None before it has."""
     samples = scrape(where(runner)["nodes"][node])
-    return any(name == "lifl_queue_estimate" for name, *_ in samples)
+    return next((v for (name, *_), v in samples.items() if name == "lifl_queue_estimate"), None)
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core has use for one leaf")
 @pytest.mark.parametrize(
     ("node", "top"), [pytest.param("node-0", 1, marks=pytest.mark.losses), ("node-1", 0)]
 )
-def test_leaves_are_added_in_mid_round(
-    runner: Runner, start: Callable[..., Gated], node: str, top: int
-) -> None:
+def test_leaves_are_added_in_mid_round(runner: Runner, node: str, top: int) -> None:
     """A queue that was short brings the leaves down to one; then everybody sends while it stands
     still.  Another is added for those who wait, and the model has every update once.
+
+    What was once no queue weighs 0.99 in the estimate: a round of half a minute is a short one.
     """
-    run = start(
-        "--liveness", "5", "--nodes", "2", trainers=CLIENTS, rounds=ROUNDS,
+    with gated(
+        runner, "--liveness", "60", "--nodes", "2", trainers=CLIENTS, rounds=ROUNDS,
         aggregation={"fanIn": FAN_IN}, memory={"inputSlots": 3}, placement={"policy": "worstfit"},
-        scaling={"leaves": "queue", "periodS": 0.01, "alpha": 0.0},
-    )  # fmt: skip
-    grown: dict[str, Any] = {}
-    for number in range(1, ROUNDS + 1):
-        run.until_all_have(number)
-        if number == 1:  # nobody sends before the node knows how long its queue was
-            wait_until(lambda: has_estimate(runner, node), lambda: "no estimate of the queue", 60)
-        roles = run.roles(node)
-        if grown or [*roles.values()].count("leaf") > 1:
+        scaling={"leaves": "queue", "periodS": 0.5, "alpha": 0.99},
+    ) as run:  # fmt: skip
+        grown: dict[str, Any] = {}
+        for number in range(1, ROUNDS + 1):
+            run.until_all_have(number)
+            if number == 1:  # nobody sends before the node knows that nobody waits
+                wait_until(
+                    lambda: estimate(runner, node) == 0.0,
+                    lambda: f"estimate of the queue: {estimate(runner, node)}", 60,
+                )  # fmt: skip
+            elif not grown:  # ... nor before the coordinator has heard so, with what was done
+                run.heard("round_done", round=number - 1)
+            roles = run.roles(node)
+            if grown or [*roles.values()].count("leaf") > 1:
+                run.open()
+                continue
+            stopped = holders(runner, node, roles)
+            assert len(stopped) == 1 + top, "a leaf, and the top where it is here"
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
             run.open()
-            continue
-        stopped = holders(runner, node, roles)
-        assert len(stopped) == 1 + top, "a leaf, and the top where it is here"
-        for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
-        run.open()
-        grown = run.until(lambda event: event["event"] == "grown" and event["node"] == node)
-        assert grown["round"] == number
-        for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
-    done = runner.finish(run.process)
+            grown = run.until("grown", node=node)
+            assert grown["round"] == number
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+        done = runner.finish(run.process)
     assert grown, "the queue was never short"
     kinds = [role["role"] for role in done.rows[grown["round"] - 1]["tree"][node]]
     assert (kinds.count("leaf"), kinds.count("middle"), kinds.count("top")) == (2, 1, top)
@@ -138,37 +91,35 @@ def take_part(path: Path, refused: list[BaseException]) -> None:
         raise
 
 
-def test_clients_that_come_in_mid_round_take_part_from_the_next(
-    runner: Runner, start: Callable[..., Gated]
-) -> None:
+def test_clients_that_come_in_mid_round_take_part_from_the_next(runner: Runner) -> None:
     """Two are at work when ten more come, to both nodes: the round stays as it is."""
-    run = start(
-        "--nodes", "2", trainers=2, clients={"min": 2, "max": CLIENTS}, rounds=3,
+    with gated(
+        runner, "--nodes", "2", trainers=2, clients={"min": 2, "max": CLIENTS}, rounds=3,
         aggregation={"fanIn": 2}, memory={"inputSlots": 2}, placement={"policy": "worstfit"},
-    )  # fmt: skip
-    run.until_all_have(1)
-    folder = runner.folder / "runs" / "latest" / "clients"
-    refused: list[BaseException] = []
-    threads = [
-        threading.Thread(target=take_part, args=(folder / f"client-{n}.json", refused), daemon=True)
-        for n in range(2, CLIENTS)
-    ]
-    for thread in threads:
-        thread.start()
-    url = where(runner)["coordinator"]
-    wait_until(
-        lambda: max(
-            value for name, value in scrape(url).items() if name[0] == "lifl_clients_connected"
-        ) == CLIENTS,
-        lambda: f"not all came: {refused}", 60,
-    )  # fmt: skip
-    for number in (1, 2, 3):
-        if number > 1:
-            run.until_all_have(number)
-        run.open()
-    for thread in threads:
-        thread.join(60)
-    done = runner.finish(run.process)
+    ) as run:  # fmt: skip
+        run.until_all_have(1)
+        folder = runner.folder / "runs" / "latest" / "clients"
+        refused: list[BaseException] = []
+        threads = [
+            threading.Thread(target=take_part, args=(path, refused), daemon=True)
+            for path in (folder / f"client-{n}.json" for n in range(2, CLIENTS))
+        ]
+        for thread in threads:
+            thread.start()
+        url = where(runner)["coordinator"]
+        wait_until(
+            lambda: max(
+                value for name, value in scrape(url).items() if name[0] == "lifl_clients_connected"
+            ) == CLIENTS,
+            lambda: f"not all came: {refused}", 60,
+        )  # fmt: skip
+        for number in (1, 2, 3):
+            if number > 1:
+                run.until_all_have(number)
+            run.open()
+        for thread in threads:
+            thread.join(60)
+        done = runner.finish(run.process)
     assert refused == []
     check(done, rounds=3, clients=[2, CLIENTS, CLIENTS])
     homes = [sum(r["clients"] for r in roles if r["role"] == "leaf")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import pytest
+import toy
 from click.testing import CliRunner
 from conftest import PROXY, Run, Runner, wait_until
 from test_runs import check
@@ -13,6 +14,7 @@ from test_runs import check
 from lifl.cli import main
 from lifl.cli.memory import find
 
+SMALL, LARGE = 1000, 700_001  # elements: a large model goes over the bulk port
 SPREAD = {"policy": "worstfit", "nodeGraceS": 2}
 LEAF = ("gateway_writing:1", "gateway_sealed:1", "gateway_accepted:2", "gateway_acked:2",
         "gateway_closed:1", "gateway_flushed:1", "gateway_model_released:1")  # fmt: skip
@@ -25,12 +27,13 @@ ROLES = ("leaf@node-1:fold_written", "leaf@node-1:sum_sealed", "top@node-0:fold_
 
 
 def lose(
-    runner: Runner, *faults: str, nodes: int = 2, rounds: int = 3, trainers: int = 4, **spec: object
-) -> Run:
+    runner: Runner, *faults: str, nodes: int = 2, rounds: int = 3, trainers: int = 4,
+    size: int = SMALL, **spec: object,
+) -> Run:  # fmt: skip
     run = runner(
         "--nodes", str(nodes), "--proxy", PROXY, "--liveness", "1", trainers=trainers,
         rounds=rounds, aggregation={"fanIn": 2}, placement=SPREAD, **spec,
-        env={"LIFL_FAULT": ",".join(faults)},
+        env={"LIFL_FAULT": ",".join(faults), "TOY_SIZE": str(size)},
     )  # fmt: skip
     points = {name.rpartition(":")[0] for name in run.fired}
     assert points == {":".join(fault.split(":")[:2]) for fault in faults}
@@ -75,12 +78,17 @@ def test_a_node_is_lost_while_it_is_given_the_first_model(runner: Runner) -> Non
     assert lost(lose(runner, "gateway@node-0:gateway_model_begun:lose:1")) == ["node-0"]
 
 
-def test_a_node_is_lost_while_the_last_model_is_fetched(runner: Runner) -> None:
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_a_node_is_lost_while_the_last_model_is_fetched(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
     """`gateway_model_asked`: there is no other copy, and the rounds since the checkpoint, of
     which there is none, are done again.
     """
+    monkeypatch.setattr(toy, "SIZE", size)
     run = lose(
-        runner, "gateway@node-0:gateway_model_asked:lose:1", rounds=2, checkpoint={"every": 9}
+        runner, "gateway@node-0:gateway_model_asked:lose:1", rounds=2, checkpoint={"every": 9},
+        size=size,
     )
     assert lost(run) == ["node-0"]
 

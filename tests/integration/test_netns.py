@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROXY, Runner, wait_until
+from conftest import Runner, wait_until
+from gates import Gated, gated
 from leftovers import ours
 from test_runs import check
 
 from lifl.placement import netns
 
-HERE = Path(__file__).parent
 UPDATE_BYTES = 2_000_000
 CLIENTS, NODES = 12, 3
 CUT_S = 3.0
@@ -28,66 +28,27 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes netwo
 
 
 @contextmanager
-def gated(runner: Runner, *arguments: str, clients: int, **spec: Any) -> Iterator[Gated]:
-    """Ended with the block, whatever happens in it."""
-    run = Gated(runner, *arguments, clients=clients, **spec)
-    try:
+def linked(runner: Runner, *arguments: str, clients: int, **spec: Any) -> Iterator[Gated]:
+    """Its nodes are in namespaces, and its updates are large enough to be seen on their links."""
+    with gated(
+        runner, "--network", "netns", *arguments, trainers=clients,
+        checkpoint={"every": 1000}, placement={"policy": "worstfit"}, aggregation={"fanIn": 2},
+        env={"TOY_SIZE": str(UPDATE_BYTES // 4)}, **spec,
+    ) as run:  # fmt: skip
         yield run
-    finally:
-        if run.process.poll() is None:
-            run.process.terminate()
-            run.process.communicate(timeout=30)
 
 
-class Gated:
-    """A run whose clients wait for the test in every round."""
-
-    def __init__(self, runner: Runner, *arguments: str, clients: int, **spec: Any) -> None:
-        self.runner, self.clients = runner, clients
-        (runner.folder / "gated.py").write_text((HERE / "gated.py").read_text())
-        self.gates = runner.folder / "gates"
-        self.gates.mkdir()
-        for client in range(clients):
-            os.mkfifo(self.gates / str(client))
-        path = runner.job_file(
-            trainers=clients, trainer={"entrypoint": "gated:train", "clients": clients},
-            checkpoint={"every": 1000}, placement={"policy": "worstfit"},
-            aggregation={"fanIn": 2}, **spec,
-        )  # fmt: skip
-        self.process = runner.start(
-            path, "--proxy", PROXY, "--network", "netns", *arguments,
-            env={"GATES": str(self.gates), "TOY_SIZE": str(UPDATE_BYTES // 4)},
-        )  # fmt: skip
-
-    def until(self, event: str, **fields: Any) -> dict[str, Any]:
-        """The next such event."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            found: dict[str, Any] = json.loads(line)
-            if found["event"] == event and fields.items() <= found.items():
-                return found
-        raise AssertionError(f"no {event}: {self.process.stderr and self.process.stderr.read()}")
-
-    def until_all_have(self, number: int) -> None:
-        """Every client has the model that a round starts from; nothing is on its way then."""
-        for _ in range(self.clients):
-            self.until("output", text=f"has {number}")
-
-    def open(self) -> None:
-        for client in range(self.clients):
-            (self.gates / str(client)).open("w").close()
-
-    def pid(self, what: str) -> int:
-        """Of a process in the namespace of a node, of the coordinator or of the clients."""
-        words = {"control": "-m lifl.placement.coordinator "}.get(
-            what, f"-m lifl.placement.agent --node {what} "
-        )
-        if what == "clients":  # children of the process that forks them, which stays outside
-            outside = os.readlink("/proc/self/ns/net")
-            words = "-m lifl.trainer "
-            return next(pid for pid, command in ours(self.runner.mark)
-                        if words in command and _namespace(pid) != outside)  # fmt: skip
-        return next(pid for pid, command in ours(self.runner.mark) if words in command)
+def pid(run: Gated, what: str) -> int:
+    """Of a process in the namespace of a node, of the coordinator or of the clients."""
+    words = {"control": "-m lifl.placement.coordinator "}.get(
+        what, f"-m lifl.placement.agent --node {what} "
+    )
+    if what == "clients":  # children of the process that forks them, which stays outside
+        outside = os.readlink("/proc/self/ns/net")
+        words = "-m lifl.trainer "
+        return next(pid for pid, command in ours(run.runner.mark)
+                    if words in command and _namespace(pid) != outside)  # fmt: skip
+    return next(pid for pid, command in ours(run.runner.mark) if words in command)
 
 
 def _namespace(pid: int) -> str:
@@ -122,11 +83,11 @@ def test_a_sum_crosses_once_and_its_inputs_never_do(runner: Runner) -> None:
     clients and nodes; of the others it is the other way round: the model comes, and one sum goes.
     """
     nodes = [f"node-{at}" for at in range(NODES)]
-    with gated(runner, "--nodes", str(NODES), clients=CLIENTS, rounds=3) as run:
+    with linked(runner, "--nodes", str(NODES), clients=CLIENTS, rounds=3) as run:
         run.until_all_have(1)
         run.open()
         run.until_all_have(2)
-        pids = {what: run.pid(what) for what in (*nodes, "clients", "control")}
+        pids = {what: pid(run, what) for what in (*nodes, "clients", "control")}
         before = {what: counters(pid) for what, pid in pids.items()}
         run.open()
         run.until_all_have(3)
@@ -154,9 +115,9 @@ def test_a_sum_crosses_once_and_its_inputs_never_do(runner: Runner) -> None:
 
 def test_a_node_that_is_cut_off_in_mid_round_and_comes_back(runner: Runner) -> None:
     """The link goes while updates cross it; whoever sent them goes on when it is there again."""
-    with gated(runner, "--nodes", "2", "--link-rate", "50Mbit", clients=6, rounds=2) as run:
+    with linked(runner, "--nodes", "2", "--link-rate", "50Mbit", clients=6, rounds=2) as run:
         run.until_all_have(1)
-        node = run.pid("node-1")
+        node = pid(run, "node-1")
         came, _ = counters(node)
         run.open()
         wait_until(lambda: counters(node)[0] > came + UPDATE_BYTES, lambda: "nothing comes")
@@ -172,7 +133,7 @@ def test_a_node_that_is_cut_off_in_mid_round_and_comes_back(runner: Runner) -> N
 
 def test_links_with_a_delay_give_the_right_model(runner: Runner) -> None:
     """Also where what delays them is killed: the network goes on when there is another."""
-    with gated(runner, "--nodes", "2", "--link-delay", "5ms", clients=4, rounds=2) as run:
+    with linked(runner, "--nodes", "2", "--link-delay", "5ms", clients=4, rounds=2) as run:
         run.until_all_have(1)
         os.kill(min(runner.processes("lifl.placement.delay")), signal.SIGKILL)
         run.until("restart", what="delay of links")
@@ -188,12 +149,12 @@ def test_links_with_a_delay_give_the_right_model(runner: Runner) -> None:
     [("lifl", []), ("lifl.placement.engine", []), ("lifl.placement.engine", ["--link-delay=1ms"])],
 )
 def test_namespaces_go_with_the_run(runner: Runner, killed: str, flags: list[str]) -> None:
-    with gated(runner, "--nodes", "2", *flags, clients=2, rounds=100) as run:
+    with linked(runner, "--nodes", "2", *flags, clients=2, rounds=100) as run:
         run.until_all_have(1)
         where = json.loads((runner.folder / "runs/latest/metrics.json").read_text())
         for url in (where["coordinator"], *where["nodes"].values()):  # served outside
             assert b"lifl_" in urllib.request.urlopen(url, timeout=5).read()
-        there = {_namespace(run.pid(what)) for what in ("node-0", "node-1", "clients", "control")}
+        there = {_namespace(pid(run, what)) for what in ("node-0", "node-1", "clients", "control")}
         assert len(there | {_namespace(os.getpid())}) == 5
         os.kill(min(runner.processes(killed)), signal.SIGKILL)
         run.process.communicate(timeout=30)
@@ -218,9 +179,9 @@ def test_lost_packets_cost_no_update(runner: Runner, tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "network.md").read_text()
     rules = tmp_path / "lossy.nft"
     rules.write_text(page.split("```\n")[3])
-    with gated(runner, "--nodes", "2", clients=6, rounds=2) as run:
+    with linked(runner, "--nodes", "2", clients=6, rounds=2) as run:
         run.until_all_have(1)
-        fd = os.open(f"/proc/{run.pid('node-1')}/ns/net", os.O_RDONLY)
+        fd = os.open(f"/proc/{pid(run, 'node-1')}/ns/net", os.O_RDONLY)
         try:
             netns.command(fd, "nft", "-f", str(rules), lines="")
         finally:

@@ -8,16 +8,16 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PROXY, Runner
+from conftest import PROXY, Runner, wait_until
 from outsider import Field, Outsider
 
 from lifl.functions.wire import UP_CHUNK, Keys
 
+GATEWAY = "lifl.functions.gateway"
 LIMIT = 800 << 20
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount and make cgroups")
 
@@ -115,7 +115,7 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         where = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         done = subprocess.run(
-            [sys.executable, "-m", "lifl.functions.gateway", "--socket", str(tmp_path / "none"),
+            [sys.executable, "-m", GATEWAY, "--socket", str(tmp_path / "none"),
              "--node", "here", "--listen", where, "--keys", str(keys),
              "--coordinator", "tcp://127.0.0.1:1", "--coordinator-key", Keys.new().public],
             capture_output=True, text=True, check=False, timeout=30,
@@ -129,12 +129,14 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
 
 def _takes(sock: socket.socket, address: tuple[str, int], field: Field) -> bool:
     """Kill the gateway and have its port before it is back; False when that was faster."""
-    os.kill(field.pid("lifl.functions.gateway"), 9)
+    before = field.pid(GATEWAY)
+    os.kill(before, 9)
     for _ in range(10_000):
         with contextlib.suppress(OSError):
             sock.bind(address)
             return True
-    time.sleep(1)
+    again = field.runner.processes
+    wait_until(lambda: again(GATEWAY) not in ([], [before]), lambda: "no gateway comes back", 60)
     return False
 
 

@@ -8,7 +8,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,16 +16,9 @@ from conftest import PROXY, Runner, wait_until
 
 from lifl.placement import forking
 from lifl.placement.forking import Forked, Forking
+from tests.clock import Clock
 
 ZYGOTE, RUNTIME = "lifl.functions.zygote", "lifl.functions.aggregator"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.ahead_s = 0.0
-
-    def __call__(self) -> float:
-        return time.monotonic() + self.ahead_s
 
 
 @pytest.fixture
@@ -108,7 +100,7 @@ def test_one_that_does_not_answer_is_killed(zygote: Forking, clock: Clock) -> No
     assert zygote.ask()
     assert zygote.answers() == ([], [])
     assert 0 < (zygote.late_in_s() or 0) <= forking.LATE_S
-    clock.ahead_s = forking.LATE_S
+    clock.now += forking.LATE_S
     forked, cold = zygote.answers()
     assert (forked, len(cold)) == ([], 1)
     assert is_dead(pidfd)

@@ -7,13 +7,7 @@ from pathlib import Path
 import pytest
 
 from lifl.placement.anew import HEARD_S, Anew
-
-
-class Clock:
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.clock import Clock
 
 
 class Rig:
@@ -69,9 +63,9 @@ def test_the_job_that_lost_it_may_lose_it_again(rig: Rig) -> None:
 
 def test_a_loss_long_after_is_another(rig: Rig) -> None:
     rig.begins(1)
-    rig.clock.now_s = 100.0
+    rig.clock.now += 100.0
     rig.ends()
-    rig.clock.now_s += HEARD_S
+    rig.clock.now += HEARD_S
     assert rig.begins(2)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import lifl
-from lifl.clientfile import read
+from lifl.clientfile import read_client_file
 from lifl.functions.wire import Keys
 
 
@@ -60,20 +60,20 @@ def test_a_file_of_a_run_that_has_ended(
         "public_key": pair.public, "secret_key": pair.secret,
     }))  # fmt: skip
     environment = {"LIFL_CLIENT": str(path)}
-    assert read(environment).job == "j"
+    assert read_client_file(environment).job == "j"
     assert not caplog.messages  # in the directory of no run
     (tmp_path / "run.json").touch()
     fd = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_EX)
-    read(environment)
+    read_client_file(environment)
     assert not caplog.messages
     os.close(fd)
-    read(environment)
+    read_client_file(environment)
     (said,) = caplog.messages
     assert said.startswith(f"the run of {path} has ended: this client waits for lifl run --resume")
     (tmp_path / "summary.json").touch()
     with pytest.raises(lifl.Unreachable, match="and that run is complete: a new run has other"):
-        read(environment)
+        read_client_file(environment)
 
 
 def test_no_file_at_all() -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from lifl.errors import InvalidJob, Unsupported
-from lifl.placement import fabric, netns
+from lifl.placement import delay, fabric, netns
+from lifl.placement.delay import forward
 from lifl.placement.fabric import (
     CLIENTS,
     CONTROL,
@@ -21,6 +26,7 @@ from lifl.placement.fabric import (
     parse_rate,
     rate_text,
 )
+from tests.clock import Clock
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes network namespaces")
 
@@ -50,6 +56,111 @@ def test_it_needs_its_tools_and_says_which(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(fabric.shutil, "which", lambda tool: None if tool == "tc" else tool)
     with pytest.raises(InvalidJob, match="needs tc: apt-get install iproute2"):
         check_network()
+
+
+def test_links_with_a_delay_need_tap_devices_and_say_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(fabric.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(fabric.shutil, "which", lambda tool: tool)
+    monkeypatch.setattr(delay, "TUN", str(tmp_path / "tun"))
+    check_network()
+    with pytest.raises(Unsupported, match=r"--link-delay .*modprobe tun"):
+        check_network(delays=True)
+    (tmp_path / "tun").touch()
+    check_network(delays=True)
+
+
+class Frames:
+    """Both ends of a link as sockets that keep frames apart, in the place of TAP devices."""
+
+    def __init__(self, delay_s: float, held_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock, self.lifeline = Clock(), os.eventfd(0)
+        self.pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+        for end, inner in self.pairs:
+            end.setblocking(False)
+            inner.setblocking(False)
+        self.waits: list[float | None] = []
+        self.turns: Iterator[None] = iter(())
+        monkeypatch.setattr(delay, "time", self.clock)
+        monkeypatch.setattr(delay, "HELD_BYTES", held_bytes)
+        monkeypatch.setattr(delay, "_LIFELINE", self.lifeline)
+        monkeypatch.setattr(delay.select, "select", self._select)
+        self.delay_s = delay_s
+
+    def _select(
+        self, fds: list[int], _: object, __: object, wait_s: float | None
+    ) -> tuple[list[int], list[int], list[int]]:
+        """It would sleep now: the test goes on, and at its end the lifeline is cut."""
+        self.waits.append(wait_s)
+        return ([*fds[1:]] if next(self.turns, self) is None else [self.lifeline]), [], []
+
+    def play(self, turns: Iterator[None]) -> None:
+        self.turns = turns
+        near, far = (inner.fileno() for _, inner in self.pairs)
+        forward({near: far, far: near}, self.delay_s)
+
+    def came(self, end: int) -> list[bytes]:
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                found.append(self.pairs[end][0].recv(1 << 17))
+        return found
+
+    def close(self) -> None:
+        for pair in self.pairs:
+            for each in pair:
+                each.close()
+        os.close(self.lifeline)
+
+
+def test_a_frame_is_held_for_the_delay_and_goes_across(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = Frames(0.02, 1 << 20, monkeypatch)
+    (near, _), (far, _) = frames.pairs
+
+    def turns() -> Iterator[None]:
+        near.send(b"first")
+        yield
+        frames.clock.now += 0.015
+        near.send(b"second")
+        far.send(b"back")
+        yield
+        assert frames.came(1) == []
+        frames.clock.now += 0.005
+        yield
+        assert (frames.came(0), frames.came(1)) == ([], [b"first"])
+        frames.clock.now += 0.015
+        yield
+        assert (frames.came(0), frames.came(1)) == ([b"back"], [b"second"])
+
+    frames.play(turns())
+    frames.close()
+    assert frames.waits[0] is None, "it sleeps while nothing is held"
+    assert frames.waits[1] == pytest.approx(0.02)
+    assert frames.waits[2] == pytest.approx(0.005)
+
+
+def test_what_is_held_has_a_limit_beyond_which_frames_are_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frames = Frames(0.02, 25, monkeypatch)
+    (near, _), (far, _) = frames.pairs
+
+    def turns() -> Iterator[None]:
+        for end, frame in ((near, b"a" * 10), (far, b"b" * 10), (near, b"c" * 10), (near, b"d")):
+            end.send(frame)
+            yield
+        frames.clock.now += 0.02
+        yield
+        assert (frames.came(0), frames.came(1)) == ([b"b" * 10], [b"a" * 10, b"d"])
+        near.send(b"e" * 25)  # there is room again
+        yield
+        frames.clock.now += 0.02
+        yield
+        assert frames.came(1) == [b"e" * 25]
+
+    frames.play(turns())
+    frames.close()
 
 
 @ROOT

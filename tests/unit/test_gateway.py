@@ -115,3 +115,24 @@ def test_who_is_revoked_is_told_so_as_long_as_the_job_is_there(gateway: Gateway)
     assert gateway.clients._stranger("left job-1").code == "revoked"
     lead(gateway, keys)
     assert gateway.clients._stranger("left job-1").code == "not-enrolled"
+
+
+def test_a_new_coordinator_hears_again_what_an_observer_has_reported(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, told = Keys.new(), list[dict[str, Any]]()
+    lead(gateway, keys, "job-1")
+    begin(gateway, keys, 1)
+    monkeypatch.setattr(gateway.lines, "send", lambda message, *_: told.append(message))
+    gateway.clients.report = gateway.lines.send
+    gateway.rights["observer"] = "observer"
+    gateway.clients.may_join["observer"] = {"job-1"}
+    for number, accuracy in ((1, 0.5), (2, 0.75)):
+        gateway.clients._handle(b"peer", "observer", {
+            "t": "metrics", "job": "job-1", "round": number, "metrics": {"accuracy": accuracy},
+        }, None)  # fmt: skip
+    first, last = (message for message in told if message["t"] == "metrics")
+    assert [first["round"], last["round"]] == [1, 2]
+    told.clear()
+    gateway._report_all("job-1")
+    assert [message for message in told if message["t"] == "metrics"] == [last]

@@ -26,7 +26,7 @@ def heard(lanes: dict[int, int], *, round_: int = 1, crowd_at: int | None = None
 
 
 def ask(made: Job, key: str, clients: int, payload: Payload = Payload.UPDATE) -> Asking:
-    asking = Asking(b"peer", key, {"round": 1}, payload, clients, 1, 8, 1.0, 1)
+    asking = Asking(b"peer", key, {"round": 1}, payload, clients, 1, 8, 1.0)
     made.waiting[key] = asking
     return asking
 

@@ -22,6 +22,7 @@ from lifl.placement.members import Members
 from lifl.placement.pool import Process
 from lifl.proxy_ebpf.control import Control
 from lifl.proxy_ebpf.port import make_pair
+from tests.clock import Clock
 
 JOB = 7
 
@@ -237,14 +238,6 @@ def test_what_was_taken_out_of_the_kernel_is_counted(rig: Rig) -> None:
     rig.members.check()
     assert rig.figures.get("lifl_proxy_repairs", what="program") == 1
     assert rig.figures.get("lifl_proxy_repairs", what="socket") == 4
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

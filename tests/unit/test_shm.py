@@ -161,7 +161,7 @@ def test_headers_hold_what_they_are_given(
 ) -> None:
     files = ArenaFiles.make("test", GEOMETRY)
     arena = map_arena(GEOMETRY, files.inputs, files.sums, write_inputs=True)
-    header = Header(round_, 3, payload, clients, weight, 5000, source=4)
+    header = Header(round_, payload, clients, weight, 5000, source=4)
     arena.set_header(2, header)
     assert arena.header(2) == header
     files.close()

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import zmq
 
 from lifl.errors import TransientError
+from lifl.functions import wire
 from lifl.functions.wire import (
     Doorkeeper,
     Keys,
     bind,
+    bits_of,
     bound_endpoint,
+    clients_of,
     dealer,
     encode,
     sender,
     server,
 )
+from lifl.placement.rounds import Verb
 
 Context = zmq.Context[zmq.Socket[bytes]]
 
@@ -74,3 +82,57 @@ def test_two_cannot_listen_at_one_address(context: Context) -> None:
     with pytest.raises(TransientError, match=r"already in use.*: end what listens") as caught:
         bind(second, bound_endpoint(first))
     assert caught.value.code == "port-in-use"
+
+
+@pytest.mark.parametrize("clients", [0, 1, 0x80, 0x1FF, 1 << 999])
+def test_a_set_of_clients_there_and_back(clients: int) -> None:
+    bits = bits_of(clients)
+    assert clients_of(bits) == clients
+    assert not bits or bits[-1], "no byte too many"
+
+
+# -- the list of messages ----------------------------------------------------------------------
+ROOT = Path(__file__).parents[2]
+ON_THE_AGENTS_SOCKET = {
+    "arena", "assign", "close-job", "fork", "forked", "held-job", "held-lane", "join", "joined",
+    "keys", "leave", "left", "limited", "other-keys", "ping", "pong", "runtime",
+}  # fmt: skip
+NO_MESSAGE = {"", "bulk"}  # what cannot be read, and bytes on the bulk connection
+
+
+def listed() -> dict[str, set[str]]:
+    """By whom to whom, as the module's docstring has it."""
+    assert wire.__doc__ is not None
+    found: dict[str, set[str]] = {}
+    for line in wire.__doc__.splitlines():
+        if row := re.fullmatch(r"    (\S.* ─► \S.*?)  +(.*)", line):
+            words = found.setdefault(row[1], set())
+        elif not line.startswith("        "):
+            continue
+        words |= set(re.findall(r"[\w-]+", row[2] if row else line))
+    return found
+
+
+def said(path: Path) -> set[str]:
+    """Types of the messages that a module makes."""
+    return {
+        value.value
+        for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Dict)
+        for key, value in zip(node.keys, node.values, strict=True)
+        if isinstance(key, ast.Constant) and key.value == "t" and isinstance(value, ast.Constant)
+    }  # fmt: skip
+
+
+def test_the_list_has_every_message_and_no_other() -> None:
+    modules = [
+        path for folder in ("functions", "placement") for path in (ROOT / folder).rglob("*.py")
+    ]
+    there = set(get_args(Verb)).union(*map(said, [*modules, *(ROOT / "lifl").glob("*.py")]))
+    assert there - ON_THE_AGENTS_SOCKET - NO_MESSAGE == set().union(*listed().values())
+
+
+def test_an_observer_reads_what_it_is_told() -> None:
+    source = (ROOT / "lifl" / "observer.py").read_text()
+    cases = set(re.findall(r'case "([a-z]+)"', source))
+    assert listed()["gateway ─► observer"] - cases == {"reject", "here"}
+    assert cases <= listed()["gateway ─► observer"]
