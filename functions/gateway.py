@@ -43,7 +43,7 @@ from lifl.functions.wire import (
     Keys,
     Message,
     bind,
-    bits_of,
+    bits,
     bound_endpoint,
     host_of,
     server,
@@ -213,7 +213,7 @@ class Gateway:
         round_, _ = job.intake.arena.model()
         self.lines.send({
             "t": "ready", "job": job.name, "model": round_ if job.intake.model() else -1,
-            "in_model": bits_of(job.intake.arena.accepted(round_)) if round_ > 0 else b"",
+            "in_model": bits(job.intake.arena.accepted(round_)) if round_ > 0 else b"",
         })  # fmt: skip
 
     def _report_all(self, line: str) -> None:
@@ -320,7 +320,7 @@ class Gateway:
             job.intake.reopen(round_)
         self.lines.send({
             "t": "fenced", "job": job.name, "round": round_, "epoch": message["epoch"],
-            "clients": bits_of(job.intake.arena.accepted(round_)),
+            "clients": bits(job.intake.arena.accepted(round_)),
         })  # fmt: skip
         self._serve(job)
 
@@ -332,7 +332,7 @@ class Gateway:
             job.intake.close(job.round)
         accepted = job.intake.arena.accepted(job.round)
         self.lines.send({
-            "t": "closed", "job": job.name, "round": job.round, "clients": bits_of(accepted),
+            "t": "closed", "job": job.name, "round": job.round, "clients": bits(accepted),
             **job.intake.tally.of_round(),
         })  # fmt: skip
         for upload in list(job.uploads.values()):
@@ -429,7 +429,7 @@ class Gateway:
 
         put = {
             "t": "put", "kind": "sum", "job": job.name, "round": header.round,
-            "epoch": job.epoch, "weight": header.weight, "clients": bits_of(header.clients),
+            "epoch": job.epoch, "weight": header.weight, "clients": bits(header.clients),
             "lane": job.settings["lane"],
         }  # fmt: skip
         work = Upload(put, job.intake.arena.payload(slot, header.length))
@@ -444,10 +444,10 @@ class Gateway:
         job.told = job.bytes_in, len(job.metrics)
         self.lines.send({
             "t": "accepted", "job": job.name, "round": job.round, "epoch": job.epoch,
-            "clients": bits_of(job.intake.arena.accepted(job.round)),
+            "clients": bits(job.intake.arena.accepted(job.round)),
             "bytes": job.bytes_in - bytes_told, "metrics": job.metrics[metrics_told:],
             "again": again, "begun": job.has_model,
-            "excused": bits_of(job.excused),
+            "excused": bits(job.excused),
             "cut": job.cut or job.intake.arena.is_closed(job.round),
         })  # fmt: skip
 
