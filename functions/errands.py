@@ -19,7 +19,7 @@ from lifl.faults import fault
 from lifl.functions.jobs import Forward, Job
 from lifl.functions.peers import Peer, Transfer
 from lifl.functions.transfer import Download, Upload
-from lifl.functions.wire import Keys, Message, bits_of
+from lifl.functions.wire import Keys, Message, bits
 from lifl.shm.slots import Header
 
 log = logging.getLogger("lifl.gateway")
@@ -106,7 +106,7 @@ class Errands:
 
         put = {
             "t": "put", "kind": "sum", "job": job.name, "round": header.round,
-            "epoch": job.epoch, "weight": header.weight, "clients": bits_of(header.clients),
+            "epoch": job.epoch, "weight": header.weight, "clients": bits(header.clients),
             "lane": job.settings["lane"],
         }  # fmt: skip
         work = Upload(put, job.intake.arena.payload(slot, header.length))

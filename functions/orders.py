@@ -18,7 +18,7 @@ from lifl.functions.jobs import Job
 from lifl.functions.layout import Layout
 from lifl.functions.lines import Lines
 from lifl.functions.reports import Reports
-from lifl.functions.wire import Doorkeeper, Message, bits_of
+from lifl.functions.wire import Doorkeeper, Message, bits
 from lifl.shm.slots import Payload
 
 
@@ -174,7 +174,7 @@ class Orders:
             job.intake.reopen(round_)
         self._lines.send({
             "t": "fenced", "job": job.name, "round": round_, "epoch": message["epoch"],
-            "clients": bits_of(job.intake.arena.accepted(round_)),
+            "clients": bits(job.intake.arena.accepted(round_)),
         })  # fmt: skip
         self._serve(job)
 
@@ -186,7 +186,7 @@ class Orders:
             job.intake.close(job.round)
         accepted = job.intake.arena.accepted(job.round)
         self._lines.send({
-            "t": "closed", "job": job.name, "round": job.round, "clients": bits_of(accepted),
+            "t": "closed", "job": job.name, "round": job.round, "clients": bits(accepted),
             **job.intake.tally.of_round(),
         })  # fmt: skip
         for upload in list(job.uploads.values()):

@@ -14,7 +14,7 @@ from lifl.functions.clients import Clients
 from lifl.functions.jobs import Job
 from lifl.functions.lanes import Lanes
 from lifl.functions.lines import EVERYTHING, Lines
-from lifl.functions.wire import Message, bits_of
+from lifl.functions.wire import Message, bits
 
 TELL_S: Final = 0.01  # from one report of who is in to the next, while more are expected
 
@@ -44,7 +44,7 @@ class Reports:
         round_, _ = job.intake.arena.model()
         self._lines.send({
             "t": "ready", "job": job.name, "model": round_ if job.intake.model() else -1,
-            "in_model": bits_of(job.intake.arena.accepted(round_)) if round_ > 0 else b"",
+            "in_model": bits(job.intake.arena.accepted(round_)) if round_ > 0 else b"",
         })  # fmt: skip
 
     def everything(self, line: str) -> None:
@@ -81,10 +81,10 @@ class Reports:
         job.told = job.bytes_in, len(job.metrics)
         self._lines.send({
             "t": "accepted", "job": job.name, "round": job.round, "epoch": job.epoch,
-            "clients": bits_of(job.intake.arena.accepted(job.round)),
+            "clients": bits(job.intake.arena.accepted(job.round)),
             "bytes": job.bytes_in - bytes_told, "metrics": job.metrics[metrics_told:],
             "again": again, "begun": job.has_model,
-            "excused": bits_of(job.excused),
+            "excused": bits(job.excused),
             "cut": job.cut or job.intake.arena.is_closed(job.round),
         })  # fmt: skip
 

@@ -113,19 +113,19 @@ def owner(key: str) -> str:
     return key.partition("~")[0]
 
 
-def bits_of(clients: int) -> bytes:
-    """A set of clients of a round as messages have it: a bit each, the lowest first."""
-    return clients.to_bytes(-(-clients.bit_length() // 8), "little")
-
-
-def clients_of(bits: bytes) -> int:
-    """The other way round."""
-    return int.from_bytes(bits, "little")
-
-
 def encode(message: Message) -> bytes:
     data: bytes = msgpack.packb(message)
     return data
+
+
+def bits(clients: int) -> bytes:
+    """A set of clients, one bit each, as messages have it: little-endian, as short as can be."""
+    return clients.to_bytes(-(-clients.bit_length() // 8), "little")
+
+
+def clients_of(data: bytes) -> int:
+    """The other way round."""
+    return int.from_bytes(data, "little")
 
 
 def weight_of(value: object) -> float:

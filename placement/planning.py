@@ -14,7 +14,7 @@ from typing import Any, Final
 from lifl.api.job import FLJob
 from lifl.errors import Busy
 from lifl.functions.layout import Layout
-from lifl.functions.wire import Message, bits_of
+from lifl.functions.wire import Message, bits
 from lifl.placement.asking import Asking
 from lifl.placement.autoscaler import Room, leaves_for
 from lifl.placement.capacity import capacity
@@ -323,7 +323,7 @@ class Planning:
             "lanes": {str(index[key]): leaf for key, leaf in part.lanes.items()},
             "nodes": {n.key: n.epoch for n in members if n is not node} if is_top else {},
             "top": plan.top.endpoint if is_top and plan.top else 0,
-            "excused": bits_of(excused),
+            "excused": bits(excused),
             "settings": trainer.settings(number) if trainer else {},
             "forward": None if is_top else [top.endpoint, top.key],
             "model_from": None if holder is node else [holder.endpoint, holder.key],

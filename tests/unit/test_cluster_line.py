@@ -304,7 +304,10 @@ def test_the_agents_loop_wakes_when_the_silence_is_over(
 
     nothing = SimpleNamespace(fileno=lambda: 0)
     agent: Any = SimpleNamespace(
-        members=SimpleNamespace(listener=nothing, doorman=None, connections={}, look_in_s=look_s),
+        members=SimpleNamespace(
+            listener=nothing, doorman=None, connections={},
+            liveness=SimpleNamespace(look_in_s=look_s),
+        ),
         router=nothing, endpoint=SimpleNamespace(fds=[]), idle_in_s=None,
         pool=SimpleNamespace(processes={}, zygote=None),
         lines=SimpleNamespace(sockets=[]),

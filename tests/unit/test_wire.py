@@ -17,7 +17,7 @@ from lifl.functions.wire import (
     Doorkeeper,
     Keys,
     bind,
-    bits_of,
+    bits,
     bound_endpoint,
     clients_of,
     dealer,
@@ -86,9 +86,9 @@ def test_two_cannot_listen_at_one_address(context: Context) -> None:
 
 @pytest.mark.parametrize("clients", [0, 1, 0x80, 0x1FF, 1 << 999])
 def test_a_set_of_clients_there_and_back(clients: int) -> None:
-    bits = bits_of(clients)
-    assert clients_of(bits) == clients
-    assert not bits or bits[-1], "no byte too many"
+    data = bits(clients)
+    assert clients_of(data) == clients
+    assert not data or data[-1], "no byte too many"
 
 
 # -- the list of messages ----------------------------------------------------------------------
