@@ -115,7 +115,7 @@ class Telling:
         if orders:
             fault("coordinator_all_in", "coordinator")
         for order in orders:
-            self._of_round(self.members[order.node], order.verb)
+            self._of_round(self.members[order.node], {"t": order.verb})
         if orders:
             fault("coordinator_close_sent", "coordinator")
 
@@ -132,16 +132,16 @@ class Telling:
 
     def over(self, node: Known) -> None:
         """The round is published: nobody needs this node's sum any more."""
-        self._of_round(node, "over")
+        self._of_round(node, {"t": "over"})
 
     def end(self, node: Known) -> None:
         """The job is over: clients may leave."""
-        self._of_round(node, "end")
+        self._of_round(node, {"t": "end"})
 
-    def _of_round(self, node: Known, verb: str) -> None:
+    def _of_round(self, node: Known, message: Message) -> None:
         assert self.course.round is not None
         number = self.course.round.number
-        self.send(node.gateway, {"t": verb, "job": self.planning.name, "round": number})
+        self.send(node.gateway, message | {"job": self.planning.name, "round": number})
 
     # -- gateways: where clients belong ------------------------------------------------------
     def redirect(self, node: Known) -> None:

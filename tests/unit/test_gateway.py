@@ -134,5 +134,5 @@ def test_a_new_coordinator_hears_again_what_an_observer_has_reported(
     first, last = (message for message in told if message["t"] == "metrics")
     assert [first["round"], last["round"]] == [1, 2]
     told.clear()
-    gateway._report_all("job-1")
+    gateway.reports.everything("job-1")
     assert [message for message in told if message["t"] == "metrics"] == [last]
