@@ -241,8 +241,8 @@ def run(
             click.secho(f"error: {each.prefix}{failure}", fg="red", err=True)
             code = code or 1
             way = way_on(each.story.run_dir)
-            if not each.story.has_begun:  # a job that is changed by then could not go on
-                way = f"lifl run {path} starts anew: no round had begun"
+            if not each.story.has_results:  # and a job that is changed by then could not go on
+                way = f"lifl run {path} starts anew: no round was done"
             if code == 1 and "--resume" not in failure and way:
                 click.echo(f"once that is mended, {way}", err=True)
     for who, run_dir in places.items():

@@ -129,9 +129,9 @@ class Story:
             case "draining" | "uncordoned" | "node_back":
                 self._node(event)
             case "share":
-                said = shares(event.get("parts"))
-                self.note = f"share of the nodes: {said}" if said and said != self.share else ""
-                self.share = said or self.share
+                share = shares(event.get("parts"))
+                self.note = f"share of the nodes: {share}" if share not in ("", self.share) else ""
+                self.share = share or self.share
             case "latest":
                 self.note = (
                     f"no round of this run began: {clean(event.get('link', ''))} is "
@@ -187,9 +187,9 @@ class Story:
             self.figure = main_figure(said, self.goal)
 
     @property
-    def has_begun(self) -> bool:
-        """Some round has, in an earlier start of the run or in this one."""
-        return bool(self.round or self.done_rounds or (self.goes_on and self.goes_on[1]))
+    def has_results(self) -> bool:
+        """Some round was done, in an earlier start of the run or in this one."""
+        return bool(self.done_rounds or (self.goes_on and self.goes_on[1]))
 
     @property
     def short_reason(self) -> str:

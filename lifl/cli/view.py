@@ -99,8 +99,9 @@ class View:
             for line in summary_lines(story):
                 self._console.print(line, soft_wrap=True)
         elif story.stopped:
+            who = "" if self.prefix else f"{story.job_name}: "
             self._print([
-                f"{story.job_name}: stopped by {story.stopped} after {story.done_rounds} of "
+                f"{who}stopped by {story.stopped} after {story.done_rounds} of "
                 f"{story.rounds} rounds; {left(story.run_dir)}"
             ])  # fmt: skip
 

@@ -245,7 +245,7 @@ def test_failures_are_one_line(engine: dict[str, Any], what: dict[str, Any], cod
 def test_a_failed_run_says_how_it_goes_on(engine: dict[str, Any], tmp_path: Path) -> None:
     failed = {"event": "failed", "error": "a round needs 5"}
     starting = {"event": "starting", "run_dir": str(tmp_path)}
-    engine.update(code=1, events=[starting, {"event": "round_started", "round": 1}, failed])
+    engine.update(code=1, events=[starting, {"event": "published", "round": 1}, failed])
     way = f"once that is mended, lifl run --resume {tmp_path} goes on"
     assert way not in invoke("run", str(DIGITS)).output  # it has no run.json
     (tmp_path / "run.json").touch()
@@ -254,15 +254,15 @@ def test_a_failed_run_says_how_it_goes_on(engine: dict[str, Any], tmp_path: Path
     assert way not in invoke("run", str(DIGITS)).output
 
 
-def test_a_run_that_failed_before_its_first_round_starts_anew(
+def test_a_run_that_failed_in_its_first_round_starts_anew(
     engine: dict[str, Any], tmp_path: Path
 ) -> None:
     """Its job is to be changed, and a run that goes on refuses another job."""
     (tmp_path / "run.json").touch()
     starting = {"event": "starting", "run_dir": str(tmp_path)}
     failed = {"event": "failed", "error": "a trainer has failed"}
-    engine.update(code=1, events=[starting, failed])
-    anew = f"once that is mended, lifl run {DIGITS} starts anew: no round had begun"
+    engine.update(code=1, events=[starting, {"event": "round_started", "round": 1}, failed])
+    anew = f"once that is mended, lifl run {DIGITS} starts anew: no round was done"
     said = invoke("run", str(DIGITS)).output
     assert anew in said.splitlines()
     assert "--resume" not in said
