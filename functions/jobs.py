@@ -117,7 +117,7 @@ class Job:
     leave_by: float = 0.0  # when clients that have not left are not waited for (monotonic s)
     end_is_reported: bool = False
     dirty: bool = False
-    bytes_in: int = 0  # of the round
+    bytes_in: int = 0  # of the updates that the round has, without other nodes' sums
     metrics: list[tuple[float, dict[str, float], str]] = field(default_factory=list)
     told: tuple[int, int] = (0, 0)  # how much of the two the coordinator has heard
     told_at: float = 0.0  # when (monotonic seconds)

@@ -193,8 +193,8 @@ class Uploads:
         verdict = job.intake.finish(
             upload.grant, payload=asking.payload, weight=asking.weight
         )
-        job.bytes_in += asking.length
-        if verdict == "accepted":
+        if verdict == "accepted" and asking.payload is Payload.UPDATE:
+            job.bytes_in += asking.length
             job.metrics.append((asking.weight, measured(asking.message), asking.key))
         self._answer(job, asking, verdict)
 

@@ -143,7 +143,7 @@ def run(
                 handle({
                     "event": "starting", "run_dir": fields["run_dir"],
                     "nodes": len(fields["nodes"]),
-                    "link": link_text(fields["network"]),
+                    **({"link": link} if (link := link_text(fields["network"])) else {}),
                     **({"goes_on": fields.pop("goes_on")} if resumed else {}), **whose,
                 })  # fmt: skip
                 if warning := warning_of(host, is_insecure=job.spec.insecure):

@@ -18,7 +18,7 @@ HEAD = """# Scenarios
 
 Generated from `placement/simulator/scenario.py` by `scripts/docs_scenario.py`; a test fails when
 the two differ. What `lifl simulate SCENARIO.yaml` takes; [placement.md](placement.md#the-simulator)
-says what it does with it, and [examples/06-simulate](../examples/06-simulate) has one.
+says what it does with it, and [examples/06-simulate](../examples/06-simulate) has two.
 """
 
 PARTS: tuple[tuple[str, type[BaseModel]], ...] = (

@@ -90,7 +90,9 @@ main.add_command(nodes_of_a_run)
     metavar="TIME",
     help="Of each node's link with --network netns, each way: 20ms, 500us.  None unless given.",
 )
-@click.option("--plain", is_flag=True, help="Lines instead of a live view.")
+@click.option(
+    "--plain", is_flag=True, help="Lines instead of a live view, as several jobs have anyway."
+)
 @click.option(
     "--proxy",
     type=click.Choice(["auto", "ebpf", "unix"]),
@@ -157,7 +159,8 @@ def run(
     Every node is a set of processes of its own, and so is every client that the job's trainer
     asks for.  The model, a row for every round, a summary and a report (see `lifl report`) are
     left in the run's directory, to which DIR/latest points; of several jobs each has a folder in
-    there, and spec.placement's priority and weight say how they share the nodes.
+    there, and spec.placement's priority and weight say how they share the nodes.  Several jobs are
+    told in lines, with the job's name before each: the live view is for one.
     """
     if plain and as_json:
         raise click.UsageError("--plain and --json exclude one another: lines, or events as JSON")
@@ -211,8 +214,8 @@ def run(
         spec, who = job.spec, job.metadata.name if is_one else job.metadata.full_name
         return View(
             who, spec.rounds, plain or not is_one, clients=spec.clients.min,
-            evaluated=spec.evaluator is not None, goal=spec.stop.metric if spec.stop else "",
-            prefix="" if is_one else f"{who}: ",
+            there=spec.client_count, evaluated=spec.evaluator is not None,
+            goal=spec.stop.metric if spec.stop else "", prefix="" if is_one else f"{who}: ",
         )  # fmt: skip
 
     views = [] if as_json else [view_of(job) for job, _ in jobs]
@@ -233,11 +236,13 @@ def run(
         )  # fmt: skip
     finally:
         view.close()
-    for each in views:
+    for each, (_, path) in zip(views, jobs, strict=bool(views)):
         if (failure := each.story.error) is not None:
             click.secho(f"error: {each.prefix}{failure}", fg="red", err=True)
             code = code or 1
             way = way_on(each.story.run_dir)
+            if not each.story.has_results:  # and a job that is changed by then could not go on
+                way = f"lifl run {path} starts anew: no round was done"
             if code == 1 and "--resume" not in failure and way:
                 click.echo(f"once that is mended, {way}", err=True)
     for who, run_dir in places.items():
@@ -301,6 +306,7 @@ def validate(job_file: Path, no_import: bool) -> None:
     """
     from lifl.api.cluster import refused_by_run
     from lifl.api.load import load_job
+    from lifl.cli.figures import of_which
 
     job = load_job(job_file)
     notes: list[str] = []
@@ -309,9 +315,10 @@ def validate(job_file: Path, no_import: bool) -> None:
 
         notes = try_out(job, job_file)
     spec = job.spec
+    needed = of_which(spec.client_count, spec.clients.min)
     click.echo(
         f"{job_file} is valid: job {job.metadata.name}, rounds {spec.rounds}, "
-        f"clients {spec.clients.min}, nodes {spec.nodes}"
+        f"clients {spec.client_count}{needed}, nodes {spec.nodes}"
     )
     for note in notes:
         click.secho(f"warning: {note}", fg="yellow", err=True)
@@ -424,7 +431,7 @@ def simulate(scenario: Path, as_json: bool, engine: str, plots: Path | None) -> 
     """Play rounds on nodes that do not exist, planned by the planner of `lifl run`.
 
     The scenario says how many clients and nodes there are, when updates come, and which placement
-    policies are to be compared; docs/placement.md has every field.
+    policies are to be compared; docs/scenario.md has every field.
     """
     from typing import cast
 

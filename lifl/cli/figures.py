@@ -60,6 +60,11 @@ def count(number: int, what: str) -> str:
     return f"{number} {what if number == 1 else plural}"
 
 
+def of_which(there: int, needed: int) -> str:
+    """ " (a round waits for 4)", where so many are not all."""
+    return "" if there == needed else f" (a round waits for {needed})"
+
+
 def figure(name: str, value: float) -> str:
     """One of an evaluator's figures: an accuracy as a share, others as numbers."""
     return score(value) if name == "accuracy" else f"{value:.4g}"

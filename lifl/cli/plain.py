@@ -6,10 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from lifl.cli.figures import amount, count, duration, figure, figures, starts, starts_of
+from lifl.cli.figures import amount, count, duration, figure, figures, of_which, starts, starts_of
 from lifl.cli.story import Event, Roles, Story, Tree, clean
 
 FEW = 4  # clients of which each is a line; of more, every quarter
+NOTED = (  # events whose line is the story's note
+    "warning", "restart", "output", "keys", "crowded_out", "latest", "share", "draining",
+    "uncordoned", "node_back",
+)  # fmt: skip
 HELD = 2  # rounds whose lines wait for figures while later rounds are done
 
 
@@ -24,6 +28,7 @@ class Lines:
         self._story = story
         self._tree: Tree = {}
         self._waited = -1
+        self._metrics_at = ""
         self._held: dict[int, Event] = {}  # lines that wait, in the order of rounds
         self._early: dict[int, Event] = {}  # figures of rounds whose line is still to come
 
@@ -42,8 +47,10 @@ class Lines:
             yield from self.rest()
         match kind:
             case "starting" if story.run_dir:
+                there = story.there or story.clients
                 yield f"job {story.job_name}: {count(story.rounds, 'round')}, " + (
-                    f"{count(story.clients, 'client')}, {count(story.nodes, 'node')}"
+                    f"{count(there, 'client')}{of_which(there, story.clients)}, "
+                    f"{count(story.nodes, 'node')}"
                 )
                 yield f"run directory: {story.run_dir}"
                 yield from going_on(story)
@@ -53,8 +60,9 @@ class Lines:
                     yield f"clients connect to {story.endpoint}"
             case "report":
                 yield f"report: {clean(event.get('path', ''))}"
-            case "metrics_at":
-                yield f"metrics: {clean(event.get('coordinator', ''))}"
+            case "metrics_at" if event.get("coordinator") != self._metrics_at:
+                self._metrics_at = event.get("coordinator", "")
+                yield f"metrics: {clean(self._metrics_at)}"
             case "endpoint":
                 yield from outside(story)
             case "waiting" if story.waiting and self._is_news(*story.waiting):
@@ -74,11 +82,7 @@ class Lines:
                 yield from self._let_go(below=number + 1 - (HELD if story.evaluated else 0))
             case "metrics":
                 yield f"{self._label(number)}: {_measured(event)}"
-            case "share" if event.get("parts"):
-                yield f"may use of the nodes: {shares(event['parts'])}"
-            case "warning" | "restart" | "output" | "keys" | "crowded_out" | "latest" if (
-                story.note
-            ):
+            case _ if kind in NOTED and story.note:
                 yield story.note
 
     def rest(self) -> Iterator[str]:
@@ -144,12 +148,6 @@ def census(roles: Roles) -> str:
     numbers = Counter(clean(role.get("role", "?")) for role in roles)
     order = sorted(numbers, key=lambda kind: ("top", "middle", "leaf", kind).index(kind))
     return ", ".join(kind if numbers[kind] == 1 else count(numbers[kind], kind) for kind in order)
-
-
-def shares(parts: object) -> str:
-    """ "node-0 6 updates at once", of each node."""
-    found = parts.items() if isinstance(parts, dict) else ()
-    return ", ".join(f"{clean(node)} {count(part[0], 'update')} at once" for node, part in found)
 
 
 def handed(handoffs: object) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from lifl.cli.figures import main_figure, numbers, starts_of
+from lifl.cli.figures import count, main_figure, numbers, starts_of
 
 Event: TypeAlias = Mapping[str, Any]
 Roles: TypeAlias = Sequence[Mapping[str, Any]]
@@ -30,6 +30,7 @@ class Story:
             keys are in there, and those `enrolled` in the key directory `keys`, who have their own.
         done_rounds: rounds whose model exists.
         clients: of the round, or those that it waits for.
+        there: clients that the run makes keys for; 0 where that is not known.
         goal: the figure that `spec.stop` watches.
         goes_on: of a run that was started again, the first round to come, and how many before that
             are done again.
@@ -45,6 +46,7 @@ class Story:
     clients: int = 0
     evaluated: bool = False
     goal: str = ""
+    there: int = 0
     nodes: int = 0
     link: str = ""
     proxy: str = ""
@@ -74,6 +76,8 @@ class Story:
     start_s: dict[str, float] = field(default_factory=dict)
     restarts: int = 0
     note: str = ""
+    leaving: set[str] = field(default_factory=set)  # nodes that drain
+    share: str = ""  # of the nodes, where other jobs are on them
     stopped: str = ""
     summary: Event | None = None
     error: str | None = None
@@ -121,7 +125,13 @@ class Story:
                 ]  # fmt: skip
                 self.note = "; ".join(said)
             case "crowded_out":
-                self.note = clean(event.get("text", ""))
+                self.note, self.share = clean(event.get("text", "")), ""
+            case "draining" | "uncordoned" | "node_back":
+                self._node(event)
+            case "share":
+                share = shares(event.get("parts"))
+                self.note = f"share of the nodes: {share}" if share not in ("", self.share) else ""
+                self.share = share or self.share
             case "latest":
                 self.note = (
                     f"no round of this run began: {clean(event.get('link', ''))} is "
@@ -138,6 +148,19 @@ class Story:
                 self.summary = event
             case "failed":
                 self.error = clean(event.get("error", "the run failed"))
+
+    def _node(self, event: Event) -> None:
+        """A node is left, or may be used again; a coordinator that comes back says it again."""
+        node, kind = clean(event.get("node", "?")), event["event"]
+        before = set(self.leaving)
+        if kind == "draining":
+            self.leaving.add(node)
+            text = f"{node} drains: from the next round on nobody is there"
+        else:
+            self.leaving -= {node} if kind == "uncordoned" else set()
+            why = "is back" if kind == "node_back" else "is not to be left any more"
+            text = f"{node} {why}: it may take clients again"
+        self.note = text if kind == "node_back" or before != self.leaving else ""
 
     def _round_done(self, row: Event) -> None:
         number = row.get("round", self.round)
@@ -164,6 +187,11 @@ class Story:
             self.figure = main_figure(said, self.goal)
 
     @property
+    def has_results(self) -> bool:
+        """Some round was done, in an earlier start of the run or in this one."""
+        return bool(self.done_rounds or (self.goes_on and self.goes_on[1]))
+
+    @property
     def short_reason(self) -> str:
         return self.reason.partition(": ")[0]
 
@@ -171,6 +199,16 @@ class Story:
     def measured(self) -> list[float]:
         said = [self.evaluations[number] for number in sorted(self.evaluations)]
         return [figures[self.figure] for figures in said if self.figure in figures]
+
+
+def shares(parts: object) -> str:
+    """ "6 updates at once on node-0, 2 on node-1", of each node."""
+    found = parts.items() if isinstance(parts, dict) else ()
+    said = [
+        (count(part[0], "update") + " at once" if index == 0 else str(part[0]), clean(node))
+        for index, (node, part) in enumerate(found)
+    ]
+    return ", ".join(f"{number} on {node}" for number, node in said)
 
 
 def clean(text: object) -> str:

@@ -11,7 +11,8 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,7 @@ from lifl.metrics import PHASES
 from lifl.placement.local import is_under_way
 
 TIMEOUT_S: Final = 3.0
+AVERAGE_S: Final = 10.0  # over which rates are; gateways report every 2 s at the latest
 MISSES: Final = 3  # in a row: then the run is taken for dead
 LABEL: Final = 10  # columns of what stands before bars and lists
 WIDEST: Final = 110
@@ -36,17 +38,21 @@ PHASE_LOOK: Final = {  # a sign of its own for each, and a colour
     "hand_off": ("─", "yellow"), "publish": ("▚", "red"),
 }  # fmt: skip
 COLUMN_HELP: Final = {
-    "updates/s": "clients' updates that were accepted, a second, since the last look",
-    "in": "their bytes, a second",
+    "updates/s": "clients' updates that were accepted, a second, over the last 10 s",
+    "in": "their bytes, a second, over the same time",
     "fold": "bytes of inputs that one folding aggregator read, a second, in the last round",
     "slots": "input slots in use, of how many there are",
     "queue": "updates that wait now, sealed and not yet folded or without a slot; after ~ the "
     "average over about 10 s",
-    "hand-offs/s": "descriptors that went from one process to the next, a second",
+    "hand-offs/s": "descriptors that went from one process to the next, a second, over the same "
+    "time",
     "quarant.": "quarantined: descriptors that were malformed or forged and went to the agent "
     "instead of an aggregator, since the node began",
     "restarts": "of the node's processes after they had died",
 }
+COUNTERS: Final = tuple(
+    f"lifl_{what}_total" for what in ("rounds", "updates", "update_bytes", "handoffs")
+)
 COLUMNS: Final = tuple(COLUMN_HELP)
 SPARE: Final = (6, 3, 1, 8, 5, 7, 4)  # columns that go first where there is no room; 0: the name
 
@@ -131,18 +137,56 @@ def top(run: Path, interval_s: float, console: Console | None = None) -> None:
     console = console or Console(highlight=False)
     run = run.resolve()  # `latest` may come to mean another run
     try:
-        now, before, missed = _first(run, interval_s, console), None, 0
-        with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        looks, missed = deque([_first(run, interval_s, console)]), 0
+        with Live(
+            console=console, auto_refresh=False, screen=console.is_terminal, transient=True
+        ) as live:
             while missed < MISSES:
-                live.update(screen(run, now, before, console.width, console.height), refresh=True)
+                drawn = screen(run, looks[-1], since(looks), console.width, console.height)
+                if console.is_terminal:
+                    live.update(drawn, refresh=True)
+                else:  # Live would keep all but the last to itself
+                    console.print(drawn)
+                    console.file.flush()
                 time.sleep(interval_s)
                 try:
-                    now, before, missed = look(run), now, 0
+                    looks.append(look(run))
+                    missed = 0
+                    _drop_old(looks)
                 except Unreachable:
                     missed += 1 if (run / "metrics.json").exists() else MISSES
     except KeyboardInterrupt:
         return
     console.print(f"the job in {run} has ended", markup=False, soft_wrap=True)
+
+
+def since(looks: Sequence[Look]) -> Look:
+    """What rates are counted from: of each endpoint the oldest of these looks (newest last) since
+    which it has answered and counted on."""
+    now = looks[-1]
+    return Look(
+        _oldest([each.coordinator for each in looks]) or now.coordinator,
+        {name: _oldest([each.nodes.get(name) for each in looks]) for name in now.nodes},
+    )
+
+
+def _oldest(samples: Sequence[Samples | None]) -> Samples | None:
+    """One that began anew counts from 0 again."""
+    oldest = samples[-1]
+    for earlier in reversed(samples):
+        if oldest is None or earlier is None:
+            break
+        if any(earlier.sum(name) > oldest.sum(name) for name in COUNTERS):
+            break
+        oldest = earlier
+    return oldest
+
+
+def _drop_old(looks: deque[Look]) -> None:
+    """Keep the newest look, and as many before it as rates are made of: one at least."""
+    newest_s = looks[-1].coordinator.at_s
+    while len(looks) > 2 and newest_s - looks[1].coordinator.at_s >= AVERAGE_S:
+        looks.popleft()
 
 
 def _first(run: Path, interval_s: float, console: Console) -> Look:
@@ -165,7 +209,7 @@ def _first(run: Path, interval_s: float, console: Console) -> Look:
 def screen(
     run: Path, now: Look, before: Look | None, width: int = 80, height: int = 24
 ) -> RenderableType:  # fmt: skip
-    """A look, and what changed since the one before."""
+    """A look, and what changed since one before it."""
     width = min(width, WIDEST)
     job, rounds = now.coordinator, now.coordinator.sum("lifl_rounds_total")
     name = next(job.labels("lifl_job_info"), {}).get("fljob", "?")

@@ -23,7 +23,8 @@ from lifl.placement.resume import RUN, STORE
 
 REFRESH_PER_S = 8
 _STYLES: Final = {
-    "warning": "yellow", "restart": "yellow", "keys": "yellow", "latest": "yellow", "output": "",
+    "warning": "yellow", "restart": "yellow", "keys": "yellow", "latest": "yellow",
+    "draining": "yellow", "uncordoned": "yellow", "node_back": "yellow", "output": "",
 }  # fmt: skip
 _NO_RESULTS: Final = (
     "clients", "draining.json", "keys", "metrics.json", "trace.jsonl", RUN, STORE, f"{STORE}-wal",
@@ -37,6 +38,7 @@ class View:
     Args:
         plain: lines even on a terminal.
         clients: that the job waits for before its first round.
+        there: that it makes keys for, which may be more; as many unless given.
         evaluated: the job has an evaluator.
         goal: the figure that `spec.stop` watches.
         prefix: of every line, where there are several jobs.
@@ -45,11 +47,11 @@ class View:
 
     def __init__(
         self, job_name: str, rounds: int, plain: bool, *, clients: int = 0,
-        evaluated: bool = False, goal: str = "", prefix: str = "",
+        there: int = 0, evaluated: bool = False, goal: str = "", prefix: str = "",
         console: Console | None = None,
     ) -> None:  # fmt: skip
         self.prefix = prefix
-        self.story = Story(job_name, rounds, clients, evaluated, goal)
+        self.story = Story(job_name, rounds, clients, evaluated, goal, there)
         self._console = console or Console(highlight=False)
         self._began_at = time.monotonic()
         self._over_at: float | None = None
@@ -97,8 +99,9 @@ class View:
             for line in summary_lines(story):
                 self._console.print(line, soft_wrap=True)
         elif story.stopped:
+            who = "" if self.prefix else f"{story.job_name}: "
             self._print([
-                f"{story.job_name}: stopped by {story.stopped} after {story.done_rounds} of "
+                f"{who}stopped by {story.stopped} after {story.done_rounds} of "
                 f"{story.rounds} rounds; {left(story.run_dir)}"
             ])  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ from conftest import HERE, PROXY, Runner
 from lifl.functions.kernels.bound import bound
 from lifl.placement.record import load_model
 
-DIGITS = HERE.parent.parent / "examples" / "01-digits"
+ROOT = HERE.parent.parent
+DIGITS = ROOT / "examples" / "01-digits"
+UPDATE_BYTES = 4 * ((64 + 1) * 64 + (64 + 1) * 64 + (64 + 1) * 10)  # three layers, float32
 
 
 def test_the_demo(runner: Runner) -> None:
@@ -33,6 +36,9 @@ def test_the_demo(runner: Runner) -> None:
     assert len(run.rows) == 30
     assert run.summary["accuracy"] >= 0.95
     assert run.summary["nodes"] == 2
+    sent = 16 * UPDATE_BYTES  # without the sum that one node sends to the other
+    assert {row["bytes"] for row in run.rows} == {sent}
+    assert run.summary["bytes"] == 30 * sent
     assert {role["role"] for roles in run.rows[0]["tree"].values() for role in roles} == {
         "leaf", "middle", "top",
     }  # fmt: skip
@@ -51,6 +57,19 @@ def test_the_demo(runner: Runner) -> None:
             ) / sum(weights)
             far = np.abs(value.astype(np.float64) - exact)
             assert (far <= bound(weights, inputs, extra_roundings=6)).all(), (number, name)
+
+
+def test_the_job_of_the_readme(runner: Runner) -> None:
+    """As a reader would try it: beside the module that it names, and for a round only."""
+    texts = re.findall(r"```yaml\n(apiVersion.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(texts) == 1
+    path = runner.folder / "job.yaml"
+    path.write_text(texts[0].replace("rounds: 30", "rounds: 1"))
+    (runner.folder / "digits.py").write_text((DIGITS / "digits.py").read_text())
+    run = runner.finish(runner.start(path, "--proxy", PROXY))
+    assert run.status == 0, (run.events[-3:], run.stderr)
+    assert [row["clients"] for row in run.rows] == [16]
+    assert run.summary["accuracy"] > 0.3
 
 
 def test_plain_lines_where_there_is_no_terminal(tmp_path: Path, runner: Runner) -> None:

@@ -54,12 +54,15 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         (["shm", "--help"], ["ls"]),
         (["keys", "--help"], ["new", "enroll", "revoke", "list"]),
         (["validate", "-h"], ["--no-import"]),
+        (["simulate", "--help"], ["docs/scenario.md"]),
+        (["run", "--help"], ["the live view is for one"]),
     ],
 )
 def test_help_names_everything(arguments: list[str], words: list[str]) -> None:
     result = invoke(*arguments)
     assert result.exit_code == 0
-    assert all(word in result.output for word in words)
+    said = " ".join(result.output.split())
+    assert all(word in said for word in words)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +105,18 @@ def test_validate() -> None:
     result = invoke("validate", str(DIGITS))
     assert result.exit_code == 0
     assert "is valid: job digits, rounds 30, clients 16, nodes 2" in result.output
+
+
+def test_clients_that_a_round_does_not_wait_for_are_there_too(
+    engine: dict[str, Any], tmp_path: Path
+) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(DIGITS.read_text().replace("min: 16", "min: 4").replace("nts: 16", "nts: 6"))
+    said = "6{} (a round waits for 4)"
+    assert f"clients {said.format('')}, nodes 2" in invoke("validate", str(job)).output
+    engine["events"] = [{"event": "starting", "nodes": 2, "run_dir": "runs/digits-1"}]
+    first = invoke("run", "--plain", str(job)).output.splitlines()[0]
+    assert first == f"job digits: 30 rounds, {said.format(' clients')}, 2 nodes"
 
 
 def test_validate_looks_for_what_the_job_names(tmp_path: Path) -> None:
@@ -229,13 +244,32 @@ def test_failures_are_one_line(engine: dict[str, Any], what: dict[str, Any], cod
 
 def test_a_failed_run_says_how_it_goes_on(engine: dict[str, Any], tmp_path: Path) -> None:
     failed = {"event": "failed", "error": "a round needs 5"}
-    engine.update(code=1, events=[{"event": "starting", "run_dir": str(tmp_path)}, failed])
+    starting = {"event": "starting", "run_dir": str(tmp_path)}
+    engine.update(code=1, events=[starting, {"event": "published", "round": 1}, failed])
     way = f"once that is mended, lifl run --resume {tmp_path} goes on"
     assert way not in invoke("run", str(DIGITS)).output  # it has no run.json
     (tmp_path / "run.json").touch()
     assert way in invoke("run", str(DIGITS)).output.splitlines()
     engine["code"] = 2  # the job cannot be run as it stands
     assert way not in invoke("run", str(DIGITS)).output
+
+
+def test_a_run_that_failed_in_its_first_round_starts_anew(
+    engine: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its job is to be changed, and a run that goes on refuses another job."""
+    (tmp_path / "run.json").touch()
+    starting = {"event": "starting", "run_dir": str(tmp_path)}
+    failed = {"event": "failed", "error": "a trainer has failed"}
+    engine.update(code=1, events=[starting, {"event": "round_started", "round": 1}, failed])
+    anew = f"once that is mended, lifl run {DIGITS} starts anew: no round was done"
+    said = invoke("run", str(DIGITS)).output
+    assert anew in said.splitlines()
+    assert "--resume" not in said
+    for again, known in (({"round": 3, "again": 0}, True), ({"round": 1, "again": 2}, True),
+                         ({"round": 1, "again": 0}, False)):  # fmt: skip
+        engine["events"] = [starting | {"goes_on": again}, failed]
+        assert ("--resume" in invoke("run", str(DIGITS)).output) == known
 
 
 @pytest.mark.parametrize("what", [{"raise": KeyboardInterrupt()}, {"code": 130}])

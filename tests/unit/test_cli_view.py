@@ -171,6 +171,35 @@ def test_who_has_runs_latest_again_is_said() -> None:
     assert said.strip() in shown([EVENTS[0], event], plain=False, force_terminal=True)
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_nodes_that_are_left_and_taken_again_are_said_once(terminal: bool) -> None:
+    def event(kind: str) -> dict[str, Any]:
+        return {"event": kind, "node": "node-1"}
+
+    drains = "node-1 drains: from the next round on nobody is there"
+    taken = "node-1 is not to be left any more: it may take clients again"
+    back = "node-1 is back: it may take clients again"
+    kinds = ("draining", "draining", "uncordoned", "draining", "node_back")
+    out = shown([EVENTS[0], *map(event, kinds)], plain=not terminal, force_terminal=terminal,
+                color_system=None)  # fmt: skip
+    assert re.findall("|".join((drains, taken, back)), out) == [drains, taken, drains, back]
+
+
+def test_a_share_is_said_when_it_changes() -> None:
+    shares = [{"node-0": [2, 4], "node-1": [1, 2]}] * 2 + [{}, {"node-1": [1, 2]}]
+    out = shown([{"event": "share", "parts": parts} for parts in shares])
+    assert out.splitlines() == [
+        "share of the nodes: 2 updates at once on node-0, 1 on node-1",
+        "share of the nodes: 1 update at once on node-1",
+    ]
+
+
+def test_where_metrics_are_is_said_when_it_changes() -> None:
+    urls = ["http://127.0.0.1:1/metrics"] * 2 + ["http://127.0.0.1:2/metrics"]
+    out = shown([{"event": "metrics_at", "coordinator": url} for url in urls])
+    assert out.splitlines() == [f"metrics: {url}" for url in dict.fromkeys(urls)]
+
+
 def test_an_endpoint_for_clients_from_outside() -> None:
     event = {"event": "endpoint", "endpoint": "tcp://[::1]:7", "files": "runs/x/clients",
              "outsiders": [f"client-{n}" for n in range(16)], "keys": "ring"}  # fmt: skip

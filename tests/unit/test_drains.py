@@ -28,8 +28,28 @@ def test_a_node_is_drained_and_taken_again(tmp_path: Path) -> None:
     assert status == 0
     assert "not under way" in said
     assert drains.read(tmp_path) == {"node-1"}
-    assert ran(tmp_path, "uncordon", "node-1")[0] == 0
+    assert "drained already" in ran(tmp_path, "drain", "node-1")[1]
+    status, said = ran(tmp_path, "uncordon", "node-1")
+    assert status == 0
+    assert "node-1 may take clients again" in said
     assert drains.read(tmp_path) == set()
+    assert ran(tmp_path, "uncordon", "node-1") == (
+        0,
+        "node-1 was not drained: nothing has changed\n",
+    )
+
+
+def test_of_several_jobs_one_is_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps({"nodes": {"node-0": 1, "node-1": 1}}))
+    for command in ("drain", "uncordon"):
+        status, said = ran(tmp_path, command, "node-1")
+        assert status == 2
+        assert f"has several jobs: name one of {tmp_path / 'a'}, {tmp_path / 'b'}" in said
+    assert ran(tmp_path / "b", "drain", "node-1")[0] == 0
+    assert drains.read(tmp_path / "b") == {"node-1"}
+    assert drains.read(tmp_path / "a") == set()
 
 
 def test_what_cannot_be_drained_is_a_sentence(tmp_path: Path) -> None:

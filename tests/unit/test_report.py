@@ -74,11 +74,29 @@ def test_labels_do_not_touch(rounds: int) -> None:
 
 def test_a_node_without_clients_is_told() -> None:
     alone = {"node-0": TREE["node-0"]}
-    text = page(RunFiles("x", Path(), [row(1, tree=alone)], {"nodes": 2}))
+    text = page(RunFiles("x", Path(), [row(1, tree=alone)], nodes=2))
     assert "1 of 2 nodes never had a client" in text
-    assert "<span>nodes, with clients</span><b>2, 1</b>" in text
+    assert "<span>nodes</span><b>2, 1 with clients</b>" in text
     assert "</i>node-0</span>" in text  # the legend, although one colour is all
-    assert "never had a client" not in page(RunFiles("x", Path(), [row(1)], {"nodes": 2}))
+    assert "never had a client" not in page(RunFiles("x", Path(), [row(1)], nodes=2))
+
+
+def test_a_run_that_was_killed_has_what_its_files_say(tmp_path: Path) -> None:
+    write(tmp_path, [row(1), row(2)])
+    text = page(read(tmp_path))
+    assert "<span>rounds, together</span><b>100 ms</b>" in text
+    assert "<span>nodes</span><b>2</b>" in text
+    assert "<span>proxy</span><b>ebpf</b>" in text
+    assert "<b>-</b>" not in text
+    assert "wall time" not in text
+    (tmp_path / "run.json").write_text(json.dumps({"nodes": {f"node-{n}": [] for n in range(3)}}))
+    assert "<span>nodes</span><b>3, 2 with clients</b>" in page(read(tmp_path))
+    summary = {"nodes": 4, "wall_s": 8.2, "proxy": "unix", "kernels": "native"}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    text = page(read(tmp_path))
+    for name, value in (("nodes", "4, 2 with clients"), ("wall time", "8.20 s"), ("proxy", "unix"),
+                        ("kernels", "native")):  # fmt: skip
+        assert f"<span>{name}</span><b>{value}</b>" in text
 
 
 def test_what_was_not_there_is_not_drawn() -> None:

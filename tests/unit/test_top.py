@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lifl.cli.top import Look, Samples, look, screen, top
+from lifl.cli.top import AVERAGE_S, MISSES, Look, Samples, look, screen, since, top
 from lifl.errors import Unreachable
 from lifl.placement.local import is_under_way
 
@@ -30,6 +30,67 @@ def test_a_rate_is_what_changed_by_time() -> None:
     assert before.rate(now, "lifl_updates_total") is None
     restarted = samples(4.0, updates_total=2)
     assert restarted.rate(now, "lifl_updates_total") == 0
+
+
+def looks(*updates: float | None, rounds: float = 0.0) -> list[Look]:
+    """One a second; None: the node did not answer."""
+    return [
+        Look(
+            samples(at_s, rounds_total=rounds),
+            {"node-0": None if n is None else samples(at_s, updates_total=n, slots=8)},
+        )
+        for at_s, n in enumerate(updates)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("updates", "rate"),
+    [
+        ([0, 0, 54, 54, 108], 27.0),  # a gateway that reports every other second
+        ([500, 510, 0, 10, 30], 15.0),  # an agent that began anew
+        ([5, None, 10, 20], 10.0),
+        ([5, 9, None], None),
+        ([5], None),
+    ],
+)
+def test_rates_are_over_all_looks_since_a_node_counts_on(
+    updates: list[float | None], rate: float | None
+) -> None:
+    found = looks(*updates)
+    now, before = found[-1].nodes["node-0"], since(found).nodes["node-0"]
+    assert (now.rate(before, "lifl_updates_total") if now else None) == rate
+
+
+def test_a_pipe_gets_every_look_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = iter(looks(*(27.0 * n for n in range(20)), rounds=3.0))
+    told: list[int] = []  # screens that the pipe had at each look
+    out = Pipe()
+
+    def next_look(_: Path) -> Look:
+        told.append(out.flushed.count("updates/s"))
+        if (found := next(seen, None)) is None:
+            raise Unreachable("it has ended")
+        return found
+
+    monkeypatch.setattr("lifl.cli.top.look", next_look)
+    monkeypatch.setattr("lifl.cli.top.time.sleep", lambda _: None)
+    (tmp_path / "metrics.json").touch()
+    top(tmp_path, 1.0, Console(file=out, width=100, height=24))
+    assert told[:20] == [*range(20)]
+    assert out.flushed.count("updates/s") == 20 + MISSES - 1
+    rates = [line.split()[1] for line in out.flushed.splitlines() if line.startswith("node-0")]
+    assert rates[:3] == ["-", "27", "27"]
+    assert AVERAGE_S < 20
+    assert out.flushed.rstrip().endswith("has ended")
+
+
+class Pipe(io.StringIO):
+    """What whoever reads it has."""
+
+    flushed = ""
+
+    def flush(self) -> None:
+        self.flushed = self.getvalue()
 
 
 PHASES = ("wait", "ingest", "fold", "hand_off", "publish")

@@ -63,7 +63,7 @@ summary { cursor: pointer }
 
 def page(run: RunFiles) -> str:
     """The whole of report.html."""
-    found = charts(run.rows, nodes=run.summary.get("nodes", 0))
+    found = charts(run.rows, nodes=run.nodes)
     done = "" if run.summary else " · the run did not complete"
     tree: dict[str, Any] = next((row["tree"] for row in reversed(run.rows) if row.get("tree")), {})
     return "\n".join([
@@ -87,25 +87,46 @@ def _tiles(run: RunFiles) -> str:
     measured = {name: figure(name, value) for row in rows
                 for name, value in evaluation_of(row).items()}  # fmt: skip
     shown = [(name, measured[name]) for name in evaluated(rows)[:MOST_METRICS]]
-    used = {node for row in rows for node in row.get("tree", {})}
     fold_s = sum(row.get("fold_seconds", 0.0) for row in rows)
     tiles = {
         "rounds": f"{len(rows)}",
         "round, median": duration(statistics.median(row["seconds"] for row in rows)),
-        "wall time": duration(said["wall_s"]) if "wall_s" in said else "-",
+        **_time(run),
         "updates": f"{sum(row.get('clients', 0) for row in rows):,}",
         "bytes of updates": amount(sum(row.get("bytes", 0) for row in rows)),
         "folding": rate(sum(row.get("fold_bytes", 0) for row in rows), fold_s),
         "hand-offs": f"{sum(sum(row.get('handoffs', {}).values()) for row in rows):,}",
         "starts": starts(_starts(rows), _start_s(rows)),
-        "nodes, with clients": f"{said['nodes']}, {len(used)}" if "nodes" in said else "-",
-        "proxy": str(said.get("proxy", "-")),
-        "kernels": str(said.get("kernels", "-")),
+        "nodes": _nodes(run),
+        "proxy": str(said.get("proxy") or _proxy(rows)),
+        **({"kernels": str(said["kernels"])} if said.get("kernels") else {}),
     }
     cells = (f'<div class="tile"><span>{escape(name)}</span><b>{escape(value)}</b></div>'
              for name, value in [*(shown or [("accuracy", "not measured")]), *tiles.items()]
              )  # fmt: skip
     return f'<div class="tiles">{"".join(cells)}</div>'
+
+
+def _time(run: RunFiles) -> dict[str, str]:
+    """Of a run that did not complete, that of its rounds: it wrote down no other."""
+    if "wall_s" in run.summary:
+        return {"wall time": duration(run.summary["wall_s"])}
+    return {"rounds, together": duration(sum(row["seconds"] for row in run.rows))}
+
+
+def _nodes(run: RunFiles) -> str:
+    """How many there were, and how many of them had clients where not all had."""
+    used = len({node for row in run.rows for node in row.get("tree", {})})
+    there = max(used, run.nodes)
+    if not there:
+        return "-"
+    return f"{there}" if used == there else f"{there}, {used} with clients"
+
+
+def _proxy(rows: list[Row]) -> str:
+    """By what has moved descriptors."""
+    said = [row.get("handoffs", {}) for row in rows]
+    return ", ".join(sorted({name for each in said for name in each if each[name]})) or "-"
 
 
 def _starts(rows: list[Row]) -> dict[str, float]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lifl.cli.figures import numbers
-from lifl.errors import InvalidJob
+from lifl.errors import InvalidJob, LiflError
+from lifl.placement.resume import names_of_nodes
 
 Row = dict[str, Any]
 
@@ -20,12 +22,14 @@ class RunFiles:
     Attributes:
         rows: of rounds.jsonl, in the order of rounds.
         summary: empty where the run did not complete.
+        nodes: that the run had; 0 where that is not known.
     """
 
     name: str
     directory: Path
     rows: list[Row]
     summary: dict[str, Any] = field(default_factory=dict)
+    nodes: int = 0
 
 
 def evaluation_of(row: Row) -> dict[str, float]:
@@ -66,4 +70,12 @@ def read(directory: Path) -> RunFiles:
     summary: dict[str, Any] = {}
     if (directory / "summary.json").exists():
         summary = json.loads((directory / "summary.json").read_text())
-    return RunFiles(directory.resolve().name, directory, rows, summary)
+    nodes = summary.get("nodes") or _nodes(directory)
+    return RunFiles(directory.resolve().name, directory, rows, summary, nodes)
+
+
+def _nodes(directory: Path) -> int:
+    """Of a run that did not complete: what its engine was started with."""
+    with contextlib.suppress(OSError, ValueError, LiflError):
+        return len(names_of_nodes(directory))
+    return 0
