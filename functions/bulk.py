@@ -272,6 +272,12 @@ class Bulk:
         if upload is not None:
             self._lost(connection, upload, error)
 
+    def put_out(self, key: str, job: str, error: LiflError) -> None:
+        """It has lost its right in this job: it has no connection, and opens none."""
+        self.tickets.void(key, job)
+        if (connection := self.of(key, job)) is not None:
+            self.close(connection, error)
+
     def close_job(self, job: str) -> None:
         """A job has left this node, and its memory with it."""
         for connection in [c for c in self._clients.values() if c.job == job]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import zmq
@@ -22,6 +22,7 @@ from lifl.faults import fault
 from lifl.functions.bulk import Sending
 from lifl.functions.jobs import Job, measured, rejection
 from lifl.functions.lines import EVERYTHING
+from lifl.functions.rights import Enrolment, Rights
 from lifl.functions.sealing import Mode, preload
 from lifl.functions.uploads import Uploads
 from lifl.functions.wire import (
@@ -42,6 +43,7 @@ log = logging.getLogger("lifl.gateway")
 BATCH = 64
 LEAVE_S = 1.0  # for clients to hear that a job is done
 LOOK_S = 0.1  # many connections end at once when a machine of clients does
+TAKE_PART = frozenset({"client", "worker", "observer"})
 HANDED_OUT = 10_000  # virtual clients in one message
 
 
@@ -69,16 +71,20 @@ class Clients:
     """The side of a gateway that faces outwards.
 
     Args:
-        rights: public key -> client, worker, observer, node or coordinator.
         jobs: the gateway's jobs by name.
         host, bulk_port, keys: where the bulk port listens, and what its tickets are bound to.
         report: tells the coordinator something.
         serve: looks at a job's words, when a slot may have become free.
+
+    Attributes:
+        rights: who may do what, in which job.
+        named: jobs that have coordinators; where there is one for everything, none.
+        over: jobs that have ended.
     """
 
     def __init__(
-        self, router: zmq.Socket[bytes], node: str, rights: dict[str, str], jobs: dict[str, Job],
-        *, host: str, bulk_port: int, keys: Keys, report: Callable[[Message], None],
+        self, router: zmq.Socket[bytes], node: str, jobs: dict[str, Job], *, host: str,
+        bulk_port: int, keys: Keys, report: Callable[[Message], None],
         serve: Callable[[Job], None],
     ) -> None:  # fmt: skip
         self.router, self.node = router, node
@@ -89,17 +95,15 @@ class Clients:
         self.bulk = self.uploads.bulk
         if self.secure:
             preload()
-        self.rights, self.jobs = rights, jobs
+        self.rights, self.jobs = Rights(), jobs
         self.report, self.serve = report, serve
         self.rejected: dict[str, int] = {}  # by code, since the agent last asked
-        self.may_join: dict[str, set[str]] = {}  # key -> jobs in which it has its right
-        self.expected: set[str] = set()  # jobs that the coordinator has, here already or not
-        self.over: set[str] = set()  # jobs that have ended
-        self.revoked: dict[str, set[str]] = {}  # key -> jobs in which it had its right
-        self.ports: dict[str, int] = {}  # key -> where it finds the bulk port; else at its own
+        self.named: Set[str] = frozenset()
+        self.over: set[str] = set()
         # job -> other nodes' gateways, and the same as those from outside find them
         self.elsewhere: dict[str, tuple[list[list[str]], list[list[str]]]] = {}
         self.unknown: dict[str, dict[str, bytes]] = {}  # hello before the job is here
+        self.unlisted: dict[str, dict[str, bytes]] = {}  # ... before it is known who takes part
         self.monitor = router.get_monitor_socket(
             zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
         )
@@ -113,14 +117,14 @@ class Clients:
     def forget(self, job: Job) -> None:
         """The job's memory goes; where it is not over it may come again, and who is here waits."""
         self.bulk.close_job(job.name)
-        if not job.ended and job.name in self.expected:
+        if not job.ended and job.name in self.rights.jobs:
             here = self.unknown.setdefault(job.name, {})
             here |= job.clients | job.workers | job.observers
 
     def keep_only(self, names: Set[str]) -> None:
-        """Of jobs that are gone, nothing stays."""
-        self.over &= names
-        for rows in (self.unknown, self.elsewhere):
+        """These are the jobs that have coordinators; of others, nothing stays."""
+        self.named, self.over = names, self.over & names
+        for rows in (self.unknown, self.unlisted, self.elsewhere):
             for name in rows.keys() - names:
                 del rows[name]
 
@@ -162,8 +166,8 @@ class Clients:
             peer, *frames = self.router.recv_multipart(copy=False)
             key = sender(peer)
             message: Message = {}
-            if key not in self.rights:  # taken away while connected: nothing of it is read
-                self.send(peer.bytes, rejection("", message, self._stranger(key)))
+            if key not in self.rights.keys:  # taken away while connected: nothing of it is read
+                self.send(peer.bytes, rejection("", message, self.rights.stranger(key)))
                 continue
             try:
                 message = decode(frames[0].buffer) if frames else {"t": ""}
@@ -184,12 +188,15 @@ class Clients:
         self.send(peer, rejection(name[:80] if isinstance(name, str) else "", message, error))
 
     def _handle(self, peer: bytes, key: str, message: Message, payload: memoryview | None) -> None:
-        right, name = self.rights.get(key, ""), message.get("job", "")
-        if name in self.expected and name not in self.may_join.get(key, ()):
-            raise self._stranger(key)
-        job = self.jobs.get(name)
+        name = message.get("job", "")
+        right, job = self.rights.of(name, key), self.jobs.get(name)
+        if name in self.rights.jobs and not right:
+            raise self.rights.stranger(key, name)
         if job is None and name in self.over:
             self.send(peer, {"t": "done", "job": name})
+            return
+        if name not in self.rights.jobs:  # whatever it may be in others
+            self._waits_for_its_list(peer, key, message["t"], name)
             return
         if "as" in message and right == "worker":
             peer = caller = Caller.of(peer, message["as"])
@@ -198,7 +205,6 @@ class Clients:
             self._let_in(peer, key, right, name)
             return
         if job is None:
-            self._expect(name)
             raise Busy(f"job {name!r} is not at this gateway yet", code="not-started")
         match message["t"]:
             case "put" if message.get("kind") == "model":
@@ -229,11 +235,10 @@ class Clients:
 
     def _let_in(self, peer: bytes, key: str, right: str, name: str) -> None:
         """Somebody says hello: it takes part from here on, and the coordinator hears so."""
-        if right not in ("client", "worker", "observer"):
+        if right not in TAKE_PART:
             raise Refused(f"a {right} does not take part in rounds", code="not-allowed")
         job = self.jobs.get(name)
         if job is None:
-            self._expect(name)
             here = self.unknown.setdefault(name, {})
         else:
             here = self._belongs(job, key)
@@ -249,7 +254,7 @@ class Clients:
             self.welcome(job, key, peer)
 
     def _say_is_here(self, name: str, key: str) -> None:
-        observer = self.rights.get(key) == "observer"
+        observer = self.rights.of(name, key) == "observer"
         self.report({"t": "client", "job": name, "key": key, "observer": observer})
 
     def report_all(self, line: str) -> None:
@@ -324,45 +329,37 @@ class Clients:
                         self.uploads.abandon(job, job.uploads[key], error)
 
     # -- who may speak -----------------------------------------------------------------------
-    def enrol(self, rights: dict[str, str], names: list[str]) -> None:
-        """From now on these keys have these rights and no others have any.
+    def enrol(self, enrolled: Mapping[str, Enrolment]) -> None:
+        """From now on these keys have these rights, by job, and no others have any.
 
-        Who had rights and has none loses the slot that it writes to, and is told.  What was
-        accepted of it stays.  Keys that were revoked are known as long as their job.
+        Who had a right in a job and has none loses there the slot that it writes to, and is told.
+        What was accepted of it stays.
         """
-        gone = self.rights.keys() - rights.keys()
-        self.rights.clear()
-        self.rights.update(rights)
-        self.expected = set(names)
-        revoked = self.revoked | {key: self.may_join.get(key, self.expected) for key in gone}
-        self.revoked = {
-            key: jobs for key, jobs in revoked.items()
-            if key not in rights and not jobs.isdisjoint(self.expected)
-        }  # fmt: skip
-        for job in self.jobs.values():
-            self._put_out(job, gone)
-        for name, waiting in self.unknown.items():
-            for key in gone & waiting.keys():
-                self.send(waiting.pop(key), rejection(name, {}, self._stranger(key)))
+        gone = self.rights.replace(enrolled)
+        for name, keys in gone.items():
+            if (job := self.jobs.get(name)) is not None:
+                self._put_out(job, keys)
+            waiting = self.unknown.get(name, {})
+            for key in keys & waiting.keys():
+                self._turn_out(name, key, waiting.pop(key))
+        for name in enrolled:
+            self._list_is_here(name)
 
     def _put_out(self, job: Job, gone: Set[str]) -> None:
         """Who waits goes first: a slot that becomes free here must not be one of theirs."""
         for key in [key for key in job.waiting if owner(key) in gone]:
             del job.waiting[key]
         for key in [key for key in job.uploads if owner(key) in gone]:
-            self.uploads.abandon(job, job.uploads[key], self._stranger(owner(key)))
+            error = self.rights.stranger(owner(key), job.name)
+            self.uploads.abandon(job, job.uploads[key], error)
         for key in gone:
-            connection = self.bulk.of(key, job.name)
-            if connection is not None:
-                self.bulk.close(connection, self._stranger(key))
+            self.bulk.put_out(key, job.name, self.rights.stranger(key, job.name))
             for here in (job.clients, job.workers, job.observers):
                 if (peer := here.pop(key, None)) is not None:
-                    self.send(peer, rejection(job.name, {}, self._stranger(key)))
+                    self._turn_out(job.name, key, peer)
 
-    def _stranger(self, key: str) -> Refused:
-        if key in self.revoked:
-            return Refused(f"the key {key} was revoked: have a new one enrolled", code="revoked")
-        return Refused(f"the key {key} is not enrolled: lifl keys enroll", code="not-enrolled")
+    def _turn_out(self, name: str, key: str, peer: bytes) -> None:
+        self.send(peer, rejection(name, {}, self.rights.stranger(key, name)))
 
     def redirect(self, name: str, key: str, endpoint: str, server_key: str) -> None:
         """Send a client that called here to the gateway that serves it."""
@@ -372,16 +369,29 @@ class Clients:
                 where = {"endpoint": endpoint, "key": server_key}
                 self.send(here.pop(key), {"t": "redirect", "job": name, **where})
 
-    def _expect(self, name: object) -> None:
-        if name not in self.expected:
+    def _waits_for_its_list(self, peer: bytes, key: str, kind: str, name: str) -> None:
+        """The coordinator of a job has not said who takes part; a hello is not said twice."""
+        if name not in self.named:
             raise PermanentError(
-                f"there is no job {name!r:.80} here, only {', '.join(sorted(self.expected))}: take "
-                "the client file of this run", code="unknown-job",
+                f"there is no job {name!r:.80} here, only {', '.join(sorted(self.rights.jobs))}: "
+                "take the client file of this run", code="unknown-job",
             )  # fmt: skip
+        if kind != "hello":
+            raise Busy(f"nobody may speak of job {name!r} here yet", code="not-started")
+        self.unlisted.setdefault(name, {})[key] = peer
+
+    def _list_is_here(self, name: str) -> None:
+        for key, peer in self.unlisted.pop(name, {}).items():
+            right = self.rights.of(name, key)
+            if right in TAKE_PART:
+                self._let_in(peer, key, right, name)
+                self._look_at = min(self._look_at, time.monotonic() + LOOK_S)  # maybe it has left
+            else:
+                self._turn_out(name, key, peer)
 
     def _belongs(self, job: Job, key: str) -> dict[str, bytes]:
-        right = self.rights.get(key)
-        return {"observer": job.observers, "worker": job.workers}.get(right or "", job.clients)
+        right = self.rights.of(job.name, key)
+        return {"observer": job.observers, "worker": job.workers}.get(right, job.clients)
 
     def welcome(self, job: Job, key: str, peer: bytes) -> None:
         assert job.layout is not None
@@ -400,7 +410,7 @@ class Clients:
 
     def _elsewhere(self, name: str, key: str) -> list[list[str]]:
         near, far = self.elsewhere.get(name, ([], []))
-        return far if key in self.ports else near
+        return near if self.rights.port(name, key) is None else far
 
     def tell_elsewhere(
         self, name: str, near: list[list[str]], far: list[list[str]]
@@ -501,7 +511,7 @@ class Clients:
         ticket = self.bulk.tickets.issue(key, job.name, self._mode())
         self.send(peer, {
             "t": "ticket", "job": job.name, "n": message["n"],
-            "port": self.ports.get(key, self.bulk.port), "id": ticket.id,
+            "port": self.rights.port(job.name, key) or self.bulk.port, "id": ticket.id,
             "secret": ticket.secret, "mode": ticket.mode.name.lower(),
         })  # fmt: skip
 

@@ -71,11 +71,10 @@ class Gateway:
         self.lines = Lines(self.context, keys, node)
         if coordinator is not None:
             self.lines.lead_to({EVERYTHING: coordinator})
-        self.rights: dict[str, str] = {}
         self.jobs: dict[str, Job] = {}
         self.clients = Clients(
-            self.router, node, self.rights, self.jobs, host=host_of(self.endpoint),
-            bulk_port=bulk_port, keys=keys, report=self.lines.send, serve=self._serve,
+            self.router, node, self.jobs, host=host_of(self.endpoint), bulk_port=bulk_port,
+            keys=keys, report=self.lines.send, serve=self._serve,
         )  # fmt: skip
         self.agent = Lanes(
             socket_path, self.endpoint, keys.public, self.jobs, self._ready,
@@ -134,7 +133,7 @@ class Gateway:
     def _poll(self) -> set[Any]:
         clients = self.clients
         wanted: list[Any] = [*self.lines.sockets, clients.monitor, clients.bulk.fileno()]
-        if self.rights:  # who calls before the keys are here waits, and is not turned away
+        if clients.rights.jobs:  # who calls before the keys are here waits, and is not turned away
             wanted += [self.door.socket, self.router]
         wanted += self.errands.sources
         wanted += [at.fileno() for at in self.agent.lanes.values()]

@@ -9,6 +9,7 @@ clients clients.py's.  Called by gateway.py with every word of a coordinator.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from lifl.errors import Late
@@ -16,10 +17,13 @@ from lifl.functions.clients import Clients
 from lifl.functions.errands import Errands
 from lifl.functions.jobs import Job
 from lifl.functions.layout import Layout
-from lifl.functions.lines import Lines
+from lifl.functions.lines import EVERYTHING, Lines
 from lifl.functions.reports import Reports
+from lifl.functions.rights import Enrolment
 from lifl.functions.wire import Doorkeeper, Message, bits
 from lifl.shm.slots import Payload
+
+log = logging.getLogger("lifl.gateway")
 
 
 class Orders:
@@ -30,7 +34,7 @@ class Orders:
         serve: looks at a job's words, when a slot may have become free.
 
     Attributes:
-        enrolled: by line: who has which rights.
+        enrolled: by line: who has which rights in its job.
         early: by job: coordinators' words before its memory is here.
     """
 
@@ -56,24 +60,24 @@ class Orders:
             self._enrol()
         for name in self.early.keys() - where.keys():
             del self.early[name]
-        self._clients.keep_only(where.keys())
+        self._clients.keep_only(set(where))
 
     def _enrol(self) -> None:
-        """Rights of all jobs together, and whose they are."""
-        rights: dict[str, str] = {}
-        jobs: dict[str, set[str]] = {}
-        ports: dict[str, int] = {}
+        """Each coordinator says who takes part in its own job, and the doorkeeper hears of all."""
+        enrolled = {}
         for line, told in self.enrolled.items():
-            rights |= told["keys"] | {self._lines.key(line): "coordinator"}
-            ports |= told["ports"]
-            for key in [*told["keys"], self._lines.key(line)]:
-                jobs.setdefault(key, set()).update(told["jobs"])
-        self._clients.enrol(rights, sorted(set().union(*jobs.values())))
-        self._clients.may_join, self._clients.ports = jobs, ports
-        self._door.keys = set(rights)
+            keys = told["keys"] | {self._lines.key(line): "coordinator"}
+            for name in told["jobs"] if line == EVERYTHING else [line]:
+                enrolled[name] = Enrolment(keys, told["ports"])
+        self._clients.enrol(enrolled)
+        self._door.keys = set(self._clients.rights.keys)
 
     # -- what they say -----------------------------------------------------------------------
     def obey(self, line: str, message: Message) -> None:
+        """Do as a coordinator says; of a job that is not its own it has nothing to say."""
+        if line not in (EVERYTHING, message.get("job", line)):
+            log.warning("%s says %r of job %r", line, message["t"], message["job"])
+            return
         match message["t"]:
             case "enrol":
                 self.enrolled[line] = message

@@ -60,6 +60,10 @@ class Tickets:
         issued.used = True
         return issued
 
+    def void(self, key: str, job: str) -> None:
+        """Who has lost its right in a job opens no connection any more."""
+        self._by_id.pop(self._newest.pop((key, job), b""), None)
+
     def forget(self, job: str) -> None:
         for pair in [pair for pair in self._newest if pair[1] == job]:
             self._by_id.pop(self._newest.pop(pair), None)

@@ -1,7 +1,8 @@
 """The directory of a run, and `runs/latest`, a link to the run that is meant where none is named.
 
 The link names the run that was started last, from its start on, so that `lifl top` can watch it
-begin; one that fails before its first round gives it back to the run before.  Called by local.py.
+begin; one that fails before its first round gives it back to the run before, and notes in its
+folder which one that is, since the link may be given back to it later.  Called by local.py.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 from lifl.errors import InvalidJob
 
 NAME: Final = "latest"
+BEFORE: Final = "before"  # in the folder of a run that did not begin: the name of the one before
 
 
 class Latest:
@@ -35,27 +37,46 @@ class Latest:
             InvalidJob: the folder cannot be written.
         """
         try:
+            (self.run / BEFORE).unlink(missing_ok=True)
             self._point(self.run.name)
         except OSError as error:
             raise _unwritable(self.link.parent, error) from error
 
     def give_back(self) -> Path | None:
-        """No round of this run began: the link names the run before, if that is there.
+        """No round of this run began: the link names the last run before that did not say so.
 
         Returns:
-            The run that it names again; None where it stays.
+            The run that it names again; None where it stays: it is another's by now, there is no
+            such run, or the folder cannot be written.
         """
-        run = self.link.parent / self._before
-        is_ours = self.link.is_symlink() and os.readlink(self.link) == self.run.name
-        if not is_ours or self._before in ("", self.run.name) or not run.is_dir():
+        try:
+            (self.run / BEFORE).write_text(self._before)
+            if not self.link.is_symlink() or os.readlink(self.link) != self.run.name:
+                return None
+            if (run := self._last_before()) is not None:
+                self._point(run.name)
+            return run
+        except OSError:  # the run failed already, and that is what is said
             return None
-        self._point(self._before)
-        return run
+
+    def _last_before(self) -> Path | None:
+        name, failed = self._before, {self.run.name}
+        while name and name not in failed:
+            run = self.link.parent / name
+            if not (run / BEFORE).is_file():
+                return run if run.is_dir() else None
+            failed.add(name)
+            name = (run / BEFORE).read_text()
+        return None
 
     def _point(self, name: str) -> None:
         new = self.link.with_name(f".{NAME}-{os.getpid()}")
         new.symlink_to(name)
-        new.replace(self.link)
+        try:
+            new.replace(self.link)
+        except OSError:
+            new.unlink()
+            raise
 
 
 def latest_beside(run_dir: Path) -> Latest | None:

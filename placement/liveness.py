@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -42,7 +43,7 @@ class Liveness:
         self.node, self.accounts, self.liveness_s = node, accounts, liveness_s
         self._restart_at = restart_at
         self.pinged_at = self.checked_at = 0.0
-        self._stuck = 0  # who never came, one after the other
+        self._stuck: Counter[str] = Counter()  # by kind: who never came, one after the other
 
     @property
     def ping_s(self) -> float:
@@ -54,9 +55,9 @@ class Liveness:
         awaited = any(each.is_awaited for each in self.node.pool.processes.values())
         return self.ping_s if self.node.jobs or awaited else None
 
-    def arrived(self) -> None:
-        """One that was waited for has joined: this machine is not too slow."""
-        self._stuck = 0
+    def arrived(self, kind: str) -> None:
+        """One that was waited for has joined: this machine is not too slow for its kind."""
+        del self._stuck[kind]
 
     def died(self, process: Process) -> None:
         """Somebody else takes the role, or the gateway's place."""
@@ -96,8 +97,8 @@ class Liveness:
 
         A process is asked, and has `liveness_s` from then: silence before a question, or while
         this agent was busy itself, says nothing.  Who is on its way and cannot be asked has
-        `START_S`, and each one in a row that does not arrive leaves the next twice as long, so
-        that on a machine that is too slow one arrives in the end.
+        `START_S`, and each one in a row that does not arrive leaves the next of its kind
+        twice as long, so that on a machine that is too slow one arrives in the end.
         """
         now = time.monotonic()
         late = now - self.checked_at > self.liveness_s / 2  # this agent did not look: ask again
@@ -123,9 +124,9 @@ class Liveness:
         if late:
             process.awaited_since_s = now
         elif now - process.awaited_since_s > max(START_S, self.liveness_s) * 2 ** min(
-            self._stuck, 6
+            self._stuck[process.kind], 6
         ):  # fmt: skip
-            self._stuck += 1
+            self._stuck[process.kind] += 1
             log.warning("%s %d has not joined: replaced", process.kind, process.pid)
             self._replace(process)
 

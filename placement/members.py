@@ -207,6 +207,7 @@ class Members:
         process.awaited_since_s = time.monotonic()
         self.connections[control.fileno()] = (control, process)
         if process.kind == "gateway":
+            self.liveness.arrived(process.kind)
             (self.node.directory / "gateway").write_text(message["endpoint"])
             self.tell_coordinators(process)
             for job in self.node.jobs.values():
@@ -314,7 +315,7 @@ class Members:
                            "endpoint": endpoint}  # fmt: skip
         if process.kind == "runtime":
             process.joined = True
-            self.liveness.arrived()
+            self.liveness.arrived(process.kind)
             if job.idling.asleep:  # it was to leave, and has something to do
                 self.node.wake(job)
             role = job.roles.get(endpoint, {"parent": 0, "expected": 0})

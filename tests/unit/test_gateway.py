@@ -31,11 +31,10 @@ def rows(gateway: Gateway) -> dict[str, int]:
     return {
         "jobs": len(gateway.jobs), "peers": len(gateway.errands.peers),
         "early": len(gateway.orders.early), "enrolled": len(gateway.orders.enrolled),
-        "rights": len(gateway.rights),
+        "rights": len(clients.rights.keys), "revoked": len(clients.rights._revoked),
         "elsewhere": len(clients.elsewhere), "over": len(clients.over),
-        "unknown": len(clients.unknown), "revoked": len(clients.revoked),
-        "expected": len(clients.expected), "may_join": len(clients.may_join),
-        "lines": len([*gateway.lines]),
+        "unknown": len(clients.unknown), "expected": len(clients.rights.jobs),
+        "tickets": len(clients.bulk.tickets._by_id), "lines": len([*gateway.lines]),
     }  # fmt: skip
 
 
@@ -47,10 +46,7 @@ def lead(gateway: Gateway, keys: Keys, *names: str) -> None:
 def begin(gateway: Gateway, keys: Keys, number: int) -> str:
     """A job comes, with a client that says hello early, and a round for which others are needed."""
     name, other = f"job-{number}", (NOWHERE, Keys.new().public)
-    gateway.orders.obey(name, {
-        "t": "enrol", "keys": {f"client of {name}": "client", f"left {name}": "client"},
-        "jobs": [name], "ports": {}, "look": 1,
-    })  # fmt: skip
+    enrol(gateway, name, {f"client of {name}": "client", f"left {name}": "client"})
     gateway.orders.obey(name, {
         "t": "elsewhere", "job": name, "gateways": [[NOWHERE, "key"]], "outside": [],
     })  # fmt: skip
@@ -59,11 +55,18 @@ def begin(gateway: Gateway, keys: Keys, number: int) -> str:
     intake: Any = SimpleNamespace(ports={})
     gateway.jobs[name] = Job(name, number, intake, (0, 0, 0), forward=other)
     gateway.errands.peer(other)
-    gateway.orders.obey(name, {
-        "t": "enrol", "keys": {f"client of {name}": "client"}, "jobs": [name], "ports": {},
-        "look": 2,
-    })  # fmt: skip
+    enrol(gateway, name, {f"client of {name}": "client"})
     return name
+
+
+def enrol(
+    gateway: Gateway, line: str, keys: dict[str, str], *, jobs: list[str] | None = None,
+    ports: dict[str, int] | None = None,
+) -> None:  # fmt: skip
+    """A coordinator says over its line who takes part."""
+    gateway.orders.obey(line, {
+        "t": "enrol", "keys": keys, "jobs": jobs or [line], "ports": ports or {}, "look": 1,
+    })  # fmt: skip
 
 
 def give_back(gateway: Gateway, name: str) -> None:
@@ -112,9 +115,9 @@ def test_who_is_revoked_is_told_so_as_long_as_the_job_is_there(gateway: Gateway)
     keys = Keys.new()
     lead(gateway, keys, "job-1")
     begin(gateway, keys, 1)
-    assert gateway.clients._stranger("left job-1").code == "revoked"
+    assert gateway.clients.rights.stranger("left job-1").code == "revoked"
     lead(gateway, keys)
-    assert gateway.clients._stranger("left job-1").code == "not-enrolled"
+    assert gateway.clients.rights.stranger("left job-1").code == "not-enrolled"
 
 
 def test_a_new_coordinator_hears_again_what_an_observer_has_reported(
@@ -125,8 +128,7 @@ def test_a_new_coordinator_hears_again_what_an_observer_has_reported(
     begin(gateway, keys, 1)
     monkeypatch.setattr(gateway.lines, "send", lambda message, *_: told.append(message))
     gateway.clients.report = gateway.lines.send
-    gateway.rights["observer"] = "observer"
-    gateway.clients.may_join["observer"] = {"job-1"}
+    enrol(gateway, "job-1", {"observer": "observer"})
     for number, accuracy in ((1, 0.5), (2, 0.75)):
         gateway.clients._handle(b"peer", "observer", {
             "t": "metrics", "job": "job-1", "round": number, "metrics": {"accuracy": accuracy},

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
 
 import pytest
 
 from lifl.errors import InvalidJob
-from lifl.placement.latest import latest_beside, make_run_dir
+from lifl.placement.latest import Latest, latest_beside, make_run_dir
+
+
+def begin(folder: Path, name: str) -> Latest:
+    latest = make_run_dir(folder, name)
+    latest.take()
+    return latest
 
 
 def test_it_names_the_last_run_that_was_started(tmp_path: Path) -> None:
@@ -22,14 +30,12 @@ def test_it_names_the_last_run_that_was_started(tmp_path: Path) -> None:
 
 
 def test_it_goes_back_to_the_run_before(tmp_path: Path) -> None:
-    first = make_run_dir(tmp_path, "toy")
-    first.take()
-    assert first.give_back() is None  # there is no other
-    second = make_run_dir(tmp_path, "toy")
-    second.take()
+    first, second = begin(tmp_path, "toy"), begin(tmp_path, "toy")
     assert second.give_back() == first.run
     assert second.link.resolve() == first.run
     assert second.give_back() is None
+    assert first.give_back() is None  # there is no other
+    assert second.link.resolve() == first.run
 
 
 def test_it_stays_with_a_newer_run_and_where_the_one_before_was_removed(tmp_path: Path) -> None:
@@ -40,9 +46,42 @@ def test_it_stays_with_a_newer_run_and_where_the_one_before_was_removed(tmp_path
     third = make_run_dir(tmp_path, "toy")
     third.take()
     assert second.give_back() is None
-    second.run.rmdir()
+    shutil.rmtree(second.run)
     assert third.give_back() is None
     assert third.link.resolve() == third.run
+
+
+def test_it_goes_back_over_those_that_have_failed_meanwhile(tmp_path: Path) -> None:
+    """Two that overlap fail before a round, the first of them first; it may go on later."""
+    good, first, second = (begin(tmp_path, name) for name in ("good", "a", "b"))
+    assert first.give_back() is None  # it is the second's
+    assert second.give_back() == good.run
+    assert good.link.resolve() == good.run
+    first.take()
+    assert begin(tmp_path, "c").give_back() == first.run
+
+
+def test_it_stays_where_only_failed_ones_came_before(tmp_path: Path) -> None:
+    first, second = begin(tmp_path, "a"), begin(tmp_path, "b")
+    assert (first.give_back(), second.give_back()) == (None, None)
+    assert second.link.resolve() == second.run
+
+
+def test_a_link_that_cannot_be_given_back_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run has failed already, and nothing else is to be said."""
+    begin(tmp_path, "a")
+    second = begin(tmp_path, "b")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.EROFS, "read-only")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "replace", full)
+        assert second.give_back() is None
+    assert second.link.resolve() == second.run
+    assert {path.name for path in tmp_path.iterdir() if path.is_symlink()} == {"latest"}
 
 
 def test_a_run_that_goes_on_takes_it_also_where_one_of_its_jobs_does(tmp_path: Path) -> None:

@@ -1,0 +1,200 @@
+"""Who may do what, job by job: one coordinator's list says nothing of another's job."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.unit.test_gateway import enrol, lead
+
+from lifl.errors import Busy, PermanentError, Refused
+from lifl.functions.gateway import Gateway
+from lifl.functions.jobs import Job
+from lifl.functions.rights import Enrolment, Rights
+from lifl.functions.sealing import Mode, Ticket
+from lifl.functions.wire import Keys
+
+K, O = "key of a client", "key of an observer"
+
+
+class Node:
+    """A gateway with the jobs a and b, each with a coordinator, and what it says."""
+
+    def __init__(self, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.gateway, self.clients = gateway, gateway.clients
+        self.reported: list[dict[str, Any]] = []
+        self.sent: list[tuple[bytes, dict[str, Any]]] = []
+        self.dropped: list[object] = []
+        self.served: list[str] = []
+        intake: Any = SimpleNamespace(ports={}, drop=self.dropped.append, model=lambda: None)
+        for number, name in enumerate("ab", 1):
+            gateway.jobs[name] = Job(name, number, intake, (0, 0, 0))
+        for each in (self.clients, self.clients.uploads):
+            monkeypatch.setattr(each, "send", lambda peer, said: self.sent.append((peer, said)))
+        monkeypatch.setattr(self.clients, "report", self.reported.append)
+        lead(gateway, Keys.new(), "a", "b")
+
+    def says(self, key: str, kind: str, job: object, **what: object) -> None:
+        self.clients._handle(key.encode(), key, {"t": kind, "job": job, **what}, None)
+
+    def occupies(self, job: Job, key: str) -> None:
+        """This client has a slot of the job, and a place in its queue."""
+        upload: Any = SimpleNamespace(
+            asking=SimpleNamespace(key=key, peer=key.encode(), message={}), grant=job.name,
+            connection=None,
+        )  # fmt: skip
+        job.uploads[key] = job.waiting[key] = upload
+
+    def opens(self, ticket: Ticket) -> bool:
+        """Whether the bulk port lets somebody in."""
+        bulk = self.clients.bulk
+        with socket.create_connection(("127.0.0.1", bulk.port), timeout=10) as sock:
+            sock.sendall(ticket.greeting())
+            until = time.monotonic() + 10
+            while not select.select([sock], [], [], 0.01)[0] and time.monotonic() < until:
+                bulk.turn()
+            try:
+                return bool(sock.recv(1))
+            except ConnectionError:
+                return False
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    keys = Keys.new()
+    gateway = Gateway(tmp_path / "agent.sock", "n", "tcp://127.0.0.1:*", keys, None)
+    yield Node(gateway, monkeypatch)
+    gateway.lines.lead_to({})
+    gateway.context.destroy(linger=0)
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_a_list_says_nothing_of_another_job(node: Node, order: str) -> None:
+    """Neither who observes there, nor who trains, nor who is nobody; whichever comes last."""
+    lists = {"a": {K: "client", O: "observer"}, "b": {K: "observer", O: "client", "X": "node"}}
+    for name in order:
+        enrol(node.gateway, name, lists[name])
+    node.says(K, "hello", "a")
+    node.says(O, "hello", "a")
+    assert ([*node.gateway.jobs["a"].clients], [*node.gateway.jobs["a"].observers]) == ([K], [O])
+    assert [(said["key"], said["observer"]) for said in node.reported] == [(K, False), (O, True)]
+    node.reported.clear()
+    with pytest.raises(Refused, match="a client may not send a 'metrics'"):
+        node.says(K, "metrics", "a", round=1, metrics={"accuracy": 1.0})
+    assert node.reported == []
+    node.says(O, "metrics", "a", round=1, metrics={"accuracy": 0.5})
+    assert node.reported == [node.gateway.jobs["a"].evaluation]
+    with pytest.raises(Refused, match="not enrolled"):
+        node.says("X", "put", "a", kind="sum", round=1, length=8)
+
+
+def test_a_line_speaks_of_its_own_job_alone(node: Node) -> None:
+    enrol(node.gateway, "a", {O: "observer"})
+    enrol(node.gateway, "b", {K: "observer", O: "client"}, jobs=["a", "b"], ports={O: 9})
+    rights = node.clients.rights
+    assert [rights.of(job, key) for job in "ab" for key in (K, O)] == [
+        "", "observer", "observer", "client",
+    ]  # fmt: skip
+    assert [rights.port(job, O) for job in "ab"] == [None, 9]
+    for said in ("end", "job", "round", "elsewhere", "redirect"):
+        node.gateway.orders.obey("b", {"t": said, "job": "a"})
+    assert not node.gateway.jobs["a"].ended
+    assert node.gateway.orders.early == {}
+
+
+def test_the_one_line_of_a_local_run_speaks_of_its_job(node: Node) -> None:
+    node.gateway.orders.coordinators({"": ("tcp://127.0.0.1:9", Keys.new().public)})
+    enrol(node.gateway, "", {K: "client"}, jobs=["a"])
+    assert node.clients.rights.of("a", K) == "client"
+    node.gateway.orders.obey("", {"t": "round", "job": "a"})
+    assert [*node.gateway.orders.early] == ["a"]
+
+
+@pytest.mark.parametrize("right", [{K: "client"}, {}])
+def test_before_its_coordinator_has_said_who_takes_part_a_job_is_nobodys(
+    node: Node, right: dict[str, str]
+) -> None:
+    """A key of another job is let in by the doorkeeper, and has to wait, or is wrong here."""
+    enrol(node.gateway, "b", {K: "client"})
+    with pytest.raises(PermanentError, match="there is no job 'c' here, only b"):
+        node.says(K, "hello", "c")
+    with pytest.raises(Busy, match="of job 'a' here yet"):
+        node.says(K, "ticket", "a", n=1)
+    node.says(K, "hello", "a")
+    assert (node.sent, node.gateway.jobs["a"].clients) == ([], {})
+    enrol(node.gateway, "a", right)
+    heard = [(said["job"], said["code"]) for _, said in node.sent]
+    assert [*node.gateway.jobs["a"].clients] == [*right]
+    assert heard == ([] if right else [("a", "not-enrolled")])
+    assert node.clients.unlisted == {}
+
+
+@pytest.mark.parametrize("other", [{K: "client"}, {}], ids=["in b still", "nowhere"])
+def test_who_is_revoked_in_one_job_has_nothing_there(node: Node, other: dict[str, str]) -> None:
+    enrol(node.gateway, "a", {K: "client"})
+    enrol(node.gateway, "b", other)
+    here = [node.gateway.jobs[name] for name in ("ab" if other else "a")]
+    for job in here:
+        job.clients[K] = K.encode()
+        node.occupies(job, K)
+    enrol(node.gateway, "a", {})
+    assert not (here[0].clients or here[0].waiting or here[0].uploads)
+    assert node.dropped == ["a"]
+    assert {(said["job"], said["code"]) for _, said in node.sent} == {("a", "revoked")}
+    for job in here[1:]:
+        assert [*job.clients] == [*job.waiting] == [*job.uploads] == [K]
+    with pytest.raises(Refused, match="was revoked"):
+        node.says(K, "hello", "a")
+
+
+def test_who_is_revoked_before_the_memory_is_here_waits_no_more(node: Node) -> None:
+    enrol(node.gateway, "a", {K: "client"})
+    enrol(node.gateway, "b", {K: "client"})
+    node.gateway.jobs.clear()
+    for name in "ab":
+        node.says(K, "hello", name)
+    enrol(node.gateway, "a", {})
+    assert node.clients.unknown == {"a": {}, "b": {K: K.encode()}}
+
+
+def test_a_ticket_ends_with_the_right(node: Node) -> None:
+    """As does the connection that was opened with the one before; in the other job both stay."""
+    key = Keys.new().public
+    for name in "ab":
+        enrol(node.gateway, name, {key: "client"})
+    tickets = {name: node.clients.bulk.tickets.issue(key, name, Mode.SEALED) for name in "ab"}
+    enrol(node.gateway, "a", {})
+    assert not node.opens(tickets["a"])
+    assert node.opens(tickets["b"])
+    assert node.clients.bulk.refused == {"unknown": 1}
+
+
+def test_a_bulk_connection_ends_with_the_right(node: Node) -> None:
+    key = Keys.new().public
+    enrol(node.gateway, "a", {key: "client"})
+    enrol(node.gateway, "b", {key: "client"})
+    bulk = node.clients.bulk
+    assert node.opens(bulk.tickets.issue(key, "a", Mode.SEALED))
+    assert bulk.of(key, "a") is not None
+    enrol(node.gateway, "a", {})
+    assert bulk.of(key, "a") is None
+
+
+def test_revoked_keys_are_known_as_long_as_their_job() -> None:
+    rights = Rights()
+    one, none = Enrolment({K: "client"}), Enrolment({})
+    assert rights.replace({"a": one, "b": one}) == {}
+    assert rights.replace({"a": none, "b": one}) == {"a": {K}, "b": set()}
+    assert rights.keys == {K}
+    codes = [rights.stranger(K, job).code for job in ("a", "b", None)]
+    assert codes == ["revoked", "not-enrolled", "revoked"]
+    assert rights.replace({"a": one, "b": one}) == {"a": set(), "b": set()}
+    assert rights.stranger(K, "a").code == "not-enrolled"
+    assert rights.replace({"b": one}) == {"a": {K}, "b": set()}
+    assert rights.stranger(K).code == "not-enrolled"
