@@ -238,10 +238,7 @@ class Clients:
         if right not in TAKE_PART:
             raise Refused(f"a {right} does not take part in rounds", code="not-allowed")
         job = self.jobs.get(name)
-        if job is None:
-            here = self.unknown.setdefault(name, {})
-        else:
-            here = self._belongs(job, key)
+        here = self.unknown.setdefault(name, {}) if job is None else self._belongs(job, key)
         before, here[key] = here.get(key, peer), peer
         if before != peer:  # as a rule its own that has ended, and then nobody hears it
             displaced = Refused(

@@ -306,6 +306,29 @@ def test_a_gateway_that_never_connects_is_ended_also_before_there_is_a_job(
     assert rig.members.liveness.look_in_s is None, "its death is an event"
 
 
+def test_a_gateway_that_never_came_leaves_others_no_longer(rig: Rig, clock: Clock) -> None:
+    """It leaves the next gateway longer, until one comes."""
+    first = rig.runtime(1, control=None, awaited_since_s=clock.now)
+    first.kind = "gateway"
+    wait(rig, clock, liveness.START_S + 3)
+    rig.runtime(2, control=None, awaited_since_s=clock.now)
+    second = rig.runtime(os.getpid(), control=None, awaited_since_s=clock.now)
+    second.kind = "gateway"
+    wait(rig, clock, liveness.START_S + 3)
+    assert rig.pool.killed == [1, 2]
+    rig.members.node.jobs.clear()
+    rig.members.doorman = None
+    rig.call().send({"t": "gateway", "endpoint": "tcp://127.0.0.1:9"}, [])
+    rig.hear()
+    assert second.control is not None
+    second.control = None
+    second.awaited_since_s = clock.now + 1000
+    third = rig.runtime(3, control=None, awaited_since_s=clock.now)
+    third.kind = "gateway"
+    wait(rig, clock, liveness.START_S + 3)
+    assert rig.pool.killed == [1, 2, 3]
+
+
 def test_an_agent_that_did_not_look_blames_nobody(rig: Rig, clock: Clock) -> None:
     rig.runtime(1, role=(JOB, 3), awaited_since_s=clock.now)
     clock.now += 1000

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.test_gateway import enrol, lead
 
 from lifl.errors import Busy, PermanentError, Refused
 from lifl.functions.gateway import Gateway
@@ -19,8 +18,9 @@ from lifl.functions.jobs import Job
 from lifl.functions.rights import Enrolment, Rights
 from lifl.functions.sealing import Mode, Ticket
 from lifl.functions.wire import Keys
+from tests.unit.test_gateway import enrol, lead
 
-K, O = "key of a client", "key of an observer"
+TRAINS, LOOKS = "key of a client", "key of an observer"
 
 
 class Node:
@@ -40,8 +40,8 @@ class Node:
         monkeypatch.setattr(self.clients, "report", self.reported.append)
         lead(gateway, Keys.new(), "a", "b")
 
-    def says(self, key: str, kind: str, job: object, **what: object) -> None:
-        self.clients._handle(key.encode(), key, {"t": kind, "job": job, **what}, None)
+    def says(self, key: str, what: str, job: object, **fields: object) -> None:
+        self.clients._handle(key.encode(), key, {"t": what, "job": job, **fields}, None)
 
     def occupies(self, job: Job, key: str) -> None:
         """This client has a slot of the job, and a place in its queue."""
@@ -77,31 +77,42 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
 @pytest.mark.parametrize("order", ["ab", "ba"])
 def test_a_list_says_nothing_of_another_job(node: Node, order: str) -> None:
     """Neither who observes there, nor who trains, nor who is nobody; whichever comes last."""
-    lists = {"a": {K: "client", O: "observer"}, "b": {K: "observer", O: "client", "X": "node"}}
+    lists = {
+        "a": {TRAINS: "client", LOOKS: "observer"},
+        "b": {TRAINS: "observer", LOOKS: "client", "X": "node"},
+    }
     for name in order:
         enrol(node.gateway, name, lists[name])
-    node.says(K, "hello", "a")
-    node.says(O, "hello", "a")
-    assert ([*node.gateway.jobs["a"].clients], [*node.gateway.jobs["a"].observers]) == ([K], [O])
-    assert [(said["key"], said["observer"]) for said in node.reported] == [(K, False), (O, True)]
+    node.says(TRAINS, "hello", "a")
+    node.says(LOOKS, "hello", "a")
+    assert ([*node.gateway.jobs["a"].clients], [*node.gateway.jobs["a"].observers]) == (
+        [TRAINS],
+        [LOOKS],
+    )
+    assert [(said["key"], said["observer"]) for said in node.reported] == [
+        (TRAINS, False),
+        (LOOKS, True),
+    ]
     node.reported.clear()
     with pytest.raises(Refused, match="a client may not send a 'metrics'"):
-        node.says(K, "metrics", "a", round=1, metrics={"accuracy": 1.0})
+        node.says(TRAINS, "metrics", "a", round=1, metrics={"accuracy": 1.0})
     assert node.reported == []
-    node.says(O, "metrics", "a", round=1, metrics={"accuracy": 0.5})
+    node.says(LOOKS, "metrics", "a", round=1, metrics={"accuracy": 0.5})
     assert node.reported == [node.gateway.jobs["a"].evaluation]
     with pytest.raises(Refused, match="not enrolled"):
         node.says("X", "put", "a", kind="sum", round=1, length=8)
 
 
 def test_a_line_speaks_of_its_own_job_alone(node: Node) -> None:
-    enrol(node.gateway, "a", {O: "observer"})
-    enrol(node.gateway, "b", {K: "observer", O: "client"}, jobs=["a", "b"], ports={O: 9})
+    enrol(node.gateway, "a", {LOOKS: "observer"})
+    enrol(
+        node.gateway, "b", {TRAINS: "observer", LOOKS: "client"}, jobs=["a", "b"], ports={LOOKS: 9}
+    )
     rights = node.clients.rights
-    assert [rights.of(job, key) for job in "ab" for key in (K, O)] == [
+    assert [rights.of(job, key) for job in "ab" for key in (TRAINS, LOOKS)] == [
         "", "observer", "observer", "client",
     ]  # fmt: skip
-    assert [rights.port(job, O) for job in "ab"] == [None, 9]
+    assert [rights.port(job, LOOKS) for job in "ab"] == [None, 9]
     for said in ("end", "job", "round", "elsewhere", "redirect"):
         node.gateway.orders.obey("b", {"t": said, "job": "a"})
     assert not node.gateway.jobs["a"].ended
@@ -110,23 +121,23 @@ def test_a_line_speaks_of_its_own_job_alone(node: Node) -> None:
 
 def test_the_one_line_of_a_local_run_speaks_of_its_job(node: Node) -> None:
     node.gateway.orders.coordinators({"": ("tcp://127.0.0.1:9", Keys.new().public)})
-    enrol(node.gateway, "", {K: "client"}, jobs=["a"])
-    assert node.clients.rights.of("a", K) == "client"
+    enrol(node.gateway, "", {TRAINS: "client"}, jobs=["a"])
+    assert node.clients.rights.of("a", TRAINS) == "client"
     node.gateway.orders.obey("", {"t": "round", "job": "a"})
     assert [*node.gateway.orders.early] == ["a"]
 
 
-@pytest.mark.parametrize("right", [{K: "client"}, {}])
+@pytest.mark.parametrize("right", [{TRAINS: "client"}, {}])
 def test_before_its_coordinator_has_said_who_takes_part_a_job_is_nobodys(
     node: Node, right: dict[str, str]
 ) -> None:
     """A key of another job is let in by the doorkeeper, and has to wait, or is wrong here."""
-    enrol(node.gateway, "b", {K: "client"})
+    enrol(node.gateway, "b", {TRAINS: "client"})
     with pytest.raises(PermanentError, match="there is no job 'c' here, only b"):
-        node.says(K, "hello", "c")
+        node.says(TRAINS, "hello", "c")
     with pytest.raises(Busy, match="of job 'a' here yet"):
-        node.says(K, "ticket", "a", n=1)
-    node.says(K, "hello", "a")
+        node.says(TRAINS, "ticket", "a", n=1)
+    node.says(TRAINS, "hello", "a")
     assert (node.sent, node.gateway.jobs["a"].clients) == ([], {})
     enrol(node.gateway, "a", right)
     heard = [(said["job"], said["code"]) for _, said in node.sent]
@@ -135,32 +146,32 @@ def test_before_its_coordinator_has_said_who_takes_part_a_job_is_nobodys(
     assert node.clients.unlisted == {}
 
 
-@pytest.mark.parametrize("other", [{K: "client"}, {}], ids=["in b still", "nowhere"])
+@pytest.mark.parametrize("other", [{TRAINS: "client"}, {}], ids=["in b still", "nowhere"])
 def test_who_is_revoked_in_one_job_has_nothing_there(node: Node, other: dict[str, str]) -> None:
-    enrol(node.gateway, "a", {K: "client"})
+    enrol(node.gateway, "a", {TRAINS: "client"})
     enrol(node.gateway, "b", other)
     here = [node.gateway.jobs[name] for name in ("ab" if other else "a")]
     for job in here:
-        job.clients[K] = K.encode()
-        node.occupies(job, K)
+        job.clients[TRAINS] = TRAINS.encode()
+        node.occupies(job, TRAINS)
     enrol(node.gateway, "a", {})
-    assert not (here[0].clients or here[0].waiting or here[0].uploads)
+    assert {**here[0].clients, **here[0].waiting, **here[0].uploads} == {}
     assert node.dropped == ["a"]
     assert {(said["job"], said["code"]) for _, said in node.sent} == {("a", "revoked")}
     for job in here[1:]:
-        assert [*job.clients] == [*job.waiting] == [*job.uploads] == [K]
+        assert [*job.clients] == [*job.waiting] == [*job.uploads] == [TRAINS]
     with pytest.raises(Refused, match="was revoked"):
-        node.says(K, "hello", "a")
+        node.says(TRAINS, "hello", "a")
 
 
 def test_who_is_revoked_before_the_memory_is_here_waits_no_more(node: Node) -> None:
-    enrol(node.gateway, "a", {K: "client"})
-    enrol(node.gateway, "b", {K: "client"})
+    enrol(node.gateway, "a", {TRAINS: "client"})
+    enrol(node.gateway, "b", {TRAINS: "client"})
     node.gateway.jobs.clear()
     for name in "ab":
-        node.says(K, "hello", name)
+        node.says(TRAINS, "hello", name)
     enrol(node.gateway, "a", {})
-    assert node.clients.unknown == {"a": {}, "b": {K: K.encode()}}
+    assert node.clients.unknown == {"a": {}, "b": {TRAINS: TRAINS.encode()}}
 
 
 def test_a_ticket_ends_with_the_right(node: Node) -> None:
@@ -188,13 +199,13 @@ def test_a_bulk_connection_ends_with_the_right(node: Node) -> None:
 
 def test_revoked_keys_are_known_as_long_as_their_job() -> None:
     rights = Rights()
-    one, none = Enrolment({K: "client"}), Enrolment({})
+    one, none = Enrolment({TRAINS: "client"}), Enrolment({})
     assert rights.replace({"a": one, "b": one}) == {}
-    assert rights.replace({"a": none, "b": one}) == {"a": {K}, "b": set()}
-    assert rights.keys == {K}
-    codes = [rights.stranger(K, job).code for job in ("a", "b", None)]
+    assert rights.replace({"a": none, "b": one}) == {"a": {TRAINS}, "b": set()}
+    assert rights.keys == {TRAINS}
+    codes = [rights.stranger(TRAINS, job).code for job in ("a", "b", None)]
     assert codes == ["revoked", "not-enrolled", "revoked"]
     assert rights.replace({"a": one, "b": one}) == {"a": set(), "b": set()}
-    assert rights.stranger(K, "a").code == "not-enrolled"
-    assert rights.replace({"b": one}) == {"a": {K}, "b": set()}
-    assert rights.stranger(K).code == "not-enrolled"
+    assert rights.stranger(TRAINS, "a").code == "not-enrolled"
+    assert rights.replace({"b": one}) == {"a": {TRAINS}, "b": set()}
+    assert rights.stranger(TRAINS).code == "not-enrolled"
