@@ -14,6 +14,7 @@ import pytest
 from lifl.connection import Address
 from lifl.functions.clients import Clients
 from lifl.functions.layout import Layout
+from lifl.functions.rights import Rights
 from lifl.functions.transfer import Outgoing
 from lifl.functions.wire import Keys, Message
 from lifl.observer import Observer
@@ -148,7 +149,7 @@ def test_a_gateway_tells_observers_of_the_others() -> None:
     clients, told = Clients.__new__(Clients), []
     job = SimpleNamespace(clients={"c": b"1"}, workers={"w": b"2"}, observers={"o": b"3"})
     clients.jobs = {"j": job}  # type: ignore[dict-item]
-    clients.elsewhere, clients.unknown, clients.ports = {}, {}, {}
+    clients.elsewhere, clients.unknown, clients.rights = {}, {}, Rights()
     clients.send = lambda peer, message: told.append((peer, message))  # type: ignore[assignment]
     others = [["tcp://b", "key of b"]]
     clients.tell_elsewhere("j", others, [])
