@@ -16,7 +16,6 @@ import zmq
 from lifl.errors import Refused
 from lifl.functions.layout import Layout
 from lifl.functions.wire import Keys, bound_endpoint, dealer, decode, encode
-from lifl.placement import agent as agent_module
 from lifl.placement.agent import Agent
 from lifl.placement.cluster import desk as desk_module
 from lifl.placement.cluster import steward as steward_module
@@ -290,28 +289,27 @@ def test_a_new_operator_and_one_that_takes_him_know_of_nothing(side: Side) -> No
     ("silent_s", "look_s", "waits_ms"), [(1.5, None, 1501), (0.0, None, None), (5.0, 2.0, 2001)]
 )
 def test_the_agents_loop_wakes_when_the_silence_is_over(
-    monkeypatch: pytest.MonkeyPatch, silent_s: float, look_s: float | None, waits_ms: int | None
+    silent_s: float, look_s: float | None, waits_ms: int | None
 ) -> None:
     waited: list[int | None] = []
 
-    class Poller:
-        def register(self, *_: Any) -> None:
-            pass
-
-        def poll(self, timeout_ms: int | None) -> list[Any]:
-            waited.append(timeout_ms)
-            return []
+    def ready(_: list[Any], timeout_ms: int | None) -> set[Any]:
+        waited.append(timeout_ms)
+        return set()
 
     nothing = SimpleNamespace(fileno=lambda: 0)
     agent: Any = SimpleNamespace(
-        members=SimpleNamespace(listener=nothing, doorman=None, connections={}, look_in_s=look_s),
+        members=SimpleNamespace(
+            listener=nothing, doorman=None, connections={},
+            liveness=SimpleNamespace(look_in_s=look_s),
+        ),
+        sources=SimpleNamespace(ready=ready),
         router=nothing, endpoint=SimpleNamespace(fds=[]), idle_in_s=None,
         pool=SimpleNamespace(processes={}, zygote=None),
         lines=SimpleNamespace(sockets=[]),
         accounts=SimpleNamespace(overdue=lambda: None),
         steward=SimpleNamespace(sockets=[], silent_for_s=lambda: silent_s), notice=None,
     )  # fmt: skip
-    monkeypatch.setattr(agent_module.zmq, "Poller", Poller)
     Agent._poll(agent)
     assert waited == [waits_ms]
 
