@@ -262,6 +262,11 @@ class BulkConnection:
         self.verified = at
         self._wake()
 
+    @property
+    def come(self) -> int:
+        """Bytes of the model that are there, those of a chunk that is not whole yet included."""
+        return self.verified + self._down.filled
+
     def wait(self, timeout_s: float) -> bool:
         """Whether something has come."""
         return bool(self._poll.poll(timeout_s * 1000))

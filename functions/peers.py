@@ -19,6 +19,7 @@ from lifl.functions.transfer import Download, Outgoing, Upload
 from lifl.functions.wire import INLINE, Keys, Message, dealer, decode, encode
 
 AGAIN_S = 1.0
+STILL_S = 15.0  # a chunk may be on its way for so long: to ask again is to begin again
 
 
 @dataclass
@@ -34,6 +35,13 @@ class Transfer:
     def round(self) -> int:
         work = self.work
         return int(work.put["round"]) if isinstance(work, Upload) else work.round
+
+    @property
+    def again_s(self) -> float:
+        """How long nothing may be heard of it."""
+        work = self.work
+        is_sending = isinstance(work, Upload) and work.granted and not self.is_bulk
+        return STILL_S if is_sending or isinstance(work, Download) else AGAIN_S
 
     @property
     def is_bulk(self) -> bool:
@@ -148,7 +156,7 @@ class Peer:
         """Ask again for what has not moved."""
         now = time.monotonic()
         for job, transfer in [*self.uploads.items(), *self.downloads.items()]:
-            if now - transfer.moved_at > AGAIN_S:
+            if now - transfer.moved_at > transfer.again_s:
                 transfer.moved_at = now
                 if isinstance(transfer.work, Download):
                     self._send(transfer.work.again())

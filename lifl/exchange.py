@@ -32,6 +32,7 @@ from lifl.functions.wire import INLINE, Keys, Message
 State = dict[str, np.ndarray[Any, Any]]
 
 AGAIN_S = 2.0
+STILL_S = 15.0  # that a chunk may take
 AGAIN_MS = int(AGAIN_S * 1000)
 AWAY_S = 3.0  # without its gateway a client tries another
 LISTEN_S = 0.01
@@ -109,10 +110,19 @@ class Exchange:
         """Until acknowledged (True) or too late (False)."""
         if self._lane == "fast" and len(upload.data) > INLINE:
             return self._upload_bulk(upload)
+
+        def again() -> list[Outgoing]:
+            """Begin again; not while a chunk may still be on its way over a slow link.
+
+            After a reconnection the gateway says `round`, which begins it again.
+            """
+            is_still = time.monotonic() - self._heard_at > STILL_S
+            return upload.start() if is_still or not upload.granted else []
+
         self._connection.send(upload.start())
         number, start = upload.put["round"], self.start
         while True:
-            message, _ = self.wait_for("go", "more", "ack", "reject", "round", again=upload.start)
+            message, _ = self.wait_for("go", "more", "ack", "reject", "round", again=again)
             counts = self._counts(message, number, start)
             if counts is not None:
                 return counts

@@ -52,6 +52,11 @@ LOSS_POINTS: Final = (
     "gateway_model_begun", "gateway_model_asked",  # the coordinator brings a model, or wants one
 )  # fmt: skip
 
+START_POINTS: Final = (
+    "agent_gateway_started",  # and not written down yet
+)
+
+_KNOWN: Final = {*POINTS, *COORDINATOR_POINTS, *LOSS_POINTS, *START_POINTS}
 ACTIONS: Final = ("kill", "stop", "lose")
 
 _armed: dict[str, tuple[str, str, int]] = {}
@@ -61,7 +66,7 @@ _node = ""
 def _arm() -> None:
     for entry in filter(None, os.environ.get("LIFL_FAULT", "").split(",")):
         who, point, action, nth = entry.split(":")
-        if point not in (*POINTS, *COORDINATOR_POINTS, *LOSS_POINTS) or action not in ACTIONS:
+        if point not in _KNOWN or action not in ACTIONS:
             form = f"<who>:<point>:<{'|'.join(ACTIONS)}>:<nth>"
             raise ValueError(f"LIFL_FAULT: {entry!r} is not {form}")
         _armed[point] = (who, action, int(nth))

@@ -99,8 +99,9 @@ class _Fetch:
                     if self._receive(bulk, at):
                         return
                 except Broken:  # a gateway that was restarted
-                    at = bulk.verified
+                    continue
                 finally:
+                    at = bulk.verified
                     bulk.close()
         finally:
             self._control.close()
@@ -128,14 +129,15 @@ class _Fetch:
             "t": "get", "job": self._job, "round": work.round, "transfer": self._transfers,
             "at": at, "n": len(work.buffer) - at,
         })  # fmt: skip
-        heard_at = time.monotonic()
+        heard_at, come = time.monotonic(), bulk.come
         while True:
-            if bulk.wait(LOOK_MS / 1000):
-                heard_at = time.monotonic()
-                if bulk.receive():
-                    return True
-                if bulk.verified > self._most:
-                    self._until, self._most = heard_at + LIMIT_S, bulk.verified
+            bulk.wait(LOOK_MS / 1000)
+            if bulk.receive():  # looks also at what was not worth a wake-up, on a slow link
+                return True
+            if bulk.come > come:
+                heard_at, come = time.monotonic(), bulk.come
+            if come > self._most:
+                self._until, self._most = heard_at + LIMIT_S, come
             message = self._look(0)
             if message is not None and message["t"] == "gone":
                 raise Unreachable(

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from lifl.faults import fault
 from lifl.placement.forking import Forking
 from lifl.placement.processes import ONE_THREAD
 from lifl.proxy_ebpf.control import Control
@@ -166,6 +167,8 @@ class Pool:
         process = Process(kind, child.pid, os.pidfd_open(child.pid))
         child.returncode = 0  # reaped through the pidfd, not by subprocess
         self.processes[child.pid] = process
+        if kind == "gateway":
+            fault("agent_gateway_started", "agent")
         self.save()
         return process
 
@@ -258,7 +261,19 @@ class Pool:
                 self.processes[pid] = Process(kind, pid, pidfd, role=tuple(role) if role else None)
             else:
                 os.close(pidfd)
+        self._adopt_unwritten()
         return True
+
+    def _adopt_unwritten(self) -> None:
+        """A gateway that the last agent started and had no time to write down: it has the port."""
+        for entry in Path("/proc").glob("[0-9]*"):
+            pid = int(entry.name)
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if pid not in self.processes and {
+                    b"lifl.functions.gateway", str(self.socket_path).encode()
+                } <= {*words}:
+                    self.processes[pid] = Process("gateway", pid, os.pidfd_open(pid))
 
     def end(self) -> None:
         """Kill every process and wait until it is gone: the zygote first, whose children it reaps.

@@ -80,6 +80,11 @@ def test_kill_the_agent_when_it_saw_a_death(runner: Runner) -> None:
     crash(runner, "leaf:fold_written:kill:1", "agent:agent_saw_death:kill:1")
 
 
+def test_kill_the_agent_when_it_has_started_another_gateway(runner: Runner) -> None:
+    """The next agent finds it, though nobody wrote it down: the port is that gateway's."""
+    crash(runner, "gateway:gateway_accepted:kill:1", "agent:agent_gateway_started:kill:2")
+
+
 def test_kill_the_agent_that_restarted(runner: Runner) -> None:
     crash(runner, "agent:agent_poked:kill:3", "agent:agent_restarted:kill:1")
 

@@ -197,3 +197,24 @@ def test_clients_from_outside_are_refused(runner: Runner) -> None:
     run = runner("--network", "netns", clients={"min": 4, "max": 5})
     assert run.status == 2
     assert "clients from outside cannot reach its nodes: give the job a trainer" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("rate", "size", "lane"),
+    [("1.5Mbit", 75_000, "fast"),  # less than is worth a wake-up comes in a second
+     # a chunk of 1 MiB takes longer than who sends it waits for a word
+     pytest.param("4Mbit", 1_200_000, "fast", marks=pytest.mark.losses),
+     pytest.param("3Mbit", 1_200_000, "zmq", marks=pytest.mark.losses)],
+)  # fmt: skip
+def test_links_on_which_models_take_seconds(
+    runner: Runner, rate: str, size: int, lane: str
+) -> None:
+    run = runner.finish(
+        runner.start(
+            runner.job_file(trainers=1, rounds=1, clients={"lane": lane}), "--network", "netns",
+            "--link-rate", rate, env={"TOY_SIZE": str(size)},
+        ),
+        limit_s=170,
+    )  # fmt: skip
+    assert not run.of("node_lost")
+    check(run, rounds=1, clients=1)
