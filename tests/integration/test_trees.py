@@ -102,7 +102,7 @@ class Tree:
                 self.layout.pack_into(updates[client], memoryview(buffer))
                 self.intake.write(grant, 0, memoryview(buffer))
                 verdict = self.intake.finish(
-                    grant, payload=Payload.UPDATE, weight=weights[client], epoch=0
+                    grant, payload=Payload.UPDATE, weight=weights[client]
                 )
                 assert verdict == "accepted"
                 waiting.pop(0)
