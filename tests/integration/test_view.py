@@ -150,7 +150,8 @@ def test_an_agent_that_cannot_start_says_why(runner: Runner) -> None:
 @pytest.mark.parametrize(
     ("moment", "sign", "by", "what"),
     [
-        ("run directory", signal.SIGTERM, "SIGTERM", "nothing was written"),
+        # the coordinator may have begun to write meanwhile, or not
+        ("run directory", signal.SIGTERM, "SIGTERM", "nothing was written|no round is done"),
         ("hand-offs", signal.SIGINT, "Ctrl-C", "rounds.jsonl; lifl run --resume "),
     ],
 )
@@ -176,7 +177,7 @@ def test_a_stopped_run_says_what_there_is(
     assert process.returncode == 130
     last = out.splitlines()[-1]
     assert last.startswith(f"toy: stopped by {by} after ")
-    assert what in last
+    assert re.search(what, last), last
     assert (out + err).count("stopped by") == 1
     assert err == ""
 
