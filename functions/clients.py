@@ -119,7 +119,7 @@ class Clients:
         self.bulk.close_job(job.name)
         if not job.ended and job.name in self.rights.jobs:
             here = self.unknown.setdefault(job.name, {})
-            here |= job.clients | job.workers | job.observers
+            here |= job.everybody
 
     def keep_only(self, names: Set[str]) -> None:
         """These are the jobs that have coordinators; of others, nothing stays."""
@@ -262,7 +262,7 @@ class Clients:
         for job in self.jobs.values():
             if line not in (EVERYTHING, job.name):
                 continue
-            for key in [*job.clients, *job.workers, *job.observers]:
+            for key in job.everybody:
                 self._say_is_here(job.name, key)
 
     # -- who has left ------------------------------------------------------------------------
@@ -415,10 +415,7 @@ class Clients:
         """Where clients of this gateway go when it is gone; workers and observers go to all."""
         self.elsewhere[name] = near, far
         job = self.jobs.get(name)
-        here = [self.unknown.get(name, {})] + (
-            [job.clients, job.workers, job.observers] if job else []
-        )
-        for peers in here:
+        for peers in (self.unknown.get(name, {}), job.everybody if job else {}):
             for key, peer in peers.items():
                 gateways = self._elsewhere(name, key)
                 self.send(peer, {"t": "elsewhere", "job": name, "gateways": gateways})

@@ -17,10 +17,10 @@ from lifl.functions.intake import Grant, Intake
 from lifl.functions.kernels.finite import FiniteCheck
 from lifl.functions.layout import Layout
 from lifl.functions.wire import (
-    INLINE,
     MOST_METRICS,
     Message,
     clients_of,
+    takes_bulk_port,
     weight_of,
     worker_and_number,
 )
@@ -52,7 +52,7 @@ class Asking:
     @property
     def is_bulk(self) -> bool:
         """The payload comes over the bulk port, and not with the put."""
-        return self.message.get("lane") == "fast" and self.length > INLINE
+        return takes_bulk_port(self.message.get("lane"), self.length)
 
 
 @dataclass
@@ -134,6 +134,11 @@ class Job:
     crowd_at: int | None = None  # the queue of which the coordinator wants to hear
     withholding: int | None = None  # number of the agent's last limit, while slots are in use
     announced: set[str] = field(default_factory=set)  # who has heard of the round here
+
+    @property
+    def everybody(self) -> dict[str, bytes]:
+        """Clients, workers and observers that are here: key -> connection."""
+        return self.clients | self.workers | self.observers
 
     def in_service(self) -> int:
         """Updates that wait for a slot, come in, or wait to be folded."""

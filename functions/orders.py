@@ -114,9 +114,7 @@ class Orders:
             case "job":
                 job.layout = Layout.from_wire(message["layout"])
                 job.settings = message["settings"]
-                for key, peer in [
-                    *job.clients.items(), *job.workers.items(), *job.observers.items()
-                ]:  # fmt: skip
+                for key, peer in job.everybody.items():
                     self._clients.welcome(job, key, peer)
             case "round":
                 before = job.forward
@@ -138,9 +136,7 @@ class Orders:
                 self._clients.over.add(job.name)
                 self._clients.ends(job)
                 done = {"t": "done", "job": job.name, "round": message["round"]}
-                for peer in [
-                    *job.clients.values(), *job.workers.values(), *job.observers.values()
-                ]:  # fmt: skip
+                for peer in job.everybody.values():
                     self._clients.send(peer, done)
 
     # -- rounds ------------------------------------------------------------------------------

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 import zmq
 
 from lifl.functions.outlets import Outlets
-from lifl.functions.transfer import Download, Outgoing, Upload
-from lifl.functions.wire import INLINE, Keys, Message, dealer, decode, encode
+from lifl.functions.transfer import STILL_S, Download, Outgoing, Upload
+from lifl.functions.wire import Keys, Message, dealer, decode, encode, takes_bulk_port
 
 AGAIN_S = 1.0
-STILL_S = 15.0  # a chunk may be on its way for so long: to ask again is to begin again
 
 
 @dataclass
@@ -47,9 +46,7 @@ class Transfer:
     def is_bulk(self) -> bool:
         """It goes over the bulk port."""
         work = self.work
-        return isinstance(work, Upload) and work.put.get("lane") == "fast" and (
-            len(work.data) > INLINE
-        )  # fmt: skip
+        return isinstance(work, Upload) and takes_bulk_port(work.put.get("lane"), len(work.data))
 
 
 class Peer:

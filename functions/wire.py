@@ -134,14 +134,19 @@ def weight_of(value: object) -> float:
     Raises:
         InvalidUpdate: it is no number from 2^-40 to 2^40.
     """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (is_number and LEAST_WEIGHT <= value <= MOST_WEIGHT):  # type: ignore[operator]
-        raise InvalidUpdate(
-            f"weight is {value!r}: it must be a number from {LEAST_WEIGHT:.1e} to "
-            f"{MOST_WEIGHT:.1e}, usually that of the client's examples",
-            code="bad-weight",
-        )
-    return float(value)  # type: ignore[arg-type]
+    is_bool = isinstance(value, bool)  # which Python takes for an int
+    if isinstance(value, int | float) and not is_bool and LEAST_WEIGHT <= value <= MOST_WEIGHT:
+        return float(value)
+    raise InvalidUpdate(
+        f"weight is {value!r}: it must be a number from {LEAST_WEIGHT:.1e} to {MOST_WEIGHT:.1e}, "
+        "usually that of the client's examples",
+        code="bad-weight",
+    )
+
+
+def takes_bulk_port(lane: object, size: int) -> bool:
+    """Whether a payload of so many bytes goes over the bulk port, and not with its messages."""
+    return lane == "fast" and size > INLINE
 
 
 def decode(data: bytes | memoryview, limit: int = LARGEST_HEADER) -> Message:

@@ -26,13 +26,12 @@ from lifl.functions.bulk_client import Broken, BulkConnection, connect
 from lifl.functions.layout import Layout
 from lifl.functions.polling import Sources
 from lifl.functions.sealing import preload
-from lifl.functions.transfer import Download, Outgoing, Upload
-from lifl.functions.wire import INLINE, Keys, Message
+from lifl.functions.transfer import STILL_S, Download, Outgoing, Upload
+from lifl.functions.wire import INLINE, Keys, Message, takes_bulk_port
 
 State = dict[str, np.ndarray[Any, Any]]
 
 AGAIN_S = 2.0
-STILL_S = 15.0  # that a chunk may take
 AGAIN_MS = int(AGAIN_S * 1000)
 AWAY_S = 3.0  # without its gateway a client tries another
 LISTEN_S = 0.01
@@ -108,7 +107,7 @@ class Exchange:
 
     def upload(self, upload: Upload) -> bool:
         """Until acknowledged (True) or too late (False)."""
-        if self._lane == "fast" and len(upload.data) > INLINE:
+        if takes_bulk_port(self._lane, len(upload.data)):
             return self._upload_bulk(upload)
 
         def again() -> list[Outgoing]:
@@ -201,7 +200,7 @@ class Exchange:
         if small is not None and small[0] == number and len(small[1]) == self.layout.update_bytes:
             return self.layout.views(memoryview(bytearray(small[1])))
         buffer = self.buffers.take(self.layout.update_bytes)
-        if self._lane == "fast" and len(buffer) > INLINE:
+        if takes_bulk_port(self._lane, len(buffer)):
             return self.layout.views(buffer) if self._fetch_bulk(number, buffer) else None
         download = Download(self.job, number, buffer)
         self._connection.send(download.ask())

@@ -174,10 +174,14 @@ class Planning:
         except Busy:  # the nodes of its share are gone, and it has no other share yet
             return over(nodes)
 
+    def _cores(self, node: Known) -> int:
+        """Of a node, as far as the job's leaves can use them."""
+        return min(self.leaves_most, int(node.measured["cores"]))
+
     def _node(self, node: Known, *, takes: bool) -> Node:
         slots = self.job.spec.memory.input_slots
         fold, ingress = node.measured["fold_bytes_s"], node.measured["ingress_bytes_s"]
-        cores = min(self.leaves_most, int(node.measured["cores"]))
+        cores = self._cores(node)
         room = capacity(
             update_bytes=self.layout.update_bytes, fold_bytes_s=fold, ingress_bytes_s=ingress,
             input_slots=slots,
@@ -235,7 +239,7 @@ class Planning:
         """
         if self.job.spec.scaling.leaves != "queue" or node.queue is None:
             return None
-        return leaves_for(node.queue, fan_in=self.job.spec.aggregation.fan_in or 1, room=room)
+        return leaves_for(node.queue, fan_in=self.least_fan_in, room=room)
 
     @property
     def least_fan_in(self) -> int:
@@ -244,8 +248,7 @@ class Planning:
 
     def leaves_for_queue(self, node: Known, queue: int, clients: int) -> int:
         """Leaves for so many updates that wait now, of so many clients."""
-        cores = min(self.leaves_most, int(node.measured["cores"]))
-        room = Room(cores=cores, input_slots=self.slots(node.name))
+        room = Room(cores=self._cores(node), input_slots=self.slots(node.name))
         return leaves_for(min(queue, clients), fan_in=self.least_fan_in, room=room)
 
     # -- messages ----------------------------------------------------------------------------

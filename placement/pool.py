@@ -23,7 +23,7 @@ from typing import Any, Final, Literal
 
 from lifl.faults import fault
 from lifl.placement.forking import Forking
-from lifl.placement.processes import ONE_THREAD
+from lifl.placement.processes import ONE_THREAD, words_of
 from lifl.proxy_ebpf.control import Control
 
 ProcessKind = Literal["runtime", "gateway"]
@@ -266,13 +266,11 @@ class Pool:
 
     def _adopt_unwritten(self) -> None:
         """A gateway that the last agent started and had no time to write down: it has the port."""
+        words = {b"lifl.functions.gateway", str(self.socket_path).encode()}
         for entry in Path("/proc").glob("[0-9]*"):
             pid = int(entry.name)
-            with contextlib.suppress(OSError):
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                if pid not in self.processes and {
-                    b"lifl.functions.gateway", str(self.socket_path).encode()
-                } <= {*words}:
+            if pid not in self.processes and words <= words_of(pid):
+                with contextlib.suppress(OSError):
                     self.processes[pid] = Process("gateway", pid, os.pidfd_open(pid))
 
     def end(self) -> None:

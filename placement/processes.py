@@ -74,12 +74,20 @@ def descendants(root: int) -> set[int]:
     return found
 
 
+def words_of(pid: int) -> set[bytes]:
+    """Of its command line; none where the process is gone."""
+    try:
+        return {*Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")}
+    except OSError:
+        return set()
+
+
 def end_those_with(directory: Path) -> None:
     """Kill every process below this one that belongs to the node with this directory."""
     socket = f"{directory}/agent.sock".encode()
     for pid in descendants(os.getpid()):
         with contextlib.suppress(OSError):
-            if socket in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+            if socket in words_of(pid):
                 os.kill(pid, signal.SIGKILL)
 
 

@@ -109,9 +109,11 @@ class Lines:
         pass
 
 
-def kept(api: Objects, desk: Lines, directory: Path) -> Keeper:
+def kept(
+    api: Objects, desk: Lines, directory: Path, asked: dict[str, Any] | None = None
+) -> Keeper:
     return Keeper(
-        api, desk, INSTALL, body(), epoch=1, identity="operator-1",  # type: ignore[arg-type]
+        api, desk, INSTALL, asked or body(), epoch=1, identity="operator-1",  # type: ignore[arg-type]
         address="127.0.0.1", directory=directory, arbiter=Arbiter(lambda job, share: None),
     )  # fmt: skip
 
@@ -248,10 +250,7 @@ def test_clients_from_outside_get_their_way_in_and_lose_it(
     secret = "/api/v1/namespaces/team-a/secrets/toy-clients"
 
     async def main() -> None:
-        keeper = Keeper(
-            api, desk, INSTALL, exposed, epoch=1, identity="operator-1",  # type: ignore[arg-type]
-            address="127.0.0.1", directory=tmp_path, arbiter=Arbiter(lambda job, share: None),
-        )  # fmt: skip
+        keeper = kept(api, desk, tmp_path, exposed)
         keeper.run_dir.mkdir(parents=True)
         (keeper.run_dir / "initial.safetensors").touch()
         await keeper._turn()
@@ -294,10 +293,7 @@ def test_a_node_that_is_lost_takes_no_door_from_others_and_the_coordinator_goes_
     exposed["spec"].pop("trainer")
 
     async def main() -> None:
-        keeper = Keeper(
-            api, desk, INSTALL, exposed, epoch=1, identity="operator-1",  # type: ignore[arg-type]
-            address="127.0.0.1", directory=tmp_path, arbiter=Arbiter(lambda job, share: None),
-        )  # fmt: skip
+        keeper = kept(api, desk, tmp_path, exposed)
         keeper.run_dir.mkdir(parents=True)
         (keeper.run_dir / "initial.safetensors").touch()
         await keeper._turn()
@@ -408,11 +404,7 @@ def test_a_coordinator_that_is_to_stop_while_it_is_started_does(
 def test_what_functions_run_as_is_the_jobs_to_say_then_the_installations(tmp_path: Path) -> None:
     """Without the webhook Knative Services are none, and the job says so."""
     asked = body(functions={"runtime": "knative"})
-    keeper = Keeper(
-        Objects(), Lines(node()), INSTALL, asked, epoch=1,  # type: ignore[arg-type]
-        identity="operator-1", address="127.0.0.1", directory=tmp_path,
-        arbiter=Arbiter(lambda job, share: None),
-    )  # fmt: skip
+    keeper = kept(Objects(), Lines(node()), tmp_path, asked)
     assert keeper.runtime == "knative"
     asyncio.run(keeper._turn())
     said = {each.type: each for each in keeper.status.conditions}["Accepted"]

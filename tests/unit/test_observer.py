@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 
 from lifl.connection import Address
 from lifl.functions.clients import Clients
+from lifl.functions.jobs import Job
 from lifl.functions.layout import Layout
 from lifl.functions.rights import Rights
 from lifl.functions.transfer import Outgoing
@@ -147,8 +147,10 @@ def test_a_node_that_joins_is_called_and_its_models_are_seen(observer: Observer,
 
 def test_a_gateway_tells_observers_of_the_others() -> None:
     clients, told = Clients.__new__(Clients), []
-    job = SimpleNamespace(clients={"c": b"1"}, workers={"w": b"2"}, observers={"o": b"3"})
-    clients.jobs = {"j": job}  # type: ignore[dict-item]
+    intake: Any = None
+    job = Job("j", 1, intake, (0, 0, 0))
+    job.clients, job.workers, job.observers = {"c": b"1"}, {"w": b"2"}, {"o": b"3"}
+    clients.jobs = {"j": job}
     clients.elsewhere, clients.unknown, clients.rights = {}, {}, Rights()
     clients.send = lambda peer, message: told.append((peer, message))  # type: ignore[assignment]
     others = [["tcp://b", "key of b"]]
