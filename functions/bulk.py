@@ -33,6 +33,7 @@ from lifl.functions.chunks import Chunks
 from lifl.functions.jobs import Uploading
 from lifl.functions.sealing import (
     CHUNK,
+    EARLY,
     GREETING,
     HEAD,
     MAGIC,
@@ -58,7 +59,7 @@ TURNS: Final = 8  # the gateway's own loop costs more than a look at this one
 TAKEN: Final = 2 * CHUNK  # in one go: each read also costs its sender a wake-up
 UNREAD: Final = 128  # messages that wait for one client
 DEAD_MS: Final = 30_000  # bytes unacknowledged for so long: the peer is gone
-_READ: Final = select.EPOLLIN | select.EPOLLRDHUP
+FIRST: Final = 512  # bytes to read where a message may come: what follows it may have to wait
 
 
 @dataclass
@@ -117,6 +118,12 @@ class Connection:
     writing: bool = False
 
     @property
+    def events(self) -> int:
+        """What epoll is to report."""
+        reading = 0 if self.chunks is not None and self.chunks.is_paused else select.EPOLLIN
+        return reading | select.EPOLLRDHUP | (select.EPOLLOUT if self.writing else 0)
+
+    @property
     def is_stranger(self) -> bool:
         return not self.job
 
@@ -131,6 +138,16 @@ class Connection:
     def filled(self) -> int:
         """Bytes that have come of a chunk which is not whole yet."""
         return self.chunks.filled if self.chunks is not None else 0
+
+    @property
+    def wanted(self) -> int:
+        """Bytes to read at a time: little of what follows a message, which may have to wait."""
+        if self.upload is not None:
+            grant = self.upload.grant
+            here = len(grant.view) - grant.written + 2 * (HEAD + TAG)
+        else:
+            here = self.chunks.left + TAG if self.chunks is not None else 0
+        return min(TAKEN, here + FIRST)
 
     def wake_at(self, size: int) -> None:
         """Wake up when so many bytes are there, or the end."""
@@ -239,7 +256,7 @@ class Bulk:
                 continue
             stranger = Connection(sock, time.monotonic())
             self._by_fd[sock.fileno()] = self._strangers[sock.fileno()] = stranger
-            self._epoll.register(sock.fileno(), _READ)
+            self._epoll.register(sock.fileno(), stranger.events)
             if len(self._strangers) > STRANGERS:
                 self._refuse(next(iter(self._strangers.values())), "crowded out")
 
@@ -323,6 +340,21 @@ class Bulk:
         if len(upload.grant.view) > 2 * CHUNK:
             connection.wake_at(tcp.WAKE_AT)
 
+    def pause(self, connection: Connection) -> None:
+        """Read nothing of an update that came with its put until there is a slot, or a verdict."""
+        if connection.chunks is not None:
+            connection.chunks.is_paused = True
+            self._epoll.modify(connection.sock.fileno(), connection.events)
+
+    def resume(self, connection: Connection) -> None:
+        """Read on; what was not granted meanwhile is thrown away."""
+        if connection.chunks is not None and connection.chunks.is_paused:
+            try:
+                connection.chunks.resume()
+                self._epoll.modify(connection.sock.fileno(), connection.events)
+            except LiflError as error:
+                self.close(connection, error)
+
     def look(self, connection: Connection) -> None:
         """Take what has come and was not worth a wake-up."""
         self._handle([(connection.sock.fileno(), select.EPOLLIN)])
@@ -334,9 +366,11 @@ class Bulk:
             return
         chunks = connection.chunks
         assert chunks is not None
+        if chunks.is_paused:  # and something has happened all the same
+            raise Unreachable("the client closed its bulk connection")
         try:
             if chunks.is_sealed:
-                size = connection.sock.recv_into(self._in)
+                size = connection.sock.recv_into(self._in, connection.wanted)
                 chunks.feed(self._in[:size])
             else:
                 # no byte of the next payload, which goes straight to its slot
@@ -363,7 +397,8 @@ class Bulk:
             if len(grant.view) - grant.written - size < tcp.WAKE_AT:
                 connection.wake_at(1)
             return grant.view[grant.written : grant.written + size]
-        if head.transfer <= connection.newest and 0 < head.length <= CHUNK:
+        was_granted = head.transfer & EARLY or head.transfer <= connection.newest
+        if was_granted and 0 < head.length <= CHUNK:
             return None  # its bytes were on their way
         # of a go that was on its way when the connection before this one broke, or made up
         self.refused["not granted"] += 1
@@ -492,5 +527,4 @@ class Bulk:
     def _want(self, connection: Connection, *, writing: bool) -> None:
         if writing != connection.writing:
             connection.writing = writing
-            events = _READ | select.EPOLLOUT if writing else _READ
-            self._epoll.modify(connection.sock.fileno(), events)
+            self._epoll.modify(connection.sock.fileno(), connection.events)

@@ -15,7 +15,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn
 
 from lifl.errors import LiflError, Refused, Unreachable
 from lifl.functions import tcp
@@ -215,23 +215,39 @@ class BulkConnection:
 
     # -- up ----------------------------------------------------------------------------------
     def send(self, upload: Upload, *, number: int, transfer: int) -> None:
-        """A whole update; waits until the system has taken it."""
-        self.begin(upload, number=number, transfer=transfer)
-        if not self.pump():
-            self.close()
-            raise Broken(f"the gateway took no byte for {STILL_S} s")
-
-    def say(self, message: bytes) -> None:
-        """A message, between two uploads; waits until the system has taken it.
+        """A whole update; waits until the system has taken it.
 
         Raises:
             Broken: the connection is gone.
         """
-        try:
-            self._sock.sendall(message_chunk(self._up, message))
-        except OSError as error:
-            self.close()
-            raise Broken(f"the gateway closed the bulk connection ({error})") from error
+        self.begin(upload, number=number, transfer=transfer)
+        self.end()
+
+    def put(self, message: bytes, upload: Upload, *, number: int, transfer: int) -> None:
+        """A message that asks for a slot, and the update's first chunk, which need not wait for it.
+
+        Raises:
+            Broken: as `send`.
+        """
+        self.begin(upload, number=number, transfer=transfer)
+        self._chunk = [memoryview(message_chunk(self._up, message))]
+        self._next_chunk()
+        self.pump(0)
+        if self._chunk:
+            self._is_stuck()
+
+    def end(self) -> None:
+        """Whatever is left of an upload that was begun.
+
+        Raises:
+            Broken: as `send`.
+        """
+        if not self.pump():
+            self._is_stuck()
+
+    def _is_stuck(self) -> NoReturn:
+        self.close()
+        raise Broken(f"the gateway took no byte for {STILL_S} s")
 
     def begin(self, upload: Upload, *, number: int, transfer: int) -> None:
         """What `pump` sends from now on; a chunk of another that was begun is ended first."""
@@ -252,7 +268,7 @@ class BulkConnection:
             while self._chunk or (chunks and self._next_chunk()):
                 if not self._push():
                     return False
-                chunks -= 1
+                chunks -= chunks > 0
         except OSError as error:
             self.close()
             raise Broken(f"the gateway closed the bulk connection ({error})") from error
@@ -269,10 +285,10 @@ class BulkConnection:
             return False
         head = Head(Kind.UPDATE, len(part), number, transfer, upload.sent).pack()
         if self._up is None:
-            self._chunk = [memoryview(head), part, memoryview(NO_TAG)]
+            self._chunk += [memoryview(head), part, memoryview(NO_TAG)]
         else:
             self._room = _room()
-            self._chunk = [self._room[: self._up.seal_into(head, part, self._room)]]
+            self._chunk.append(self._room[: self._up.seal_into(head, part, self._room)])
         self._payload = len(part)
         return True
 
@@ -293,6 +309,8 @@ class BulkConnection:
             upload = self._going[0]
             upload.sent += self._payload
             self._payload = 0
+            if upload.sent == len(upload.data):
+                self._going = None
             upload.moved()
         self._leave_room()
         return True

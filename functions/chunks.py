@@ -37,6 +37,7 @@ class Chunks:
     Attributes:
         head: of the chunk that is on its way; None between two.
         filled, left: bytes of its payload that have come, and that are still to come; 0 between.
+        is_paused: what follows the last message is kept and not looked at.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Chunks:
         self._target: memoryview | None = None
         self._open: Any = None
         self._small = bytearray()  # a head or tag that has come in part
+        self.is_paused, self._kept = False, b""
 
     @property
     def is_sealed(self) -> bool:
@@ -63,6 +65,15 @@ class Chunks:
         """Nobody wants the payload of this chunk any more; its memory may be another's at once."""
         if self.head is None or self.head.kind != Kind.MESSAGE:  # which belongs to no transfer
             self._target = self._open = None
+
+    def resume(self) -> None:
+        """Go on with what was kept.
+
+        Raises:
+            LiflError: as `feed`.
+        """
+        self.is_paused, kept, self._kept = False, self._kept, b""
+        self.feed(memoryview(kept))
 
     def receive_plain(
         self, sock: socket.socket, scratch: memoryview, *, after: int, flags: int = 0
@@ -95,6 +106,9 @@ class Chunks:
         """
         at, size = 0, 0
         while (at := at + size) < len(data):
+            if self.is_paused:
+                self._kept += bytes(data[at:])
+                return
             if self.left:
                 size = min(self.left, len(data) - at)
                 if self._target is not None:

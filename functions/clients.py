@@ -351,7 +351,8 @@ class Clients:
             for key, peer in list(job.clients.items()):
                 if not self.send(peer, {"t": "here", "job": job.name}):
                     del job.clients[key]
-                    job.waiting.pop(key, None)
+                    if key in job.waiting:
+                        self.uploads.leaves_queue(job, job.waiting[key])
                     self.report({"t": "gone", "job": job.name, "key": key})
                     if key in job.uploads:
                         error = Unreachable("the connection ended")

@@ -30,6 +30,7 @@ VERSION: Final = 1
 CHUNK: Final = 1 << 20  # most bytes of payload under one tag
 MESSAGE: Final = 1 << 14  # most bytes of a message; a larger one goes over the control channel
 PUSHED: Final = 0  # transfer of a model that comes with its round, unasked
+EARLY: Final = 1 << 31  # bit of a transfer's number that its sender chose, and begins unasked
 TAG: Final = 16
 NO_TAG: Final = bytes(TAG)
 GREETING: Final = 56

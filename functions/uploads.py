@@ -52,7 +52,7 @@ class Uploads:
             port=bulk_port,
         )  # fmt: skip
         # not from 1: a client may still think of the last gateway's
-        self._transfers = itertools.count(1 + secrets.randbelow(1 << 31))
+        self._transfers = itertools.count(1 + secrets.randbelow(1 << 30))
 
     def tell(self, job: Job, asking: Asking, message: Message) -> bool:
         """Answer who asked; False when it has left."""
@@ -87,10 +87,24 @@ class Uploads:
         if asking.is_bulk:
             self.connection(job, asking.key)
         if job.waiting or not self._grant(job, asking):
-            begins = not job.waiting
-            job.waiting[asking.key] = asking  # who asks again keeps its place
-            if begins:
-                job.intake.nudge()
+            self._wait(job, asking)
+
+    def _wait(self, job: Job, asking: Asking) -> None:
+        """Take a place in the queue; who asks again keeps it, and what follows its first put."""
+        before, begins = job.waiting.get(asking.key), not job.waiting
+        if before is None or not before.early or asking.early:
+            job.waiting[asking.key] = asking
+        if asking.early:
+            self.bulk.pause(self.connection(job, asking.key))
+        if begins:
+            job.intake.nudge()
+
+    def leaves_queue(self, job: Job, asking: Asking) -> None:
+        """It has its slot, or a verdict: what follows its put is read on."""
+        del job.waiting[asking.key]
+        connection = self.bulk.of(asking.key, job.name)
+        if connection is not None and asking.early:
+            self.bulk.resume(connection)
 
     def _known(self, job: Job, asking: Asking) -> bool:
         """Answer at once what needs no slot: a duplicate, or too late."""
@@ -120,9 +134,11 @@ class Uploads:
         upload = job.uploading(asking, grant, time.monotonic())
         job.uploads[asking.key] = upload
         if connection is not None:
-            upload.connection, upload.transfer = connection, next(self._transfers)
+            upload.connection = connection
+            upload.transfer = asking.early or next(self._transfers)
             self.bulk.grant(connection, upload)
-        if not self._go(job, upload):
+        is_whole = asking.early and asking.length <= CHUNK  # all of it comes unasked
+        if not is_whole and not self._go(job, upload):
             self.drop(job, upload)  # it has left
         return True
 

@@ -25,7 +25,7 @@ from lifl.connection import Address, Connection
 from lifl.errors import Late, Unreachable
 from lifl.functions.bulk_client import Broken, BulkConnection, connect
 from lifl.functions.layout import Layout
-from lifl.functions.sealing import PUSHED, preload
+from lifl.functions.sealing import EARLY, PUSHED, preload
 from lifl.functions.transfer import STILL_S, Download, Outgoing, Upload
 from lifl.functions.wire import (
     INLINE,
@@ -58,6 +58,11 @@ class Interrupted(Exception):
 def retry_s(refusals: int) -> float:
     """Back-off after so many refusals in a row: 10 ms, 20 ms, … 1 s."""
     return float(min(RETRY_LAST_S, RETRY_FIRST_S * 2 ** min(refusals, 30)))
+
+
+def _is_old(go: Message, sent: int) -> bool:
+    """For a transfer that this side began unasked and has given up."""
+    return bool(go["transfer"] & EARLY) and go["transfer"] != sent
 
 
 class Away(Exception):
@@ -249,8 +254,9 @@ class Exchange:
         while True:
             connection, received = self._connection, self._next_said()
             if received is None:
-                wait_s = min(AGAIN_S, self._retry_at - now)
-                ready = self._ready(max(0, math.ceil(wait_s * 1000)))
+                wait_s = self._retry_at - now
+                again_ms = AGAIN_MS if wait_s > AGAIN_S else max(0, math.ceil(wait_s * 1000))
+                ready = self._ready(again_ms)
                 now = time.monotonic()
                 if self._woken_fd in ready and self._was_interrupted():
                     raise Interrupted
@@ -403,30 +409,35 @@ class Exchange:
 
     # -- the bulk port -----------------------------------------------------------------------
     def _upload_bulk(self, upload: Upload) -> bool:
-        number, sent, start = upload.put["round"], 0, self.start
-        put: list[Outgoing] = [(upload.put | {"length": len(upload.data), "lane": "fast"}, None)]
-        bulk = self._start(put)
+        number, start = upload.put["round"], self.start
+        put = upload.put | {"length": len(upload.data), "lane": "fast"}
+        bulk, sent = self._start(put, upload)
         while bulk is not None:
-            message, _ = self.wait_for("go", "ack", "reject", "round", "bulk", again=lambda: put)
+            message, _ = self.wait_for(
+                "go", "ack", "reject", "round", "bulk", again=lambda: [(put, None)]
+            )
             if message["t"] == "reject" and message["of"] != "put":
                 continue
             counts = self._counts(message, number, start)
             if counts is not None:
+                bulk.stop()
                 return counts
             match message["t"]:
-                case "go" if message["round"] == number and message["transfer"] != sent:
-                    sent = message["transfer"]
+                case "go" if message["round"] == number and not _is_old(message, sent):
                     try:
-                        bulk.send(upload, number=number, transfer=sent)
+                        if message["transfer"] != sent:
+                            sent = message["transfer"]
+                            bulk.begin(upload, number=number, transfer=sent)
+                        bulk.end()
                     except Broken:
-                        bulk, sent = self._start(put), 0
+                        bulk, sent = self._start(put)
                     except BaseException:  # of a callback, or Ctrl-C: in the middle of a chunk
                         self._close_bulk()
                         raise
                 case "bulk" if self._bulk is not bulk:  # the gateway has ended it
-                    bulk = self._start(put)
+                    bulk, sent = self._start(put)
                 case "round":  # a gateway that was restarted
-                    bulk = self._start(put)
+                    bulk, sent = self._start(put)
         return False
 
     def _fetch_bulk(self, number: int, buffer: memoryview, *, comes: bool) -> bool:
@@ -493,19 +504,36 @@ class Exchange:
         except Broken:
             self._close_bulk()
 
-    def _start(self, put: list[Outgoing]) -> BulkConnection | None:
+    def _start(
+        self, put: Message, upload: Upload | None = None
+    ) -> tuple[BulkConnection | None, int]:
+        """Ask for a slot.
+
+        Args:
+            upload: begin it without waiting for the slot, where the connection talks; None: wait,
+                since what was sent before did not get through.
+
+        Returns:
+            The connection, None where the job is done; the transfer that was begun, 0 if none.
+        """
         while True:
             bulk = self._open_bulk()
             if bulk is None or self._verdicts:  # which may say that there is no point
-                return bulk
-            if not bulk.talks:
-                self._connection.send(put)
-                return bulk
+                return bulk, 0
+            if upload is None or not bulk.talks:
+                self._connection.send([(put, None)])
+                return bulk, 0
+            self._transfers += 1
+            transfer = EARLY | self._transfers
             try:
-                bulk.say(encode(put[0][0]))
-                return bulk
+                message = encode(put | {"transfer": transfer})
+                bulk.put(message, upload, number=put["round"], transfer=transfer)
+                return bulk, transfer
             except Broken:
-                time.sleep(RETRY_S)
+                upload = None
+            except BaseException:  # of a callback, or Ctrl-C: in the middle of a chunk
+                self._close_bulk()
+                raise
 
     def _open_bulk(self) -> BulkConnection | None:
         """The connection as it is, or a new one; None when the job is done.
