@@ -187,7 +187,7 @@ class Agent:
         if line == EVERYTHING or "job" not in message:
             return True
         numbers = {job["name"]: job["number"] for job in self.members.coordinators or ()}
-        return message["job"] == numbers.get(line) and message.get("name", line) == line
+        return bool(message["job"] == numbers.get(line) and message.get("name", line) == line)
 
     def _returned(self) -> None:
         """Descriptors that were not routed: only who must look is remembered."""
