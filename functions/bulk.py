@@ -4,9 +4,9 @@
 
 Owns connections and their bytes: what comes is opened straight into the slot that was granted,
 what goes is sealed from the mapping.  Tickets are tickets.py's.  Decides nothing about updates:
-clients.py says what a connection may write and what is sent on it.  One epoll descriptor for all
-connections, which gateway.py polls with its sockets; a turn costs what is ready and not what is
-connected.
+clients.py says what a connection may write and what is sent on it, and hears the messages that come
+between payloads.  One epoll descriptor for all connections, which gateway.py polls with its
+sockets; a turn costs what is ready and not what is connected.
 
 Memory beyond the arena: two chunks for all that comes (a chunk is opened piece by piece, into a
 slot that nobody reads before the last tag), one for all that goes, and at most HELD_BYTES of sealed
@@ -20,9 +20,10 @@ import logging
 import select
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import partial
 from typing import Any, Final
 
@@ -41,6 +42,7 @@ from lifl.functions.sealing import (
     Direction,
     Head,
     Kind,
+    message_chunk,
 )
 from lifl.functions.tickets import Tickets
 
@@ -54,6 +56,7 @@ PIECES: Final = 3  # of a model in one go
 BATCH: Final = 64
 TURNS: Final = 8  # the gateway's own loop costs more than a look at this one
 TAKEN: Final = 2 * CHUNK  # in one go: each read also costs its sender a wake-up
+UNREAD: Final = 128  # messages that wait for one client
 DEAD_MS: Final = 30_000  # bytes unacknowledged for so long: the peer is gone
 _READ: Final = select.EPOLLIN | select.EPOLLRDHUP
 
@@ -63,6 +66,7 @@ class Sending:
     """A model on its way down.
 
     Args:
+        transfer: number that its receiver gave it when it asked, or PUSHED.
         model: its bytes while they are there, None once another round has replaced them.
     """
 
@@ -75,9 +79,21 @@ class Sending:
     seal: Any = None
 
 
+class Stage(Enum):
+    """Where a client is in its round, as its connection knows."""
+
+    LISTENS = "has nothing to do"
+    TOLD = "has been told of a round and not answered"
+    WORKS = "has asked or answered"
+
+
 @dataclass(eq=False)
 class Connection:
-    """One client's connection, or a stranger's before its greeting."""
+    """One client's connection, or a stranger's before its greeting.
+
+    Attributes:
+        talks: messages of rounds go over it, and not over the control channel.
+    """
 
     sock: socket.socket
     since: float
@@ -92,7 +108,10 @@ class Connection:
     # what goes
     down: Channel | None = None
     sending: Sending | None = None
-    asked: int = 0  # transfer that was asked for last
+    asked: int = -1  # transfer that was asked for last
+    talks: bool = False
+    stage: Stage = Stage.WORKS
+    words: deque[bytes] = field(default_factory=deque)  # messages that go next
     rest: list[memoryview] = field(default_factory=list)
     held: int = 0
     writing: bool = False
@@ -128,11 +147,15 @@ class Bulk:
         gateway: this gateway's public key.
         wrote: a chunk of this upload is in its slot and has its tag.
         lost: the connection of this upload is gone, and why.
+        said: a message that came on this connection.
+        untold: this connection is gone, and with it, maybe, what it had to tell of a round.
     """
 
     def __init__(
         self, host: str, gateway: str, *, wrote: Callable[[Connection, Uploading], None],
-        lost: Callable[[Connection, Uploading, LiflError], None], port: int = 0,
+        lost: Callable[[Connection, Uploading, LiflError], None],
+        said: Callable[[Connection, memoryview], None],
+        untold: Callable[[Connection], None], port: int = 0,
     ) -> None:  # fmt: skip
         try:
             self.listener = tcp.listen(host, port, backlog=4096)
@@ -143,7 +166,7 @@ class Bulk:
                 code="port-in-use",
             ) from error
         self.port: int = self.listener.getsockname()[1]
-        self._wrote, self._lost = wrote, lost
+        self._wrote, self._lost, self._said, self._untold = wrote, lost, said, untold
         self._epoll = select.epoll()
         self._epoll.register(self.listener.fileno(), select.EPOLLIN)
         self._by_fd: dict[int, Connection] = {}
@@ -241,9 +264,12 @@ class Bulk:
         connection.key, connection.job = found.key, found.job
         connection.chunks = Chunks(
             ticket.channel(Direction.UP), begin=partial(self._begin_chunk, connection),
-            end=partial(self._end_chunk, connection),
+            end=partial(self._end_chunk, connection), said=partial(self._said, connection),
         )  # fmt: skip
         connection.down = ticket.channel(Direction.DOWN)
+        connection.talks = found.talks
+        if found.listens:
+            connection.stage = Stage.LISTENS
         del self._strangers[connection.sock.fileno()]
         self._clients[found.key, found.job] = connection
         connection.sock.send(ticket.answer())  # the first bytes of a connection always fit
@@ -262,15 +288,19 @@ class Bulk:
         self._by_fd.pop(fd, None)
         self._strangers.pop(fd, None)
         connection.sock.close()
-        if self._clients.get((connection.key, connection.job)) is connection:
+        is_newest = self._clients.get((connection.key, connection.job)) is connection
+        if is_newest:
             del self._clients[connection.key, connection.job]
         self._held -= connection.held
         connection.rest.clear()
+        connection.words.clear()
         connection.sending, upload = None, connection.upload
         connection.forget()
         connection.chunks = None
         if upload is not None:
             self._lost(connection, upload, error)
+        if is_newest and connection.talks and connection.stage is Stage.TOLD:
+            self._untold(connection)
 
     def put_out(self, key: str, job: str, error: LiflError) -> None:
         """It has lost its right in this job: it has no connection, and opens none."""
@@ -281,6 +311,7 @@ class Bulk:
     def close_job(self, job: str) -> None:
         """A job has left this node, and its memory with it."""
         for connection in [c for c in self._clients.values() if c.job == job]:
+            connection.talks = False
             connection.forget()
             self.close(connection, Unreachable(f"job {job!r} has left this node"))
         self.tickets.forget(job)
@@ -354,6 +385,24 @@ class Bulk:
             self.close(connection, Unreachable("a model was asked for before another came"))
             return
         connection.sending, connection.asked = sending, sending.transfer
+        self._send(connection)
+
+    def say(self, connection: Connection, message: bytes) -> None:
+        """Send a message of at most MESSAGE bytes, between the chunks of a model or after it."""
+        if len(connection.words) >= UNREAD:
+            self.close(connection, Unreachable("this client does not read what it is told"))
+            return
+        connection.words.append(message)
+        if not connection.writing:  # else its turn comes
+            self._send(connection)
+
+    def push(self, connection: Connection, message: bytes, sending: Sending) -> None:
+        """Send a message and, behind it, the model that it says; many of them take turns."""
+        connection.words.append(message)
+        connection.sending, connection.asked = sending, sending.transfer
+        self._want(connection, writing=True)
+
+    def _send(self, connection: Connection) -> None:
         try:
             self._pump(connection)
         except OSError as error:
@@ -364,19 +413,28 @@ class Bulk:
         for _ in range(PIECES):
             sending = connection.sending
             if sending is None:
+                connection.rest = connection.rest or self._words(connection)
+            else:
+                model = sending.model()
+                # sealed bytes are what they are; plain ones are still the mapping's
+                if model is None and (connection.down is None or not connection.rest):
+                    self.close(connection, Unreachable("the model was replaced on its way down"))
+                    return
+                if not connection.rest and model is not None:
+                    words = [] if sending.left else self._words(connection)
+                    connection.rest = words + self._piece(connection, sending, model)
+            if not connection.rest or not self._push(connection):
                 break
-            model = sending.model()
-            # sealed bytes are what they are; plain ones are still the mapping's
-            if model is None and (connection.down is None or not connection.rest):
-                self.close(connection, Unreachable("the model was replaced on its way down"))
-                return
-            if not connection.rest and model is not None:
-                connection.rest = self._piece(connection, sending, model)
-            if not self._push(connection):
-                break
-            if sending.at == sending.end and not sending.left:
+            if sending is not None and sending.at == sending.end and not sending.left:
                 connection.sending = None
-        self._want(connection, writing=connection.sending is not None)
+        is_due = connection.rest or connection.words or connection.sending is not None
+        self._want(connection, writing=bool(is_due))
+
+    def _words(self, connection: Connection) -> list[memoryview]:
+        """All messages, which go before a model, since one may say that it comes."""
+        words = [memoryview(message_chunk(connection.down, text)) for text in connection.words]
+        connection.words.clear()
+        return words
 
     def _piece(
         self, connection: Connection, sending: Sending, model: memoryview
@@ -425,7 +483,7 @@ class Bulk:
         held = 0
         if connection.down is not None and rest:
             if not connection.held:  # in the scratch buffer so far
-                rest[:] = [memoryview(bytes(rest[0]))]
+                rest[:] = [memoryview(b"".join(rest))]
             held = len(rest[0])
         self._held += held - connection.held
         connection.held = held

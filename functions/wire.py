@@ -57,6 +57,8 @@ LEAST_WEIGHT: Final = 2.0**-40  # so that no product of weight and parameter lea
 MOST_WEIGHT: Final = 2.0**40
 MOST_METRICS: Final = 64  # figures with one update
 MOST_WAITING: Final = 4096  # handshakes that get no answer yet; each lasts 10 s at most
+HEARTBEAT_MS: Final = 4000
+SILENCE_MS: Final = 10_000  # and a connection is taken for ended
 CONNECT_MS: Final = 2000  # a SYN to a Service may be lost with the pod behind it; try another
 
 Message = dict[str, Any]
@@ -180,6 +182,8 @@ def server(
     sock = context.socket(zmq.ROUTER)
     _common(sock)
     sock.sndhwm = unread
+    sock.heartbeat_ivl, sock.heartbeat_timeout = HEARTBEAT_MS, SILENCE_MS
+    sock.heartbeat_ttl = SILENCE_MS  # a peer, which only answers, notices silence as well
     sock.router_mandatory = True
     sock.router_handover = True
     sock.maxmsgsize = LARGEST_MESSAGE
@@ -289,8 +293,6 @@ def _common(sock: zmq.Socket[bytes]) -> None:
     sock.sndhwm = 0
     sock.rcvhwm = 0
     sock.handshake_ivl = 10_000
-    sock.heartbeat_ivl = 2000
-    sock.heartbeat_timeout = 10_000
 
 
 class Doorkeeper:

@@ -53,6 +53,7 @@ class State(NamedTuple):
 
 
 _PHASES = {int(phase): phase for phase in Phase}  # a look-up costs a tenth of calling the enum
+_PAYLOADS = {int(payload): payload for payload in Payload}
 
 
 class Header(NamedTuple):
@@ -158,7 +159,7 @@ class Arena:
         start = at + region.header_bytes - self.geometry.set_bytes
         clients = int.from_bytes(memory[start : start + self.geometry.set_bytes], "little")
         return Header(
-            round_, Payload(payload), clients, weight, length, source, segment, segments
+            round_, _PAYLOADS[payload], clients, weight, length, source, segment, segments
         )
 
     def set_header(self, slot: int, header: Header) -> None:
