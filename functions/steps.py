@@ -25,6 +25,7 @@ from lifl.functions.round import (
     Wait,
     Words,
     next_step,
+    rest_s,
 )
 from lifl.proxy_ebpf.descriptor import Descriptor, Kind, lane
 from lifl.proxy_ebpf.port import Port
@@ -82,6 +83,7 @@ class Aggregator:
         self.velocity_at = velocity_at
         self.optimiser = optimiser
         self.work = Work()
+        self.rest_s = 0.0  # before the next look
 
     def _send(self, *descriptors: Descriptor) -> None:
         """Hints: whoever misses one is poked by the agent and reads the words."""
@@ -161,6 +163,7 @@ class Aggregator:
             step = next_step(self.role, words)
             match step:
                 case Wait():
+                    self.rest_s = rest_s(self.role, words, self.update_bytes)
                     return moved
                 case Release():
                     self._release(step)

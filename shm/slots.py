@@ -55,6 +55,9 @@ class State(NamedTuple):
 _PHASES = {int(phase): phase for phase in Phase}  # a look-up costs a tenth of calling the enum
 
 
+_PAYLOADS = {int(payload): payload for payload in Payload}
+
+
 class Header(NamedTuple):
     """What a payload is.  `clients` is a set over the round's roster, one bit a client."""
 
@@ -155,7 +158,7 @@ class Arena:
         start = at + region.header_bytes - self.geometry.set_bytes
         clients = int.from_bytes(memory[start : start + self.geometry.set_bytes], "little")
         return Header(
-            round_, Payload(payload), clients, weight, length, source, segment, segments
+            round_, _PAYLOADS[payload], clients, weight, length, source, segment, segments
         )
 
     def set_header(self, slot: int, header: Header) -> None:
