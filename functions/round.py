@@ -170,8 +170,8 @@ def rest_s(role: Role, words: Words, update_bytes: int) -> float:
     written, so that slots are not short, and more are expected than there are slots, so that what
     is left to do after the last arrival does not grow.
     """
-    held = max((own.clients.bit_count() for own in words.own if own.round == words.round), default=0)
-    to_come = role.expected - held - len(words.queued)
+    sums = (own.clients.bit_count() for own in words.own if own.round == words.round)
+    to_come = role.expected - max(sums, default=0) - len(words.queued)
     if words.closed or words.arriving < MANY or to_come <= words.arriving + words.free_inputs:
         return 0.0
     return min(LONGEST_REST_S, REST_UPDATES * update_bytes / INGRESS_BYTES_S)

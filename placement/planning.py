@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final
 
 from lifl.api.job import FLJob
@@ -362,7 +363,8 @@ def selected(plan: Plan, roster: Iterable[str]) -> dict[str, int]:
     return {name: sum(1 << index[key] for key in plan.nodes[name].clients) for name in plan.used}
 
 
-def _natural(name: str) -> list[Any]:
+@lru_cache(maxsize=1 << 16)
+def _natural(name: str) -> tuple[str, int]:
     """client-2 before client-10."""
     head, _, tail = name.rpartition("-")
-    return [head, int(tail)] if tail.isdigit() else [name, 0]
+    return (head, int(tail)) if tail.isdigit() else (name, 0)
