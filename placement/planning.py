@@ -20,7 +20,7 @@ from lifl.placement.asking import Asking
 from lifl.placement.autoscaler import Room, leaves_for
 from lifl.placement.capacity import capacity
 from lifl.placement.fanin import LEAVES_MOST, Work, leaves_bound
-from lifl.placement.history import History
+from lifl.placement.history import History, Seen
 from lifl.placement.membership import Known, Membership
 from lifl.placement.planner import plan as make_plan
 from lifl.placement.selection import (
@@ -100,21 +100,31 @@ class Planning:
         clients, seed = self.job.spec.clients, self.job.spec.seed
         check_enough(len(by_name), minimum=clients.least_drawn, round=number)
         count = self.drawn(len(by_name))
-        seen = {name: self.history.clients.get(key) for name, key in by_name.items()}
-        known = {name: last for name, last in seen.items() if last is not None}
         match clients.selection:
             case "random":
                 chosen = at_random(list(by_name), count=count, round=number, seed=seed)
             case "power-of-choice":
                 chosen = power_of_choice(
-                    list(by_name), known, count=count, round=number, seed=seed
+                    list(by_name), self._known(by_name), count=count, round=number, seed=seed
                 )
             case "oort":
                 chosen = oort(
-                    list(by_name), History(known, self.history.utilities), count=count,
-                    round=number, seed=seed,
+                    list(by_name), History(self._known(by_name), self.history.utilities),
+                    count=count, round=number, seed=seed,
                 )  # fmt: skip
         return [by_name[name] for name in sorted(chosen, key=_natural)]
+
+    def _known(self, by_name: Mapping[str, str]) -> dict[str, Seen]:
+        """The last that was seen of those clients of whom anything was."""
+        seen = {name: self.history.clients.get(key) for name, key in by_name.items()}
+        return {name: last for name, last in seen.items() if last is not None}
+
+    def accepted(
+        self, number: int, elapsed_s: float, rows: Iterable[tuple[float, dict[str, float], str]]
+    ) -> None:
+        """Remember what a selection goes by that is not random."""
+        if self.job.spec.clients.selection != "random":
+            self.history.accepted(number, elapsed_s, rows)
 
     def drawn(self, clients: int) -> int:
         """How many a round draws of so many that are there, as far as the memory is made for it."""
