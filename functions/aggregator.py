@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import select
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from lifl.functions.kernels import Optimiser, Section, choose
 from lifl.functions.orphaned import Orphaned
 from lifl.functions.round import Role
 from lifl.functions.steps import Aggregator, Work
+from lifl.functions.waiting import readable
 from lifl.proxy_ebpf.control import Control, close_all, credentials
 from lifl.proxy_ebpf.port import Port, make_pair
 from lifl.shm.arena import lock_role, map_arena, touch_sums, unlock_role
@@ -65,10 +65,10 @@ class Runtime:
     def run(self) -> None:
         self._connect()
         while True:
-            readable = self._wait()
-            if self.held and self.held.aggregator.port in readable:
+            ready = self._wait()
+            if self.held and self.held.aggregator.port in ready:
                 self._work(self.held)
-            if self.control and self.control in readable:
+            if self.control and self.control in ready:
                 received = self.control.receive()
                 if received is None:
                     self.control.close()
@@ -96,9 +96,7 @@ class Runtime:
         sources: list[Any] = [self.control] if self.control else []
         if self.held:
             sources.append(self.held.aggregator.port)
-        wait_s = self._report_in_s() if self.control else RECONNECT_S
-        readable, _, _ = select.select(sources, [], [], wait_s)
-        return readable
+        return readable(sources, self._report_in_s() if self.control else RECONNECT_S)
 
     def _connect(self) -> None:
         """Join the agent, or join again after its restart, with what this process holds."""

@@ -4,9 +4,9 @@
 
 Owns connections and their bytes: what comes is opened straight into the slot that was granted,
 what goes is sealed from the mapping.  Tickets are tickets.py's.  Decides nothing about updates:
-clients.py says what a connection may write and what is sent on it.  One epoll descriptor for all
-connections, which gateway.py polls with its sockets; a turn costs what is ready and not what is
-connected.
+clients.py says what a connection may write and what is sent on it, and hears the messages that come
+between payloads.  One epoll descriptor for all connections, which gateway.py polls with its
+sockets; a turn costs what is ready and not what is connected.
 
 Memory beyond the arena: two chunks for all that comes (a chunk is opened piece by piece, into a
 slot that nobody reads before the last tag), one for all that goes, and at most HELD_BYTES of sealed
@@ -20,9 +20,10 @@ import logging
 import select
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import partial
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ from lifl.functions.chunks import Chunks
 from lifl.functions.jobs import Uploading
 from lifl.functions.sealing import (
     CHUNK,
+    EARLY,
     GREETING,
     HEAD,
     MAGIC,
@@ -41,6 +43,7 @@ from lifl.functions.sealing import (
     Direction,
     Head,
     Kind,
+    message_chunk,
 )
 from lifl.functions.tickets import Tickets
 
@@ -54,8 +57,9 @@ PIECES: Final = 3  # of a model in one go
 BATCH: Final = 64
 TURNS: Final = 8  # the gateway's own loop costs more than a look at this one
 TAKEN: Final = 2 * CHUNK  # in one go: each read also costs its sender a wake-up
+UNREAD: Final = 128  # messages that wait for one client
 DEAD_MS: Final = 30_000  # bytes unacknowledged for so long: the peer is gone
-_READ: Final = select.EPOLLIN | select.EPOLLRDHUP
+FIRST: Final = 512  # bytes to read where a message may come: what follows it may have to wait
 
 
 @dataclass
@@ -63,6 +67,7 @@ class Sending:
     """A model on its way down.
 
     Args:
+        transfer: number that its receiver gave it when it asked, or PUSHED.
         model: its bytes while they are there, None once another round has replaced them.
     """
 
@@ -75,9 +80,21 @@ class Sending:
     seal: Any = None
 
 
+class Stage(Enum):
+    """Where a client is in its round, as its connection knows."""
+
+    LISTENS = "has nothing to do"
+    TOLD = "has been told of a round and not answered"
+    WORKS = "has asked or answered"
+
+
 @dataclass(eq=False)
 class Connection:
-    """One client's connection, or a stranger's before its greeting."""
+    """One client's connection, or a stranger's before its greeting.
+
+    Attributes:
+        talks: messages of rounds go over it, and not over the control channel.
+    """
 
     sock: socket.socket
     since: float
@@ -92,10 +109,19 @@ class Connection:
     # what goes
     down: Channel | None = None
     sending: Sending | None = None
-    asked: int = 0  # transfer that was asked for last
+    asked: int = -1  # transfer that was asked for last
+    talks: bool = False
+    stage: Stage = Stage.WORKS
+    words: deque[bytes] = field(default_factory=deque)  # messages that go next
     rest: list[memoryview] = field(default_factory=list)
     held: int = 0
     writing: bool = False
+
+    @property
+    def events(self) -> int:
+        """What epoll is to report."""
+        reading = 0 if self.chunks is not None and self.chunks.is_paused else select.EPOLLIN
+        return reading | select.EPOLLRDHUP | (select.EPOLLOUT if self.writing else 0)
 
     @property
     def is_stranger(self) -> bool:
@@ -113,6 +139,16 @@ class Connection:
         """Bytes that have come of a chunk which is not whole yet."""
         return self.chunks.filled if self.chunks is not None else 0
 
+    @property
+    def wanted(self) -> int:
+        """Bytes to read at a time: little of what follows a message, which may have to wait."""
+        if self.upload is not None:
+            grant = self.upload.grant
+            here = len(grant.view) - grant.written + 2 * (HEAD + TAG)
+        else:
+            here = self.chunks.left + TAG if self.chunks is not None else 0
+        return min(TAKEN, here + FIRST)
+
     def wake_at(self, size: int) -> None:
         """Wake up when so many bytes are there, or the end."""
         if size != self.least and self.sock.fileno() >= 0:
@@ -128,11 +164,15 @@ class Bulk:
         gateway: this gateway's public key.
         wrote: a chunk of this upload is in its slot and has its tag.
         lost: the connection of this upload is gone, and why.
+        said: a message that came on this connection.
+        untold: this connection is gone, and with it, maybe, what it had to tell of a round.
     """
 
     def __init__(
         self, host: str, gateway: str, *, wrote: Callable[[Connection, Uploading], None],
-        lost: Callable[[Connection, Uploading, LiflError], None], port: int = 0,
+        lost: Callable[[Connection, Uploading, LiflError], None],
+        said: Callable[[Connection, memoryview], None],
+        untold: Callable[[Connection], None], port: int = 0,
     ) -> None:  # fmt: skip
         try:
             self.listener = tcp.listen(host, port, backlog=4096)
@@ -143,7 +183,7 @@ class Bulk:
                 code="port-in-use",
             ) from error
         self.port: int = self.listener.getsockname()[1]
-        self._wrote, self._lost = wrote, lost
+        self._wrote, self._lost, self._said, self._untold = wrote, lost, said, untold
         self._epoll = select.epoll()
         self._epoll.register(self.listener.fileno(), select.EPOLLIN)
         self._by_fd: dict[int, Connection] = {}
@@ -216,7 +256,7 @@ class Bulk:
                 continue
             stranger = Connection(sock, time.monotonic())
             self._by_fd[sock.fileno()] = self._strangers[sock.fileno()] = stranger
-            self._epoll.register(sock.fileno(), _READ)
+            self._epoll.register(sock.fileno(), stranger.events)
             if len(self._strangers) > STRANGERS:
                 self._refuse(next(iter(self._strangers.values())), "crowded out")
 
@@ -241,9 +281,12 @@ class Bulk:
         connection.key, connection.job = found.key, found.job
         connection.chunks = Chunks(
             ticket.channel(Direction.UP), begin=partial(self._begin_chunk, connection),
-            end=partial(self._end_chunk, connection),
+            end=partial(self._end_chunk, connection), said=partial(self._said, connection),
         )  # fmt: skip
         connection.down = ticket.channel(Direction.DOWN)
+        connection.talks = found.talks
+        if found.listens:
+            connection.stage = Stage.LISTENS
         del self._strangers[connection.sock.fileno()]
         self._clients[found.key, found.job] = connection
         connection.sock.send(ticket.answer())  # the first bytes of a connection always fit
@@ -262,15 +305,19 @@ class Bulk:
         self._by_fd.pop(fd, None)
         self._strangers.pop(fd, None)
         connection.sock.close()
-        if self._clients.get((connection.key, connection.job)) is connection:
+        is_newest = self._clients.get((connection.key, connection.job)) is connection
+        if is_newest:
             del self._clients[connection.key, connection.job]
         self._held -= connection.held
         connection.rest.clear()
+        connection.words.clear()
         connection.sending, upload = None, connection.upload
         connection.forget()
         connection.chunks = None
         if upload is not None:
             self._lost(connection, upload, error)
+        if is_newest and connection.talks and connection.stage is Stage.TOLD:
+            self._untold(connection)
 
     def put_out(self, key: str, job: str, error: LiflError) -> None:
         """It has lost its right in this job: it has no connection, and opens none."""
@@ -281,6 +328,7 @@ class Bulk:
     def close_job(self, job: str) -> None:
         """A job has left this node, and its memory with it."""
         for connection in [c for c in self._clients.values() if c.job == job]:
+            connection.talks = False
             connection.forget()
             self.close(connection, Unreachable(f"job {job!r} has left this node"))
         self.tickets.forget(job)
@@ -291,6 +339,21 @@ class Bulk:
         connection.upload, connection.newest = upload, upload.transfer
         if len(upload.grant.view) > 2 * CHUNK:
             connection.wake_at(tcp.WAKE_AT)
+
+    def pause(self, connection: Connection) -> None:
+        """Read nothing of an update that came with its put until there is a slot, or a verdict."""
+        if connection.chunks is not None:
+            connection.chunks.is_paused = True
+            self._epoll.modify(connection.sock.fileno(), connection.events)
+
+    def resume(self, connection: Connection) -> None:
+        """Read on; what was not granted meanwhile is thrown away."""
+        if connection.chunks is not None and connection.chunks.is_paused:
+            try:
+                connection.chunks.resume()
+                self._epoll.modify(connection.sock.fileno(), connection.events)
+            except LiflError as error:
+                self.close(connection, error)
 
     def look(self, connection: Connection) -> None:
         """Take what has come and was not worth a wake-up."""
@@ -303,9 +366,11 @@ class Bulk:
             return
         chunks = connection.chunks
         assert chunks is not None
+        if chunks.is_paused:  # and something has happened all the same
+            raise Unreachable("the client closed its bulk connection")
         try:
             if chunks.is_sealed:
-                size = connection.sock.recv_into(self._in)
+                size = connection.sock.recv_into(self._in, connection.wanted)
                 chunks.feed(self._in[:size])
             else:
                 # no byte of the next payload, which goes straight to its slot
@@ -332,7 +397,8 @@ class Bulk:
             if len(grant.view) - grant.written - size < tcp.WAKE_AT:
                 connection.wake_at(1)
             return grant.view[grant.written : grant.written + size]
-        if head.transfer <= connection.newest and 0 < head.length <= CHUNK:
+        was_granted = head.transfer & EARLY or head.transfer <= connection.newest
+        if was_granted and 0 < head.length <= CHUNK:
             return None  # its bytes were on their way
         # of a go that was on its way when the connection before this one broke, or made up
         self.refused["not granted"] += 1
@@ -354,6 +420,24 @@ class Bulk:
             self.close(connection, Unreachable("a model was asked for before another came"))
             return
         connection.sending, connection.asked = sending, sending.transfer
+        self._send(connection)
+
+    def say(self, connection: Connection, message: bytes) -> None:
+        """Send a message of at most MESSAGE bytes, between the chunks of a model or after it."""
+        if len(connection.words) >= UNREAD:
+            self.close(connection, Unreachable("this client does not read what it is told"))
+            return
+        connection.words.append(message)
+        if not connection.writing:  # else its turn comes
+            self._send(connection)
+
+    def push(self, connection: Connection, message: bytes, sending: Sending) -> None:
+        """Send a message and, behind it, the model that it says; many of them take turns."""
+        connection.words.append(message)
+        connection.sending, connection.asked = sending, sending.transfer
+        self._want(connection, writing=True)
+
+    def _send(self, connection: Connection) -> None:
         try:
             self._pump(connection)
         except OSError as error:
@@ -364,19 +448,28 @@ class Bulk:
         for _ in range(PIECES):
             sending = connection.sending
             if sending is None:
+                connection.rest = connection.rest or self._words(connection)
+            else:
+                model = sending.model()
+                # sealed bytes are what they are; plain ones are still the mapping's
+                if model is None and (connection.down is None or not connection.rest):
+                    self.close(connection, Unreachable("the model was replaced on its way down"))
+                    return
+                if not connection.rest and model is not None:
+                    words = [] if sending.left else self._words(connection)
+                    connection.rest = words + self._piece(connection, sending, model)
+            if not connection.rest or not self._push(connection):
                 break
-            model = sending.model()
-            # sealed bytes are what they are; plain ones are still the mapping's
-            if model is None and (connection.down is None or not connection.rest):
-                self.close(connection, Unreachable("the model was replaced on its way down"))
-                return
-            if not connection.rest and model is not None:
-                connection.rest = self._piece(connection, sending, model)
-            if not self._push(connection):
-                break
-            if sending.at == sending.end and not sending.left:
+            if sending is not None and sending.at == sending.end and not sending.left:
                 connection.sending = None
-        self._want(connection, writing=connection.sending is not None)
+        is_due = connection.rest or connection.words or connection.sending is not None
+        self._want(connection, writing=bool(is_due))
+
+    def _words(self, connection: Connection) -> list[memoryview]:
+        """All messages, which go before a model, since one may say that it comes."""
+        words = [memoryview(message_chunk(connection.down, text)) for text in connection.words]
+        connection.words.clear()
+        return words
 
     def _piece(
         self, connection: Connection, sending: Sending, model: memoryview
@@ -425,7 +518,7 @@ class Bulk:
         held = 0
         if connection.down is not None and rest:
             if not connection.held:  # in the scratch buffer so far
-                rest[:] = [memoryview(bytes(rest[0]))]
+                rest[:] = [memoryview(b"".join(rest))]
             held = len(rest[0])
         self._held += held - connection.held
         connection.held = held
@@ -434,5 +527,4 @@ class Bulk:
     def _want(self, connection: Connection, *, writing: bool) -> None:
         if writing != connection.writing:
             connection.writing = writing
-            events = _READ | select.EPOLLOUT if writing else _READ
-            self._epoll.modify(connection.sock.fileno(), events)
+            self._epoll.modify(connection.sock.fileno(), connection.events)

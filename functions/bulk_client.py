@@ -14,7 +14,8 @@ import os
 import select
 import socket
 import struct
-from typing import Final
+from collections.abc import Callable
+from typing import Final, NoReturn
 
 from lifl.errors import LiflError, Refused, Unreachable
 from lifl.functions import tcp
@@ -31,6 +32,7 @@ from lifl.functions.sealing import (
     Mode,
     Ticket,
     about,
+    message_chunk,
 )
 from lifl.functions.transfer import Upload
 from lifl.functions.wire import Keys, Message, host_of
@@ -40,27 +42,39 @@ STILL_S: Final = 20  # no byte was taken for so long: the gateway or the way to 
 _TIMEVAL: Final = struct.Struct("@qq")
 
 
+_rooms: list[memoryview] = []  # that nobody uses; the one that was used last is in the cache
+
+
+def _room() -> memoryview:
+    """Room for a sealed chunk, which goes back to `_rooms`: a connection needs it for moments."""
+    return _rooms.pop() if _rooms else memoryview(bytearray(HEAD + CHUNK + TAG))
+
+
 class Broken(Unreachable):
     """The bulk connection is gone."""
 
 
 def connect(
-    answer: Message, keys: Keys, *, endpoint: str, gateway: str, job: str
-) -> BulkConnection:
+    answer: Message, keys: Keys, *, endpoint: str, gateway: str, job: str,
+    said: Callable[[memoryview], None] | None = None,
+) -> BulkConnection:  # fmt: skip
     """Open the connection that a gateway's answer `ticket` gives the right to.
 
     Args:
         endpoint, gateway: of the control channel that the answer came on, and its public key.
+        said: takes messages that come over it; None: the ticket was asked for without them.
 
     Raises:
         Broken: nobody listens there, or whoever does is not the gateway that gave the ticket.
         Refused: it wants payloads in the clear although there are keys.
     """
     ticket = _ticket(answer, keys, endpoint=endpoint, gateway=gateway, job=job)
-    return admitted(host_of(endpoint), answer["port"], ticket)
+    return admitted(host_of(endpoint), answer["port"], ticket, said)
 
 
-def admitted(host: str, port: int, ticket: Ticket) -> BulkConnection:
+def admitted(
+    host: str, port: int, ticket: Ticket, said: Callable[[memoryview], None] | None = None
+) -> BulkConnection:
     """A connection that waits.
 
     Raises:
@@ -83,7 +97,7 @@ def admitted(host: str, port: int, ticket: Ticket) -> BulkConnection:
     if answer != ticket.answer():
         sock.close()
         raise Broken(f"the bulk port {host}:{port} did not take the ticket")
-    return BulkConnection(sock, ticket)
+    return BulkConnection(sock, ticket, said)
 
 
 def _ticket(answer: Message, keys: Keys, *, endpoint: str, gateway: str, job: str) -> Ticket:
@@ -149,25 +163,39 @@ class Opening:
         self._sock.close()
 
 
+def _unwanted(message: memoryview) -> None:
+    raise Unreachable(f"a message of {len(message)} bytes came, and none was asked for")
+
+
 class BulkConnection:
     """A connection that a gateway has admitted; it waits if its socket does.
 
-    One that sends does not receive until all is sent: there is one buffer for both.
+    Args:
+        said: takes messages that come between payloads; None: there should be none.
+
+    Attributes:
+        talks: messages of rounds go over it, in both directions.
+        verified: bytes of the model that is expected which are there, from its first on.
     """
 
-    def __init__(self, sock: socket.socket, ticket: Ticket) -> None:
+    def __init__(
+        self, sock: socket.socket, ticket: Ticket, said: Callable[[memoryview], None] | None = None
+    ) -> None:
         self._sock = sock
         self._up = ticket.channel(Direction.UP)
         self._down = Chunks(
-            ticket.channel(Direction.DOWN), begin=self._begin_chunk, end=self._end_chunk
-        )
+            ticket.channel(Direction.DOWN), begin=self._begin_chunk, end=self._end_chunk,
+            said=said or _unwanted,
+        )  # fmt: skip
+        self.talks = said is not None
         self._poll = select.poll()
         self._poll.register(self._sock.fileno(), select.POLLIN)
-        self._scratch = memoryview(bytearray(HEAD + CHUNK + TAG))
         self._going: tuple[Upload, int, int] | None = None  # what is sent, its round and transfer
         self._chunk: list[memoryview] = []  # of the chunk that was begun
+        self._room: memoryview | None = None  # in which it was sealed, and lies
         self._payload = 0  # bytes of the upload that are in it
         self._expected: tuple[memoryview, int, int] | None = None  # buffer, round, transfer
+        self._least = 1  # bytes that wake this end up
         self.verified = 0
 
     def fileno(self) -> int:
@@ -175,24 +203,51 @@ class BulkConnection:
 
     @property
     def is_alive(self) -> bool:
-        """Idle as it should be: neither closed nor with bytes that nobody asked for."""
+        """As it should be: neither closed nor, where it does not talk, with bytes unasked for."""
         if self._sock.fileno() < 0:
             return False
         try:
-            self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            return bool(self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)) and self.talks
         except BlockingIOError:
             return True
         except OSError:
-            pass
-        return False
+            return False
 
     # -- up ----------------------------------------------------------------------------------
     def send(self, upload: Upload, *, number: int, transfer: int) -> None:
-        """A whole update; waits until the system has taken it."""
+        """A whole update; waits until the system has taken it.
+
+        Raises:
+            Broken: the connection is gone.
+        """
         self.begin(upload, number=number, transfer=transfer)
+        self.end()
+
+    def put(self, message: bytes, upload: Upload, *, number: int, transfer: int) -> None:
+        """A message that asks for a slot, and the update's first chunk, which need not wait for it.
+
+        Raises:
+            Broken: as `send`.
+        """
+        self.begin(upload, number=number, transfer=transfer)
+        self._chunk = [memoryview(message_chunk(self._up, message))]
+        self._next_chunk()
+        self.pump(0)
+        if self._chunk:
+            self._is_stuck()
+
+    def end(self) -> None:
+        """Whatever is left of an upload that was begun.
+
+        Raises:
+            Broken: as `send`.
+        """
         if not self.pump():
-            self.close()
-            raise Broken(f"the gateway took no byte for {STILL_S} s")
+            self._is_stuck()
+
+    def _is_stuck(self) -> NoReturn:
+        self.close()
+        raise Broken(f"the gateway took no byte for {STILL_S} s")
 
     def begin(self, upload: Upload, *, number: int, transfer: int) -> None:
         """What `pump` sends from now on; a chunk of another that was begun is ended first."""
@@ -210,17 +265,17 @@ class BulkConnection:
             Whether it has taken all that was begun.
         """
         try:
-            while self._chunk or self._next_chunk():
-                if not chunks or not self._push():
+            while self._chunk or (chunks and self._next_chunk()):
+                if not self._push():
                     return False
-                chunks -= 1
+                chunks -= chunks > 0
         except OSError as error:
             self.close()
             raise Broken(f"the gateway closed the bulk connection ({error})") from error
-        return True
+        return self._going is None
 
     def _next_chunk(self) -> bool:
-        """Seal it in a buffer that stays in the cache; False when there is none."""
+        """Seal it; False when there is none."""
         if self._going is None:
             return False
         upload, number, transfer = self._going
@@ -230,9 +285,10 @@ class BulkConnection:
             return False
         head = Head(Kind.UPDATE, len(part), number, transfer, upload.sent).pack()
         if self._up is None:
-            self._chunk = [memoryview(head), part, memoryview(NO_TAG)]
+            self._chunk += [memoryview(head), part, memoryview(NO_TAG)]
         else:
-            self._chunk = [self._scratch[: self._up.seal_into(head, part, self._scratch)]]
+            self._room = _room()
+            self._chunk.append(self._room[: self._up.seal_into(head, part, self._room)])
         self._payload = len(part)
         return True
 
@@ -243,6 +299,7 @@ class BulkConnection:
             try:
                 sent = self._sock.sendmsg(rest)
             except BlockingIOError:
+                self._keep()
                 return False
             while rest and sent >= len(rest[0]):
                 sent -= len(rest.pop(0))
@@ -252,68 +309,103 @@ class BulkConnection:
             upload = self._going[0]
             upload.sent += self._payload
             self._payload = 0
+            if upload.sent == len(upload.data):
+                self._going = None
             upload.moved()
+        self._leave_room()
         return True
+
+    def _keep(self) -> None:
+        """What is left of a sealed chunk goes later: others have the room meanwhile."""
+        if self._room is not None:
+            self._chunk = [memoryview(b"".join(self._chunk))]
+            self._leave_room()
+
+    def _leave_room(self) -> None:
+        if self._room is not None:
+            _rooms.append(self._room)
+            self._room = None
 
     # -- down --------------------------------------------------------------------------------
     def expect(self, buffer: memoryview, *, number: int, transfer: int, at: int) -> None:
-        """What is asked for now comes into `buffer` from `at` on."""
+        """What is asked for now, or comes unasked, goes into `buffer` from `at` on."""
         self._expected = buffer, number, transfer
         self.verified = at
-        self._wake()
+
+    def expected(self, number: int, transfer: int) -> memoryview | None:
+        """The buffer of this transfer, if it is what was expected last."""
+        if self._expected is None or self._expected[1:] != (number, transfer):
+            return None
+        return self._expected[0]
 
     @property
     def come(self) -> int:
         """Bytes of the model that are there, those of a chunk that is not whole yet included."""
-        return self.verified + self._down.filled
+        head = self._down.head
+        is_model = head is not None and head.kind == Kind.MODEL
+        return self.verified + (self._down.filled if is_model else 0)
 
     def wait(self, timeout_s: float) -> bool:
         """Whether something has come."""
         return bool(self._poll.poll(timeout_s * 1000))
 
+    @property
+    def has_all(self) -> bool:
+        """Nothing more of a model is expected."""
+        return self._expected is None or self.verified == len(self._expected[0])
+
     def receive(self) -> bool:
-        """Take what has come; True when all that is expected is there and verified."""
-        assert self._expected is not None
-        buffer = self._expected[0]
+        """Take what has come; True when all that is expected is there and verified.
+
+        Raises:
+            Broken: the connection is gone.
+        """
+        room = _room()
         try:
-            while self.verified < len(buffer):
-                if not self._receive(buffer):
+            while True:
+                asked, size = self._receive(room)
+                if not size:
+                    self.close()
                     raise Broken("the gateway closed the bulk connection")
+                if size < asked or self.has_all:
+                    break
         except BlockingIOError:
-            self._wake()
-            return False
+            pass
         except OSError as error:
             self.close()
             raise Broken(f"the bulk connection broke ({error})") from error
         except LiflError as error:  # it is not what was asked for, or not under its tag
             self.close()
             raise Broken(str(error)) from error
-        return True
+        finally:
+            _rooms.append(room)
+        self._wake()
+        return self.has_all
 
-    def _receive(self, buffer: memoryview) -> int:
+    def taken(self) -> None:
+        """Whoever expected the model has it; its memory is not held here any more."""
+        self._expected = None
+
+    def _receive(self, room: memoryview) -> tuple[int, int]:
+        """Read once.
+
+        Returns:
+            Fewer bytes than the first say that there are no more, and so many came.
+        """
         flags, down = socket.MSG_DONTWAIT, self._down
         if down.is_sealed:
-            ask = min(CHUNK, self._remaining(buffer))
-            size = self._sock.recv_into(self._scratch, ask, flags)
-            down.feed(self._scratch[:size])
-            return size
-        is_last = self.verified + down.filled + down.left == len(buffer)
-        after = TAG if is_last else TAG + HEAD
-        return down.receive_plain(self._sock, self._scratch, after=after, flags=flags)
-
-    def _remaining(self, buffer: memoryview) -> int:
-        """Bytes on the wire until all is there: never read more, the next model has its own."""
-        payload, down = len(buffer) - self.verified, self._down
-        if down.head is None:
-            return -(-payload // CHUNK) * (HEAD + TAG) + payload - down.begun
-        after = payload - down.head.length
-        rest = down.left + TAG - down.begun
-        return rest + after + -(-after // CHUNK) * (HEAD + TAG)
+            size = self._sock.recv_into(room, 0, flags)
+            down.feed(room[:size])
+            return len(room), size
+        return 0, down.receive_plain(self._sock, room, after=TAG + HEAD, flags=flags)
 
     def _wake(self) -> None:
-        """Wake up for as much as is worth it, or for the rest."""
-        if self._expected:
-            least = min(tcp.WAKE_AT, max(1, self._remaining(self._expected[0])))
+        """Wake up for as much of a model as is worth it, or for the rest of its chunk."""
+        down, least = self._down, 1
+        if not self.has_all and down.head is not None:
+            least = min(tcp.WAKE_AT, max(1, down.left + TAG - down.begun))
+        if least != self._least:
+            self._least = least
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 
@@ -337,3 +429,5 @@ class BulkConnection:
 
     def close(self) -> None:
         self._sock.close()
+        self._leave_room()
+        self.talks = False

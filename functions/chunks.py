@@ -11,8 +11,17 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from lifl.errors import InvalidUpdate
-from lifl.functions.sealing import HEAD, NO_TAG, TAG, Channel, Head, verify
+from lifl.errors import InvalidUpdate, Unreachable
+from lifl.functions.sealing import (
+    HEAD,
+    MESSAGE,
+    NO_TAG,
+    TAG,
+    Channel,
+    Head,
+    Kind,
+    verify,
+)
 
 
 class Chunks:
@@ -23,22 +32,25 @@ class Chunks:
         begin: takes a head and returns where its payload goes, None where nobody wants it; raises
             what ends the connection.
         end: takes that head when the payload is there and its tag was right.
+        said: takes a message of the control channel that came in a chunk.
 
     Attributes:
         head: of the chunk that is on its way; None between two.
         filled, left: bytes of its payload that have come, and that are still to come; 0 between.
+        is_paused: what follows the last message is kept and not looked at.
     """
 
     def __init__(
         self, channel: Channel | None, *, begin: Callable[[Head], memoryview | None],
-        end: Callable[[Head], None],
+        end: Callable[[Head], None], said: Callable[[memoryview], None],
     ) -> None:  # fmt: skip
-        self._channel, self._begin, self._end = channel, begin, end
+        self._channel, self._begin, self._end, self._said = channel, begin, end, said
         self.head: Head | None = None
         self.filled = self.left = 0
         self._target: memoryview | None = None
         self._open: Any = None
         self._small = bytearray()  # a head or tag that has come in part
+        self.is_paused, self._kept = False, b""
 
     @property
     def is_sealed(self) -> bool:
@@ -51,7 +63,17 @@ class Chunks:
 
     def forget(self) -> None:
         """Nobody wants the payload of this chunk any more; its memory may be another's at once."""
-        self._target = self._open = None
+        if self.head is None or self.head.kind != Kind.MESSAGE:  # which belongs to no transfer
+            self._target = self._open = None
+
+    def resume(self) -> None:
+        """Go on with what was kept.
+
+        Raises:
+            LiflError: as `feed`.
+        """
+        self.is_paused, kept, self._kept = False, self._kept, b""
+        self.feed(memoryview(kept))
 
     def receive_plain(
         self, sock: socket.socket, scratch: memoryview, *, after: int, flags: int = 0
@@ -84,6 +106,9 @@ class Chunks:
         """
         at, size = 0, 0
         while (at := at + size) < len(data):
+            if self.is_paused:
+                self._kept += bytes(data[at:])
+                return
             if self.left:
                 size = min(self.left, len(data) - at)
                 if self._target is not None:
@@ -102,27 +127,52 @@ class Chunks:
                 small = bytes(self._small)
                 self._small.clear()
                 if self.head is None:
-                    self._begin_chunk(small)
+                    size += self._begin_chunk(small, data[at + size :])
                 else:
                     self._end_chunk(self.head, small)
 
-    def _begin_chunk(self, small: bytes) -> None:
+    def _begin_chunk(self, small: bytes, follows: memoryview) -> int:
+        """Find its place; where all of it `follows`, take it, and return how many bytes it has."""
         head = Head.unpack(small)
-        self._target = self._begin(head)
-        if self._channel is not None and self._target is None:
-            self._channel.skip()
-        elif self._channel is not None:
-            self._open = self._channel.open(small)
+        self._target = self._message(head) if head.kind == Kind.MESSAGE else self._begin(head)
         self.head, self.left, self.filled = head, head.length, 0
+        if self._channel is None:
+            return 0
+        whole = head.length + TAG
+        if self._target is None:
+            self._channel.skip()
+        elif len(follows) >= whole:
+            self._channel.open_into(small, follows[:whole], self._target)
+            self.left, self.filled = 0, head.length
+            self._has_come(head)
+            return whole
+        else:
+            self._open = self._channel.open(small)
+        return 0
+
+    def _message(self, head: Head) -> memoryview:
+        if not 0 < head.length <= MESSAGE or head != Head.of_message(head.length):
+            raise Unreachable(
+                f"a message says {head}: it has 1 to {MESSAGE} bytes, and no place in a transfer"
+            )
+        return memoryview(bytearray(head.length))
 
     def _end_chunk(self, head: Head, tag: bytes) -> None:
-        self.head, self.filled = None, 0
         if self._target is None:
+            self.head, self.filled = None, 0
             return
-        opened = self._open
-        self.forget()
-        if opened is not None:
-            verify(opened, tag)
+        if self._open is not None:
+            verify(self._open, tag)
         elif tag != NO_TAG:
             raise InvalidUpdate("a chunk of a plain connection ends with something else than zeros")
-        self._end(head)
+        self._has_come(head)
+
+    def _has_come(self, head: Head) -> None:
+        """All of a chunk is there and verified."""
+        payload, self.head, self.filled = self._target, None, 0
+        self._target = self._open = None
+        if head.kind == Kind.MESSAGE:
+            assert payload is not None
+            self._said(payload)
+        else:
+            self._end(head)

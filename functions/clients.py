@@ -19,11 +19,11 @@ import zmq.utils.monitor
 
 from lifl.errors import Busy, InvalidUpdate, Late, LiflError, PermanentError, Refused, Unreachable
 from lifl.faults import fault
-from lifl.functions.bulk import Sending
+from lifl.functions.bulk import Connection, Sending, Stage
 from lifl.functions.jobs import Job, measured, rejection
 from lifl.functions.lines import EVERYTHING
 from lifl.functions.rights import Enrolment, Rights
-from lifl.functions.sealing import Mode, preload
+from lifl.functions.sealing import MESSAGE, PUSHED, Mode, preload
 from lifl.functions.uploads import Uploads
 from lifl.functions.wire import (
     DOWN_CHUNK,
@@ -44,6 +44,7 @@ BATCH = 64
 LEAVE_S = 1.0  # for clients to hear that a job is done
 LOOK_S = 0.1  # many connections end at once when a machine of clients does
 TAKE_PART = frozenset({"client", "worker", "observer"})
+OF_A_ROUND = frozenset({"put", "get", "report"})
 HANDED_OUT = 10_000  # virtual clients in one message
 
 
@@ -90,8 +91,9 @@ class Clients:
         self.router, self.node = router, node
         self.secure = keys.is_secure
         self.uploads = Uploads(
-            jobs, host, bulk_port, keys.public, send=self.send, serve=serve
-        )
+            jobs, host, bulk_port, keys.public, send=self.send, tell=self.tell, said=self._said,
+            untold=self._untold, serve=serve,
+        )  # fmt: skip
         self.bulk = self.uploads.bulk
         if self.secure:
             preload()
@@ -130,8 +132,7 @@ class Clients:
 
     def send(self, peer: bytes, message: Message, payload: memoryview | None = None) -> bool:
         """False when the connection has ended: whoever it was will ask again."""
-        if message["t"] == "reject":
-            self.rejected[message["code"]] = self.rejected.get(message["code"], 0) + 1
+        self._count(message)
         if isinstance(peer, Caller):
             message = message | {"as": peer.number}
         frames: list[Any] = [peer, encode(message)]
@@ -144,6 +145,22 @@ class Clients:
         except zmq.ZMQError:
             return False
         return True
+
+    def tell(self, job: Job, key: str, peer: bytes, message: Message) -> bool:
+        """Tell it to a client over its bulk connection where that talks, else over `peer`."""
+        connection = self.bulk.of(key, job.name)
+        if connection is None or not connection.talks or len(data := encode(message)) > MESSAGE:
+            return self.send(peer, message)
+        self._count(message)
+        is_final = message["t"] == "ack" or (message["t"] == "reject" and not message["retry"])
+        if is_final and message["round"] == job.round:
+            connection.stage = Stage.LISTENS
+        self.bulk.say(connection, data)
+        return True
+
+    def _count(self, message: Message) -> None:
+        if message["t"] == "reject":
+            self.rejected[message["code"]] = self.rejected.get(message["code"], 0) + 1
 
     def figures(self) -> Message:
         """For the node's metrics: what was counted since the last call, and what is there now."""
@@ -173,15 +190,26 @@ class Clients:
                 message = decode(frames[0].buffer) if frames else {"t": ""}
                 payload = frames[1].buffer if len(frames) == 2 else None
                 self._handle(peer.bytes, key, message, payload)
-            except LiflError as error:
-                self._reject(peer.bytes, message, error)
-            except Exception as error:  # whatever it was, it came from outside
-                log.info("a %.20r that cannot be read: %.200r", message.get("t"), error)
-                wrong = InvalidUpdate(
-                    f"a {message.get('t')!r:.20} that cannot be read: {error!r:.200}",
+            except Exception as error:
+                self._reject(peer.bytes, message, _error(message, error))
+
+    def _said(self, connection: Connection, data: memoryview) -> None:
+        """A client says over its bulk connection what it may say about a round."""
+        job, key = self.jobs.get(connection.job), connection.key
+        if job is None or self.bulk.of(key, job.name) is not connection:
+            return  # closed by what came before this
+        peer, message = job.clients.get(key, b""), Message()
+        try:
+            message = decode(data)
+            if message["t"] not in OF_A_ROUND or message.get("job") != job.name:
+                raise InvalidUpdate(
+                    f"a {message['t']!r:.20} of job {message.get('job')!r:.80} over the bulk "
+                    f"connection of job {job.name!r}: say it over the control channel",
                     code="malformed",
                 )
-                self._reject(peer.bytes, message, wrong)
+            self._handle(peer, key, message, None)
+        except Exception as error:
+            self.tell(job, key, peer, rejection(job.name, message, _error(message, error)))
 
     def _reject(self, peer: bytes, message: Message, error: LiflError) -> None:
         name = message.get("job")
@@ -206,6 +234,8 @@ class Clients:
             return
         if job is None:
             raise Busy(f"job {name!r} is not at this gateway yet", code="not-started")
+        if message["t"] in OF_A_ROUND and (connection := self.bulk.of(key, name)) is not None:
+            connection.stage = Stage.WORKS
         match message["t"]:
             case "put" if message.get("kind") == "model":
                 self.uploads.put_model(job, peer, right, message)
@@ -239,6 +269,8 @@ class Clients:
             raise Refused(f"a {right} does not take part in rounds", code="not-allowed")
         job = self.jobs.get(name)
         here = self.unknown.setdefault(name, {}) if job is None else self._belongs(job, key)
+        if (connection := self.bulk.of(key, name)) is not None:
+            connection.talks = False  # whoever says hello may not have it any more
         before, here[key] = here.get(key, peer), peer
         if before != peer:  # as a rule its own that has ended, and then nobody hears it
             displaced = Refused(
@@ -319,7 +351,8 @@ class Clients:
             for key, peer in list(job.clients.items()):
                 if not self.send(peer, {"t": "here", "job": job.name}):
                     del job.clients[key]
-                    job.waiting.pop(key, None)
+                    if key in job.waiting:
+                        self.uploads.leaves_queue(job, job.waiting[key])
                     self.report({"t": "gone", "job": job.name, "key": key})
                     if key in job.uploads:
                         error = Unreachable("the connection ended")
@@ -431,7 +464,32 @@ class Clients:
             "t": "round", "job": job.name, "round": job.round, "need": need,
             "settings": job.round_settings,
         }  # fmt: skip
-        self.send(peer, news, self._small_model(job) if need else None)
+        connection = self.bulk.of(key, job.name)
+        if connection is None or not connection.talks:
+            self.send(peer, news, self._small_model(job) if need else None)
+        elif need:
+            self._tell_with_model(job, key, peer, connection, news)
+        else:
+            self.tell(job, key, peer, news)
+
+    def _tell_with_model(
+        self, job: Job, key: str, peer: bytes, connection: Connection, news: Message
+    ) -> None:
+        """The model comes unasked where nothing keeps the client from reading it."""
+        assert job.layout is not None
+        listens, connection.stage = connection.stage is Stage.LISTENS, Stage.TOLD
+        data = encode(news | {"model": True})
+        if listens and connection.sending is None and len(data) <= MESSAGE:
+            sending = self._sending(job, job.round - 1, PUSHED, 0, job.layout.update_bytes)
+            self.bulk.push(connection, data, sending)
+        else:
+            self.tell(job, key, peer, news)
+
+    def _untold(self, connection: Connection) -> None:
+        """A bulk connection is gone, and maybe with it what it had to tell of the round."""
+        job, key = self.jobs.get(connection.job), connection.key
+        if job is not None and not job.ended and (peer := job.clients.get(key)) is not None:
+            self.announce(job, key, peer)
 
     def _small_model(self, job: Job) -> memoryview | None:
         """A model that fits into a message goes down with the round that starts from it."""
@@ -490,27 +548,45 @@ class Clients:
         if not 0 <= at < end <= found[1].length:
             raise InvalidUpdate(f"bytes {at} to {end} of a model of {found[1].length}")
 
+        connection = self.uploads.connection(job, key)
+        self.bulk.send(connection, self._sending(job, round_, int(message["transfer"]), at, end))
+
+    def _sending(self, job: Job, round_: int, transfer: int, at: int, end: int) -> Sending:
+        """A part of the model of a round, while that is the current one."""
+
         def model() -> memoryview | None:
             now = job.intake.model()
             same = now is not None and now[1].round == round_
             return job.intake.arena.payload(now[0], end) if now is not None and same else None
 
-        transfer = int(message["transfer"])
-        self.bulk.send(self.uploads.connection(job, key), Sending(round_, transfer, at, end, model))
+        return Sending(round_, transfer, at, end, model)
 
     def _ticket(self, job: Job, key: str, right: str, peer: bytes, message: Message) -> None:
         """The right to open one connection to the bulk port."""
         if right not in ("client", "observer", "node", "coordinator"):
             raise Refused(f"a {right} gets no ticket")
-        ticket = self.bulk.tickets.issue(key, job.name, self._mode())
+        talks = right == "client" and message.get("talks") is True
+        ticket = self.bulk.tickets.issue(
+            key, job.name, self._mode(), talks=talks, listens=key not in job.announced
+        )
         self.send(peer, {
             "t": "ticket", "job": job.name, "n": message["n"],
             "port": self.rights.port(job.name, key) or self.bulk.port, "id": ticket.id,
-            "secret": ticket.secret, "mode": ticket.mode.name.lower(),
+            "secret": ticket.secret, "mode": ticket.mode.name.lower(), "talks": talks,
         })  # fmt: skip
 
     def _mode(self) -> Mode:
         return Mode.SEALED if self.secure else Mode.PLAIN
+
+
+def _error(message: Message, error: Exception) -> LiflError:
+    """What its sender is told: whatever it was, it came from outside."""
+    if isinstance(error, LiflError):
+        return error
+    log.info("a %.20r that cannot be read: %.200r", message.get("t"), error)
+    return InvalidUpdate(
+        f"a {message.get('t')!r:.20} that cannot be read: {error!r:.200}", code="malformed"
+    )
 
 
 def _payload(payload: memoryview | None) -> memoryview:

@@ -186,10 +186,10 @@ class Gateway:
                 job.intake.hand_over(slot, header, job.top)
         waited = len(job.waiting)
         while job.waiting:
-            key, asking = next(iter(job.waiting.items()))
+            asking = next(iter(job.waiting.values()))
             if not self.clients.uploads.admit(job, asking):
                 break
-            job.waiting.pop(key, None)
+            self.clients.uploads.leaves_queue(job, asking)
         if 0 < len(job.waiting) < waited:  # the slots are taken again
             job.intake.nudge()
 

@@ -46,6 +46,9 @@ class Intake:
         self.tally = Tally()
         self._writing: dict[int, Grant] = {}
         self._limit = arena.geometry.model_slot  # input slots that may be used, the first ones
+        self._current = 0  # round that made the current model, which nobody else changes
+        self._model: tuple[int, Header] | None = None
+        self._look_at_model()
 
     def rebuild(self) -> None:
         """Join: what is sealed was accepted, whatever the last gateway still had to say."""
@@ -60,7 +63,7 @@ class Intake:
     @property
     def round(self) -> int:
         """The round that is under way: one past that of the current model."""
-        return self.arena.model()[0] + 1
+        return self._current + 1
 
     # -- one update --------------------------------------------------------------------------
     def look(self, clients: int) -> Verdict | None:
@@ -230,6 +233,7 @@ class Intake:
         """Make the top's sealed slot the global model, and let go of the one before."""
         self.arena.set_accepted(header.round + 1, 0)  # held the round before last
         self.arena.set_model(header.round, slot)
+        self._look_at_model()
         fault("gateway_published", "gateway")
         self.release_old()
 
@@ -256,6 +260,7 @@ class Intake:
         """The model slot, no longer readable as a model, to be written."""
         arena, slot = self.arena, self.arena.geometry.model_slot
         arena.set_state(slot, arena.state(slot).generation + 1, Phase.WRITING, NOBODY)
+        self._look_at_model()
         return arena.payload(slot, length)
 
     def finish_model(self, round_: int, length: int) -> None:
@@ -265,14 +270,17 @@ class Intake:
         if arena.model()[0] != round_:
             arena.set_accepted(round_ + 1, 0)
         arena.set_model(round_, slot)
+        self._look_at_model()
         self.release_old()  # an own model, for one
 
     def model(self) -> tuple[int, Header] | None:
         """(slot, header) of the current global model; None before there is one."""
-        round_, slot = self.arena.model()
-        if self.arena.state(slot).phase != Phase.SEALED:
-            return None
-        header = self.arena.header(slot)
-        if header.payload is not Payload.MODEL or header.round != round_:
-            return None
-        return slot, header
+        return self._model
+
+    def _look_at_model(self) -> None:
+        arena = self.arena
+        self._model, (self._current, slot) = None, arena.model()
+        if arena.state(slot).phase == Phase.SEALED:
+            header = arena.header(slot)
+            if header.payload is Payload.MODEL and header.round == self._current:
+                self._model = slot, header

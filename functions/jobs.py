@@ -16,6 +16,7 @@ from lifl.errors import Busy, InvalidUpdate, Late, LiflError, Refused
 from lifl.functions.intake import Grant, Intake
 from lifl.functions.kernels.finite import FiniteCheck
 from lifl.functions.layout import Layout
+from lifl.functions.sealing import EARLY
 from lifl.functions.wire import (
     MOST_METRICS,
     Message,
@@ -50,6 +51,12 @@ class Asking:
     is_told: bool = False  # that it has to wait
 
     @property
+    def early(self) -> int:
+        """Number of the transfer that follows the put unasked; 0: it waits for its `go`."""
+        transfer = self.message.get("transfer")
+        return transfer if isinstance(transfer, int) and transfer & EARLY else 0
+
+    @property
     def is_bulk(self) -> bool:
         """The payload comes over the bulk port, and not with the put."""
         return takes_bulk_port(self.message.get("lane"), self.length)
@@ -80,6 +87,7 @@ class Uploading:
         before = self.asking
         same = before.message["round"] == asking.message["round"]
         same = same and before.clients == asking.clients  # a node may have another sum meanwhile
+        same = same and not asking.early  # which begins anew
         return self.connection is not None and asking.is_bulk and same
 
     @property

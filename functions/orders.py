@@ -46,11 +46,14 @@ class Orders:
         self._errands, self._reports, self._serve = errands, reports, serve
         self.enrolled: dict[str, Message] = {}
         self.early: dict[str, list[Message]] = {}
+        self._silent = set(lines)  # whose coordinator has not said who takes part
 
     # -- coordinators that come and go -------------------------------------------------------
     def coordinators(self, where: dict[str, tuple[str, str]]) -> None:
         """The agent says which jobs there are; one that is gone takes its clients' rights along."""
-        for name in self._lines.lead_to(where):
+        new = self._lines.lead_to(where)
+        self._silent = (self._silent | set(new)) & where.keys()
+        for name in new:
             self._clients.over.discard(name)  # of a job before it, of the same name
             self._reports.everything(name)
         gone = self.enrolled.keys() - where.keys()
@@ -61,16 +64,24 @@ class Orders:
         for name in self.early.keys() - where.keys():
             del self.early[name]
         self._clients.keep_only(set(where))
+        self._tell_door()
 
     def _enrol(self) -> None:
-        """Each coordinator says who takes part in its own job, and the doorkeeper hears of all."""
+        """Each coordinator says who takes part in its own job."""
         enrolled = {}
         for line, told in self.enrolled.items():
             keys = told["keys"] | {self._lines.key(line): "coordinator"}
             for name in told["jobs"] if line == EVERYTHING else [line]:
                 enrolled[name] = Enrolment(keys, told["ports"])
         self._clients.enrol(enrolled)
-        self._door.keys = set(self._clients.rights.keys)
+        self._tell_door()
+
+    def _tell_door(self) -> None:
+        """A key that nobody has named is refused once every coordinator has said who takes part.
+
+        Until then it waits: of its jobs a gateway that starts again hears one by one.
+        """
+        self._door.hear(self._clients.rights.keys, are_all=not self._silent)
 
     # -- what they say -----------------------------------------------------------------------
     def obey(self, line: str, message: Message) -> None:
@@ -81,6 +92,7 @@ class Orders:
         match message["t"]:
             case "enrol":
                 self.enrolled[line] = message
+                self._silent.discard(line)
                 self._enrol()
                 self._lines.send({"t": "enrolled", "look": message["look"]}, line)
             case "ask":

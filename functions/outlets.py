@@ -1,9 +1,9 @@
 """Bulk connections from a gateway to one other: tickets, greetings, and sums on their way out.
 
-Owns when a connection is asked for, opened and given up, and that nothing of it waits for the other
-end: two gateways may send to one another at the same time, and clients must not wait for either.
-Where the other's host is a name, looking that up does wait.  Bytes are
-bulk_client.py's; what is sent, and what follows from an answer, is peers.py's.
+Owns when a connection is asked for, opened and given up, that nothing of it waits for the other
+end, and when that cannot be reached: two gateways may send to one another at the same time, and
+clients must not wait for either.  Where the other's host is a name, looking that up does wait.
+Bytes are bulk_client.py's; what is sent and how, and what follows from an answer, is peers.py's.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ log = logging.getLogger("lifl.gateway")
 
 OPEN_S: Final = 5.0  # from a ticket to an open connection
 ASK_S: Final = 1.0  # for an answer to the question for a ticket
+TRIES: Final = 3  # connections that do not open, one after the other
+SHUT_S: Final = 300.0  # until the next try
 CHUNKS: Final = 8  # in one go; then it is another's turn
 _IDLE: Final = select.EPOLLIN | select.EPOLLRDHUP
 
@@ -60,19 +62,32 @@ class Outlets:
         self._tickets = itertools.count(1)
         self._outlets: dict[str, _Outlet] = {}
         self._jobs: dict[int, str] = {}  # by fd
+        self._missed, self._shut_until = 0, 0.0  # tries in a row; monotonic seconds
 
     def fileno(self) -> int:
         return self._epoll.fileno()
 
+    @property
+    def is_shut(self) -> bool:
+        """The other's bulk port cannot be reached, and for a while nobody tries."""
+        return time.monotonic() < self._shut_until
+
     def is_open(self, job: str) -> bool:
-        """Whether something can be sent; if not, a connection is made, and `opened` called."""
+        """Whether something can be sent.
+
+        If not, a connection is made, and `opened` called; unless it `is_shut`.
+        """
         outlet, now = self._outlets.get(job), time.monotonic()
         if outlet is not None and outlet.connection is not None:
             if outlet.connection.is_alive:
                 return True
         elif outlet is not None and now < outlet.until:
             return False
+        elif outlet is not None and outlet.opening is not None:
+            self._failed(job, Broken(f"the bulk port did not answer for {OPEN_S:g} s"))
         self.close(job)
+        if self.is_shut:
+            return False
         number = next(self._tickets)
         self._outlets[job] = _Outlet(number, now + ASK_S)
         self._ask({"t": "ticket", "job": job, "n": number})
@@ -128,6 +143,7 @@ class Outlets:
         outlet.connection = opening.step()
         self._epoll.modify(outlet.fd, _IDLE)
         if outlet.connection is not None:
+            self._missed, self._shut_until = 0, 0.0
             self._opened(job)
 
     def _send(
@@ -143,7 +159,19 @@ class Outlets:
     def _failed(self, job: str, error: LiflError) -> None:
         """Whoever has something to send asks again after a while."""
         log.warning("no bulk connection to %s for %s: %s", self._endpoint, job, error)
+        if self._outlets[job].connection is None:
+            self._count_miss()
         self.close(job)
+
+    def _count_miss(self) -> None:
+        """One may be chance."""
+        self._missed += 1
+        if self._missed >= TRIES:
+            self._shut_until = time.monotonic() + SHUT_S
+            log.warning(
+                "sums go to %s over the control channel, as with lane: zmq, for %g s: let nodes "
+                "reach its bulk port", self._endpoint, SHUT_S,
+            )  # fmt: skip
 
     def close(self, job: str) -> None:
         outlet = self._outlets.pop(job, None)

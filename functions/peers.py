@@ -2,8 +2,8 @@
 
 Owns one connection per other gateway and the transfer under way on it.  Does not decide what is
 moved; errands.py does.  Everything is said over ZeroMQ; a sum takes the bulk port (outlets.py)
-where its `put` says so.  A transfer that makes no progress is asked for again, since the other
-gateway may have been restarted and forgotten it.
+where its `put` says so and that can be reached.  A transfer that makes no progress is asked for
+again, since the other gateway may have been restarted and forgotten it.
 """
 
 from __future__ import annotations
@@ -89,6 +89,9 @@ class Peer:
             self._send(work.start())
         elif self.outlets.is_open(job):
             self._send([(work.put | {"length": len(work.data)}, None)])
+        elif self.outlets.is_shut:
+            work.put["lane"] = "zmq"
+            self._send(work.start())
 
     def _moved(self, job: str) -> None:
         if (transfer := self.uploads.get(job)) is not None:

@@ -7,6 +7,8 @@ I/O and keeps no buffer: bulk.py (gateway), bulk_client.py and, for both, chunks
     answer     proof                                                        gateway -> client, once
     chunk      head, up to 1 MiB of payload, tag                            both, any number
 
+What a chunk carries is a part of an update or of a model, or one message of the control channel.
+
 A ticket's secret came over the control channel.  Four keys and proofs follow from it, each with a
 label of its own, and from everything that they are for, so that nothing fits another connection:
 
@@ -26,6 +28,9 @@ from lifl.errors import Unreachable
 
 VERSION: Final = 1
 CHUNK: Final = 1 << 20  # most bytes of payload under one tag
+MESSAGE: Final = 1 << 14  # most bytes of a message; a larger one goes over the control channel
+PUSHED: Final = 0  # transfer of a model that comes with its round, unasked
+EARLY: Final = 1 << 31  # bit of a transfer's number that its sender chose, and begins unasked
 TAG: Final = 16
 NO_TAG: Final = bytes(TAG)
 GREETING: Final = 56
@@ -50,10 +55,11 @@ class Direction(IntEnum):
 
 
 class Kind(IntEnum):
-    """What a chunk is part of."""
+    """What a chunk carries."""
 
     UPDATE = 1
     MODEL = 2
+    MESSAGE = 3
 
 
 class Head(NamedTuple):
@@ -71,6 +77,10 @@ class Head(NamedTuple):
     @classmethod
     def unpack(cls, data: bytes | bytearray | memoryview) -> Head:
         return cls(*_HEAD.unpack_from(data))
+
+    @classmethod
+    def of_message(cls, size: int) -> Head:
+        return cls(Kind.MESSAGE, size, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -169,6 +179,24 @@ class Channel:
         self._whole.encrypt_into(self._nonce(), payload, head + self._about, out[HEAD:end])
         return end
 
+    def sealed(self, head: bytes, payload: bytes) -> bytes:
+        """A whole small chunk after `head`, its tag included."""
+        sealed: bytes = self._whole.encrypt(self._nonce(), payload, head + self._about)
+        return sealed
+
+    def open_into(self, head: bytes, sealed: memoryview, place: memoryview) -> None:
+        """A whole chunk after `head`, its tag included, into `place`.
+
+        Raises:
+            Unreachable: it is not what was sent under this key at this place.
+        """
+        from cryptography.exceptions import InvalidTag
+
+        try:
+            self._whole.decrypt_into(self._nonce(), sealed, head + self._about, place)
+        except InvalidTag:
+            raise _wrong_tag() from None
+
     def seal(self, head: bytes) -> Any:
         """An encryptor for the chunk after `head`, where it is sealed in parts: `update_into`,
         `finalize`, `tag`.
@@ -195,7 +223,19 @@ def verify(decryptor: Any, tag: bytes) -> None:
     try:
         decryptor.finalize_with_tag(tag)
     except InvalidTag:
-        raise Unreachable(
-            "a chunk does not match its tag: it was changed, repeated or left out on the way; "
-            "ask for a new ticket"
-        ) from None
+        raise _wrong_tag() from None
+
+
+def message_chunk(channel: Channel | None, message: bytes) -> bytes:
+    """A message as it goes over the wire; `channel` is None where that is plain."""
+    head = Head.of_message(len(message)).pack()
+    if channel is None:
+        return head + message + NO_TAG
+    return head + channel.sealed(head, message)
+
+
+def _wrong_tag() -> Unreachable:
+    return Unreachable(
+        "a chunk does not match its tag: it was changed, repeated or left out on the way; "
+        "ask for a new ticket"
+    )

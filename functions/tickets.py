@@ -18,12 +18,19 @@ TICKET_S: Final = 60.0
 
 @dataclass
 class Issued:
-    """A ticket that was given out."""
+    """A ticket that was given out.
+
+    Args:
+        talks: its holder takes messages over the connection.
+        listens: its holder was in no round when it asked.
+    """
 
     ticket: Ticket
     key: str
     job: str
     until: float
+    talks: bool = False
+    listens: bool = False
     used: bool = False
 
 
@@ -35,15 +42,18 @@ class Tickets:
         self._by_id: dict[bytes, Issued] = {}
         self._newest: dict[tuple[str, str], bytes] = {}
 
-    def issue(self, key: str, job: str, mode: Mode) -> Ticket:
-        """A new ticket; the one before it is void from now on."""
+    def issue(
+        self, key: str, job: str, mode: Mode, *, talks: bool = False, listens: bool = False
+    ) -> Ticket:
+        """A new ticket; the one before it is void from now on.  For the rest, see `Issued`."""
         self._by_id.pop(self._newest.get((key, job), b""), None)
         ticket = Ticket(
             secrets.token_bytes(16), secrets.token_bytes(32), mode,
             about(mode, gateway=self._gateway, client=key, job=job),
         )  # fmt: skip
         self._newest[key, job] = ticket.id
-        self._by_id[ticket.id] = Issued(ticket, key, job, time.monotonic() + TICKET_S)
+        until = time.monotonic() + TICKET_S
+        self._by_id[ticket.id] = Issued(ticket, key, job, until, talks, listens)
         return ticket
 
     def redeem(self, greeting: bytes) -> Issued | str:

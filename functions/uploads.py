@@ -33,20 +33,30 @@ class Uploads:
         jobs: the gateway's jobs by name.
         host, bulk_port, server_key: where the bulk port listens, and what its tickets are bound
             to.
-        send: a message to a connection.
+        send: a message to a control connection.
+        tell: a message to whoever has this key in this job, whose control connection it also has.
+        said, untold: as of the bulk port.
         serve: looks at a job's words, when a slot may have become free.
     """
 
     def __init__(
         self, jobs: dict[str, Job], host: str, bulk_port: int, server_key: str, *,
-        send: Callable[[bytes, Message], bool], serve: Callable[[Job], None],
+        send: Callable[[bytes, Message], bool], tell: Callable[[Job, str, bytes, Message], bool],
+        said: Callable[[Connection, memoryview], None], untold: Callable[[Connection], None],
+        serve: Callable[[Job], None],
     ) -> None:  # fmt: skip
         self.jobs, self.send, self.serve = jobs, send, serve
+        self._tell = tell
         self.bulk = Bulk(
-            host, server_key, wrote=self._wrote, lost=self._lost, port=bulk_port
-        )
+            host, server_key, wrote=self._wrote, lost=self._lost, said=said, untold=untold,
+            port=bulk_port,
+        )  # fmt: skip
         # not from 1: a client may still think of the last gateway's
-        self._transfers = itertools.count(1 + secrets.randbelow(1 << 31))
+        self._transfers = itertools.count(1 + secrets.randbelow(1 << 30))
+
+    def tell(self, job: Job, asking: Asking, message: Message) -> bool:
+        """Answer who asked; False when it has left."""
+        return self._tell(job, asking.key, asking.peer, message)
 
     def connection(self, job: Job, key: str) -> Connection:
         connection = self.bulk.of(key, job.name)
@@ -76,11 +86,25 @@ class Uploads:
                 return
         if asking.is_bulk:
             self.connection(job, asking.key)
-        if job.waiting or not self.admit(job, asking):
-            begins = not job.waiting
-            job.waiting[asking.key] = asking  # who asks again keeps its place
-            if begins:
-                job.intake.nudge()
+        if job.waiting or not self._grant(job, asking):
+            self._wait(job, asking)
+
+    def _wait(self, job: Job, asking: Asking) -> None:
+        """Take a place in the queue; who asks again keeps it, and what follows its first put."""
+        before, begins = job.waiting.get(asking.key), not job.waiting
+        if before is None or not before.early or asking.early:
+            job.waiting[asking.key] = asking
+        if asking.early:
+            self.bulk.pause(self.connection(job, asking.key))
+        if begins:
+            job.intake.nudge()
+
+    def leaves_queue(self, job: Job, asking: Asking) -> None:
+        """It has its slot, or a verdict: what follows its put is read on."""
+        del job.waiting[asking.key]
+        connection = self.bulk.of(asking.key, job.name)
+        if connection is not None and asking.early:
+            self.bulk.resume(connection)
 
     def _known(self, job: Job, asking: Asking) -> bool:
         """Answer at once what needs no slot: a duplicate, or too late."""
@@ -92,13 +116,16 @@ class Uploads:
         return verdict is not None
 
     def admit(self, job: Job, asking: Asking) -> bool:
-        """Give a slot to one that asked; False when there is none."""
+        """Give a slot to one that waited; False when there is none."""
         if asking.message["round"] != job.intake.round or self._known(job, asking):
             return True
+        return self._grant(job, asking)
+
+    def _grant(self, job: Job, asking: Asking) -> bool:
         connection = self.bulk.of(asking.key, job.name) if asking.is_bulk else None
         if asking.is_bulk and connection is None:
             error = Unreachable("the bulk connection broke: ask for a ticket and put again")
-            self.send(asking.peer, rejection(job.name, asking.message, error))
+            self.tell(job, asking, rejection(job.name, asking.message, error))
             return True
         grant = job.intake.begin(asking.clients, asking.consumer, asking.length)
         if grant is None:
@@ -107,9 +134,11 @@ class Uploads:
         upload = job.uploading(asking, grant, time.monotonic())
         job.uploads[asking.key] = upload
         if connection is not None:
-            upload.connection, upload.transfer = connection, next(self._transfers)
+            upload.connection = connection
+            upload.transfer = asking.early or next(self._transfers)
             self.bulk.grant(connection, upload)
-        if not self._go(job, upload):
+        is_whole = asking.early and asking.length <= CHUNK  # all of it comes unasked
+        if not is_whole and not self._go(job, upload):
             self.drop(job, upload)  # it has left
         return True
 
@@ -120,7 +149,7 @@ class Uploads:
             go["transfer"] = upload.transfer
         else:
             go |= {"n": UP_WINDOW, "grant": upload.grant.generation}
-        return self.send(upload.asking.peer, go)
+        return self.tell(job, upload.asking, go)
 
     def drop(self, job: Job, upload: Uploading) -> None:
         """Forget an upload, and tell nobody; what of it is still on its way is thrown away."""
@@ -185,8 +214,8 @@ class Uploads:
             job.uploads.pop(upload.asking.key, None)
             self._finish(job, upload)
         elif upload.connection is None:
-            self.send(upload.asking.peer,
-                       {"t": "more", "job": job.name, "round": grant.round, "n": 1})  # fmt: skip
+            more = {"t": "more", "job": job.name, "round": grant.round, "n": 1}
+            self.tell(job, upload.asking, more)
 
     def _finish(self, job: Job, upload: Uploading) -> None:
         asking = upload.asking
@@ -202,25 +231,25 @@ class Uploads:
         round_ = asking.message["round"]
         if verdict == "accepted":
             job.dirty = True
-            self.send(asking.peer, {"t": "ack", "job": job.name, "round": round_})
+            self.tell(job, asking, {"t": "ack", "job": job.name, "round": round_})
             fault("gateway_acked", "gateway")
         elif verdict == "late":
             error: LiflError = Late(
                 f"round {round_} is closed: go on with the next one", job=job.name
             )
-            self.send(asking.peer, rejection(job.name, asking.message, error))
+            self.tell(job, asking, rejection(job.name, asking.message, error))
         else:
             error = InvalidUpdate(
                 "some clients of this sum are accepted already", code="duplicate-overlap"
             )
-            self.send(asking.peer, rejection(job.name, asking.message, error))
+            self.tell(job, asking, rejection(job.name, asking.message, error))
 
     def abandon(self, job: Job, upload: Uploading, error: LiflError) -> None:
         """Take the slot back and say why; a sender in the middle of it notices its connection."""
         self.drop(job, upload)
         if upload.connection is not None:
             self.bulk.close(upload.connection, error)
-        self.send(upload.asking.peer, rejection(job.name, upload.asking.message, error))
+        self.tell(job, upload.asking, rejection(job.name, upload.asking.message, error))
         self.serve(job)
 
     def expire(self, now: float) -> None:
@@ -240,7 +269,7 @@ class Uploads:
         for asking in job.waiting.values():
             if not asking.is_told and now - asking.asked_at >= TOLD_S:
                 asking.is_told = True
-                self.send(asking.peer, {"t": "wait", "job": job.name, "round": job.round})
+                self.tell(job, asking, {"t": "wait", "job": job.name, "round": job.round})
 
     # -- the initial model, from the coordinator ---------------------------------------------
     def put_model(self, job: Job, peer: bytes, right: str, message: Message) -> None:

@@ -33,6 +33,8 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections import deque
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -54,6 +56,9 @@ LARGEST_TRUSTED: Final = 1 << 30  # of a header from those above: their lists gr
 LEAST_WEIGHT: Final = 2.0**-40  # so that no product of weight and parameter leaves float32
 MOST_WEIGHT: Final = 2.0**40
 MOST_METRICS: Final = 64  # figures with one update
+MOST_WAITING: Final = 4096  # handshakes that get no answer yet; each lasts 10 s at most
+HEARTBEAT_MS: Final = 4000
+SILENCE_MS: Final = 10_000  # and a connection is taken for ended
 CONNECT_MS: Final = 2000  # a SYN to a Service may be lost with the pod behind it; try another
 
 Message = dict[str, Any]
@@ -177,6 +182,8 @@ def server(
     sock = context.socket(zmq.ROUTER)
     _common(sock)
     sock.sndhwm = unread
+    sock.heartbeat_ivl, sock.heartbeat_timeout = HEARTBEAT_MS, SILENCE_MS
+    sock.heartbeat_ttl = SILENCE_MS  # a peer, which only answers, notices silence as well
     sock.router_mandatory = True
     sock.router_handover = True
     sock.maxmsgsize = LARGEST_MESSAGE
@@ -286,28 +293,53 @@ def _common(sock: zmq.Socket[bytes]) -> None:
     sock.sndhwm = 0
     sock.rcvhwm = 0
     sock.handshake_ivl = 10_000
-    sock.heartbeat_ivl = 2000
-    sock.heartbeat_timeout = 10_000
 
 
 class Doorkeeper:
-    """ZAP: refuses every key that is not enrolled, before anything that it sends is parsed."""
+    """ZAP: refuses every key that is not enrolled, before anything that it sends is parsed.
+
+    Attributes:
+        keys: that are let in.
+        is_open: to every key; whoever listens looks at what they say.
+        refused: keys, since somebody last took the number.
+    """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        self.socket = context.socket(zmq.REP)
+        self.socket = context.socket(zmq.ROUTER)  # so that some questions may wait
         self.socket.linger = 0
         self.socket.bind("inproc://zeromq.zap.01")
-        self.keys: set[str] = set()
-        self.is_open = False  # to every key; whoever listens looks at what they say
-        self.refused = 0  # since somebody last took the number
+        self.keys: Set[str] = frozenset()
+        self.is_open = False
+        self.refused = 0
+        self._are_all = True
+        self._waiting: deque[list[bytes]] = deque(maxlen=MOST_WAITING)
+
+    def hear(self, keys: Set[str], *, are_all: bool) -> None:
+        """These keys are let in from now on.
+
+        Args:
+            are_all: nobody is still to say whom else: other keys are refused.  Until then they get
+                no answer, and their handshake waits, or times out and begins again.
+        """
+        self.keys, self._are_all = keys, are_all
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        for question in waiting:
+            self._consider(question)
 
     def answer(self) -> None:
         """Answer the question that is waiting on `socket`; the key becomes the User-Id."""
-        version, request, _domain, _address, _identity, mechanism, *credentials = (
-            self.socket.recv_multipart()
+        self._consider(self.socket.recv_multipart())
+
+    def _consider(self, question: list[bytes]) -> None:
+        who, empty, version, request, _domain, _address, _identity, mechanism, *credentials = (
+            question
         )
         key = z85.encode(credentials[0]).decode() if credentials else ""
         known = mechanism == b"CURVE" and (self.is_open or key in self.keys)
+        if not known and not self._are_all:
+            self._waiting.append(question)
+            return
         self.refused += not known
         status = [b"200", b"OK", key.encode()] if known else [b"400", b"unknown key", b""]
-        self.socket.send_multipart([version, request, *status, b""])
+        self.socket.send_multipart([who, empty, version, request, *status, b""])

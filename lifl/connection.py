@@ -63,6 +63,9 @@ class Connection:
     """One DEALER to a gateway that says when it has (re)connected.
 
     Attributes:
+        fd, monitor_fd: descriptors that stir when there is something on socket or monitor.
+        is_quiet: nothing can have come on the socket that would not stir `fd` again: libzmq may
+            take notice of a message, once, whenever the socket is used.
         is_up: a gateway has let this client in, and is there.
         down_at: since when not, where it is not (monotonic seconds).
     """
@@ -80,10 +83,13 @@ class Connection:
             _give_back(self._pid)
             raise
         self.monitor = self.socket.get_monitor_socket()
+        self.fd, self.monitor_fd = int(self.socket.get(zmq.FD)), int(self.monitor.get(zmq.FD))
+        self.is_quiet = False
         self._connections = 0
         self.is_up, self.down_at = False, time.monotonic()
 
     def send(self, outgoing: list[Outgoing]) -> None:
+        self.is_quiet = False
         for message, payload in outgoing:
             frames: list[Any] = [encode(message)]
             self.socket.send_multipart(frames if payload is None else [*frames, payload])
@@ -119,8 +125,9 @@ class Connection:
         try:
             head = self.socket.recv(zmq.NOBLOCK)
         except zmq.Again:
+            self.is_quiet = True
             return None
-        payload = None
+        self.is_quiet, payload = False, None
         while self.socket.rcvmore:
             payload = self.socket.recv(copy=False).buffer
         return decode(head, limit=LARGEST_TRUSTED), payload

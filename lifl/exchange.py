@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import select
 import socket
 import time
 from collections import deque
@@ -24,10 +25,17 @@ from lifl.connection import Address, Connection
 from lifl.errors import Late, Unreachable
 from lifl.functions.bulk_client import Broken, BulkConnection, connect
 from lifl.functions.layout import Layout
-from lifl.functions.polling import Sources
-from lifl.functions.sealing import preload
+from lifl.functions.sealing import EARLY, PUSHED, preload
 from lifl.functions.transfer import STILL_S, Download, Outgoing, Upload
-from lifl.functions.wire import INLINE, Keys, Message, takes_bulk_port
+from lifl.functions.wire import (
+    INLINE,
+    LARGEST_TRUSTED,
+    Keys,
+    Message,
+    decode,
+    encode,
+    takes_bulk_port,
+)
 
 State = dict[str, np.ndarray[Any, Any]]
 
@@ -50,6 +58,11 @@ class Interrupted(Exception):
 def retry_s(refusals: int) -> float:
     """Back-off after so many refusals in a row: 10 ms, 20 ms, … 1 s."""
     return float(min(RETRY_LAST_S, RETRY_FIRST_S * 2 ** min(refusals, 30)))
+
+
+def _is_old(go: Message, sent: int) -> bool:
+    """For a transfer that this side began unasked and has given up."""
+    return bool(go["transfer"] & EARLY) and go["transfer"] != sent
 
 
 class Away(Exception):
@@ -88,21 +101,25 @@ class Exchange:
         self.elsewhere = list(elsewhere)  # other gateways of the job
         self._gone_at = math.inf  # since when no gateway is there
         self._connection = Connection(keys, address)
-        self._polled = Sources()
+        self._poll, self._fds = select.poll(), (-1, -1, -1, -1)
         self._heard_at = time.monotonic()
         self._lane = "zmq"
         self._bulk: BulkConnection | None = None
         self._transfers = self._tickets = 0
         self._small: tuple[int, bytes] | None = None  # a model that came with its round
+        self._said: deque[Message] = deque()  # over the bulk connection
         self._verdicts: deque[Message] = deque()  # on a put, heard while a ticket was waited for
         self.buffers = Buffers()
         self._refusals = 0
         self._retry_at = math.inf
         self._woken, self._wake = socket.socketpair()  # what every system has
         self._woken.setblocking(False)
+        self._woken_fd = self._woken.fileno()
         self.hello()
 
     def hello(self) -> None:
+        if self._bulk is not None:
+            self._bulk.talks = False  # which is what a gateway takes from a hello
         self._connection.send([({"t": "hello", "job": self.job}, None)])
 
     def upload(self, upload: Upload) -> bool:
@@ -199,9 +216,12 @@ class Exchange:
         small, self._small = self._small, None
         if small is not None and small[0] == number and len(small[1]) == self.layout.update_bytes:
             return self.layout.views(memoryview(bytearray(small[1])))
-        buffer = self.buffers.take(self.layout.update_bytes)
+        bulk = self._bulk
+        comes = bulk.expected(number, PUSHED) if bulk is not None else None
+        buffer = comes if comes is not None else self.buffers.take(self.layout.update_bytes)
         if takes_bulk_port(self._lane, len(buffer)):
-            return self.layout.views(buffer) if self._fetch_bulk(number, buffer) else None
+            got = self._fetch_bulk(number, buffer, comes=comes is not None)
+            return self.layout.views(buffer) if got else None
         download = Download(self.job, number, buffer)
         self._connection.send(download.ask())
         while not download.done:
@@ -218,8 +238,8 @@ class Exchange:
         """The next message of one of these kinds; handles all others.
 
         What is under way is asked `again` when the connection came back, when nothing was heard,
-        or when it is time to after a refusal.  The kind "bulk" is no message: bytes, or its end,
-        have come on the bulk connection.
+        or when it is time to after a refusal.  The kind "bulk" is no message: bytes have come on
+        the bulk connection, or it has ended.
 
         Raises:
             Interrupted: `interrupt` was called.
@@ -232,25 +252,28 @@ class Exchange:
             return self._verdicts.popleft(), None
         asked_at = self._heard_at = now = time.monotonic()
         while True:
-            bulk = self._bulk.fileno() if self._bulk and "bulk" in kinds else -1
-            connection, wait_s = self._connection, self._retry_at - now
-            ready = self._polled.ready(
-                self.sources if bulk < 0 else [*self.sources, bulk],
-                AGAIN_MS if wait_s > AGAIN_S else max(0, math.ceil(wait_s * 1000)),
-            )  # fmt: skip
-            if self._woken.fileno() in ready and self._was_interrupted():
-                raise Interrupted
-            now = time.monotonic()
-            if connection.monitor in ready and connection.reconnected():
-                self.hello()
-                asked_at = 0.0  # ask again for what is under way
-            received = connection.receive() if connection.socket in ready else None
+            connection, received = self._connection, self._next_said()
+            if received is None:
+                wait_s = self._retry_at - now
+                again_ms = AGAIN_MS if wait_s > AGAIN_S else max(0, math.ceil(wait_s * 1000))
+                ready = self._ready(again_ms)
+                now = time.monotonic()
+                if self._woken_fd in ready and self._was_interrupted():
+                    raise Interrupted
+                if self._bulk is not None and self._bulk.fileno() in ready:
+                    self._take_in()
+                    if "bulk" in kinds:
+                        return {"t": "bulk"}, None
+                    continue
+                if connection.monitor_fd in ready and connection.reconnected():
+                    self.hello()
+                    asked_at = 0.0  # ask again for what is under way
+                if connection.fd in ready:
+                    received = connection.receive()
             if received is None and not connection.is_up and self._goes_elsewhere(now, again):
                 asked_at = now  # whoever is there says what it needs
                 continue
             if received is None:
-                if bulk in ready:
-                    return {"t": "bulk"}, None
                 if now >= self._retry_at:
                     asked_at, self._retry_at = 0.0, math.inf
                 # who is connected and hears nothing waits for others to come, like everybody
@@ -282,9 +305,28 @@ class Exchange:
                 return message, payload
             self._handle(message)
 
+    def _next_said(self) -> tuple[Message, memoryview | None] | None:
+        """The next message that came over the bulk connection."""
+        return (self._said.popleft(), None) if self._said else None
+
+    def _ready(self, timeout_ms: int) -> set[int]:
+        """Descriptors that have something to read, or may have had it already."""
+        connection, bulk = self._connection, self._bulk
+        fds = (
+            connection.fd, connection.monitor_fd, self._woken_fd, bulk.fileno() if bulk else -1
+        )  # fmt: skip
+        if fds != self._fds:
+            self._fds, self._poll = fds, select.poll()
+            for fd in fds:
+                if fd >= 0:
+                    self._poll.register(fd, select.POLLIN)
+        ready = {fd for fd, _ in self._poll.poll(timeout_ms if connection.is_quiet else 0)}
+        return ready if connection.is_quiet else ready | {connection.fd, connection.monitor_fd}
+
     @property
     def sources(self) -> list[Any]:
-        """What to poll for something to read."""
+        """What to poll for something to read, where this is one of several conversations."""
+        self._connection.is_quiet = False
         return [self._connection.socket, self._connection.monitor, self._woken]
 
     def listen(self) -> None:
@@ -334,6 +376,7 @@ class Exchange:
         self._connection = Connection(self._keys, address)
         before.close()
         self._close_bulk()
+        self._said.clear()
         self.hello()
 
     def _goes_elsewhere(self, now: float, again: object) -> bool:
@@ -366,75 +409,131 @@ class Exchange:
 
     # -- the bulk port -----------------------------------------------------------------------
     def _upload_bulk(self, upload: Upload) -> bool:
-        number, sent, start = upload.put["round"], 0, self.start
-        put: list[Outgoing] = [(upload.put | {"length": len(upload.data), "lane": "fast"}, None)]
-        bulk = self._start(put)
+        number, start = upload.put["round"], self.start
+        put = upload.put | {"length": len(upload.data), "lane": "fast"}
+        bulk, sent = self._start(put, upload)
         while bulk is not None:
-            message, _ = self.wait_for("go", "ack", "reject", "round", "bulk", again=lambda: put)
+            message, _ = self.wait_for(
+                "go", "ack", "reject", "round", "bulk", again=lambda: [(put, None)]
+            )
             if message["t"] == "reject" and message["of"] != "put":
                 continue
             counts = self._counts(message, number, start)
             if counts is not None:
+                bulk.stop()
                 return counts
             match message["t"]:
-                case "go" if message["round"] == number and message["transfer"] != sent:
-                    sent = message["transfer"]
+                case "go" if message["round"] == number and not _is_old(message, sent):
                     try:
-                        bulk.send(upload, number=number, transfer=sent)
+                        if message["transfer"] != sent:
+                            sent = message["transfer"]
+                            bulk.begin(upload, number=number, transfer=sent)
+                        bulk.end()
                     except Broken:
-                        bulk, sent = self._start(put), 0
+                        bulk, sent = self._start(put)
                     except BaseException:  # of a callback, or Ctrl-C: in the middle of a chunk
                         self._close_bulk()
                         raise
-                case "bulk":  # nothing should come: the gateway has ended it
-                    bulk = self._start(put)
+                case "bulk" if self._bulk is not bulk:  # the gateway has ended it
+                    bulk, sent = self._start(put)
                 case "round":  # a gateway that was restarted
-                    bulk = self._start(put)
+                    bulk, sent = self._start(put)
         return False
 
-    def _fetch_bulk(self, number: int, buffer: memoryview) -> bool:
-        """False when the model of this round is not to be had any more."""
-        at = 0
+    def _fetch_bulk(self, number: int, buffer: memoryview, *, comes: bool) -> bool:
+        """False when the model of this round is not to be had any more.
+
+        Args:
+            comes: it is on its way already, unasked.
+        """
+        bulk, at, transfer = self._bulk, 0, PUSHED
         while True:
-            self._transfers += 1
-            get: Message = {
-                "t": "get", "job": self.job, "round": number, "transfer": self._transfers,
-                "at": at, "n": len(buffer) - at,
-            }  # fmt: skip
-            bulk = self._open_bulk()
+            if not comes:
+                self._transfers += 1
+                bulk, transfer = self._open_bulk(), self._transfers
             if bulk is None:
                 return False
-            bulk.expect(buffer, number=number, transfer=self._transfers, at=at)
-            self._connection.send([(get, None)])
+            get: Message = {
+                "t": "get", "job": self.job, "round": number, "transfer": transfer,
+                "at": at, "n": len(buffer) - at,
+            }  # fmt: skip
+            if not comes:
+                bulk.expect(buffer, number=number, transfer=transfer, at=at)
+                self._connection.send([(get, None)])
             try:
                 if self._receive(bulk, get):
+                    bulk.taken()
                     return True
                 self._close_bulk()  # it may be in the middle of a chunk
                 return False
             except Broken:
-                at = bulk.verified
+                at, comes = bulk.verified, False
                 time.sleep(RETRY_S)
 
     def _receive(self, bulk: BulkConnection, get: Message) -> bool:
-        while True:
-            while bulk.wait(LISTEN_S):  # to the control channel only when nothing comes here
-                if bulk.receive():
-                    return True
+        while not bulk.has_all:
+            if bulk.wait(LISTEN_S):  # to the control channel only when nothing comes here
+                bulk.receive()
+                continue
             message, _ = self.wait_for("bulk", "gone", "reject", again=lambda: [(get, None)])
             match message["t"]:
-                case "bulk" if bulk.receive():
-                    return True
+                case "bulk" if self._bulk is not bulk:
+                    raise Broken("the gateway closed the bulk connection")
                 case "gone" if message["round"] == get["round"]:
                     return False
                 case "reject" if message["of"] == "get":
                     self._close_bulk()
                     raise Broken(message["text"])
+        return True
 
-    def _start(self, put: list[Outgoing]) -> BulkConnection | None:
-        bulk = self._open_bulk()
-        if bulk is not None and not self._verdicts:  # which may say that there is no point
-            self._connection.send(put)
-        return bulk
+    def _hear(self, data: memoryview) -> None:
+        """A message has come over the bulk connection, and a model may follow."""
+        message, bulk = decode(data, limit=LARGEST_TRUSTED), self._bulk
+        self._said.append(message)
+        if message["t"] == "round" and message.get("model"):
+            assert bulk is not None
+            assert self.layout is not None
+            buffer = self.buffers.take(self.layout.update_bytes)
+            bulk.expect(buffer, number=message["round"] - 1, transfer=PUSHED, at=0)
+
+    def _take_in(self) -> None:
+        """Whatever has come over the bulk connection; none is there any more if it has ended."""
+        assert self._bulk is not None
+        try:
+            self._bulk.receive()
+        except Broken:
+            self._close_bulk()
+
+    def _start(
+        self, put: Message, upload: Upload | None = None
+    ) -> tuple[BulkConnection | None, int]:
+        """Ask for a slot.
+
+        Args:
+            upload: begin it without waiting for the slot, where the connection talks; None: wait,
+                since what was sent before did not get through.
+
+        Returns:
+            The connection, None where the job is done; the transfer that was begun, 0 if none.
+        """
+        while True:
+            bulk = self._open_bulk()
+            if bulk is None or self._verdicts:  # which may say that there is no point
+                return bulk, 0
+            if upload is None or not bulk.talks:
+                self._connection.send([(put, None)])
+                return bulk, 0
+            self._transfers += 1
+            transfer = EARLY | self._transfers
+            try:
+                message = encode(put | {"transfer": transfer})
+                bulk.put(message, upload, number=put["round"], transfer=transfer)
+                return bulk, transfer
+            except Broken:
+                upload = None
+            except BaseException:  # of a callback, or Ctrl-C: in the middle of a chunk
+                self._close_bulk()
+                raise
 
     def _open_bulk(self) -> BulkConnection | None:
         """The connection as it is, or a new one; None when the job is done.
@@ -443,7 +542,7 @@ class Exchange:
             Unreachable: tickets come, but the port that they are for does not answer.
         """
         began = time.monotonic()
-        while self._bulk is None or not self._bulk.is_alive:
+        while self._bulk is None or not (self._bulk.talks or self._bulk.is_alive):
             self._close_bulk()
             try:
                 self._bulk = self._with_ticket()
@@ -460,7 +559,9 @@ class Exchange:
 
     def _with_ticket(self) -> BulkConnection:
         self._tickets += 1  # a newer ticket voids the older, so only the last answer is of use
-        ask: list[Outgoing] = [({"t": "ticket", "job": self.job, "n": self._tickets}, None)]
+        ask: list[Outgoing] = [
+            ({"t": "ticket", "job": self.job, "n": self._tickets, "talks": True}, None)
+        ]
         self._connection.send(ask)
         verdicts: list[Message] = []
         try:
@@ -476,8 +577,9 @@ class Exchange:
             self._verdicts.extend(verdicts)
         where = self._connection.address
         return connect(
-            message, self._keys, endpoint=where.endpoint, gateway=where.key, job=self.job
-        )
+            message, self._keys, endpoint=where.endpoint, gateway=where.key, job=self.job,
+            said=self._hear if message.get("talks") else None,
+        )  # fmt: skip
 
     def _close_bulk(self) -> None:
         if self._bulk is not None:

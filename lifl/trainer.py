@@ -15,7 +15,6 @@ import logging
 import math
 import os
 import resource
-import select
 import selectors
 import sys
 import time
@@ -38,6 +37,7 @@ from lifl.events import emit, keep_stdout, say
 from lifl.fates import EVALUATOR, Fate, Fates
 from lifl.functions.layout import Layout
 from lifl.functions.sealing import preload
+from lifl.functions.waiting import readable
 from lifl.functions.wire import Keys
 from lifl.observer import Observer
 from lifl.placement.netns import enter
@@ -129,7 +129,7 @@ class Trial:
     def is_passed(self) -> bool:
         """Whether clients may start, in the process that starts them; asked once."""
         os.close(self._passed)
-        ready, _, _ = select.select([self._outcome], [], [], TRIAL_S)
+        ready = readable([self._outcome], TRIAL_S)
         has_failed = bool(ready) and not os.read(self._outcome, 1)
         os.close(self._outcome)
         return not has_failed

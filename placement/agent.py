@@ -52,6 +52,8 @@ from lifl.placement.scrape import Endpoint, listen
 from lifl.proxy_ebpf.descriptor import Kind
 from lifl.proxy_ebpf.open import open_router
 
+log = logging.getLogger("lifl.agent")
+
 
 class Agent:
     """One node's loop."""
@@ -159,6 +161,11 @@ class Agent:
         self.lines.send(self._about_this_node(), only)
 
     def _obey(self, line: str, message: Message) -> None:
+        """Do as a coordinator says; of a job that is not its own it has nothing to say."""
+        if not self._is_its_own(line, message):
+            what, number = message["t"], message["job"]
+            log.warning("%s says %r of job %r, %r", line, what, number, message.get("name"))
+            return
         match message["t"]:
             case "ask":
                 self.lines.send({"t": "here"}, line)
@@ -174,6 +181,13 @@ class Agent:
                     self.accounts.report(self.node.jobs[message["job"]], message)
             case "drop":
                 self.node.drop(message["job"], message["name"])
+
+    def _is_its_own(self, line: str, message: Message) -> bool:
+        """A message names no job, or by number and name the one that was said to be the line's."""
+        if line == EVERYTHING or "job" not in message:
+            return True
+        numbers = {job["name"]: job["number"] for job in self.members.coordinators or ()}
+        return bool(message["job"] == numbers.get(line) and message.get("name", line) == line)
 
     def _returned(self) -> None:
         """Descriptors that were not routed: only who must look is remembered."""

@@ -93,6 +93,7 @@ def forward(across: Mapping[int, int], delay_s: float) -> None:
             with contextlib.suppress(OSError):  # an end that is down loses what comes to it
                 os.write(fd, frame)
         wait_s = max(0.0, waiting[0][0] - time.monotonic()) if waiting else None
+        # in microseconds, which poll(2) has not; a /24 of nodes has descriptors enough below 1024
         ready, _, _ = select.select([_LIFELINE, *across], [], [], wait_s)
         for fd in ready:
             if fd == _LIFELINE:

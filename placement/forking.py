@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -25,6 +24,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lifl.errors import Unreachable
+from lifl.functions.waiting import readable
 from lifl.proxy_ebpf.control import Control, close_all
 
 log = logging.getLogger("lifl.agent")
@@ -110,7 +110,7 @@ class Forking:
         """What has come: runtimes, and when those were asked for that must be started cold."""
         forked: list[Forked] = []
         cold: list[float] = []
-        while self._zygote is not None and _is_readable(self._zygote.line):
+        while self._zygote is not None and readable([self._zygote.line], 0):
             received = self._zygote.line.receive()
             if received is None:
                 cold += self._lose("died")
@@ -160,9 +160,3 @@ class Forking:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(zygote.pid, 0)
         zygote.line.close()
-
-
-def _is_readable(line: Control) -> bool:
-    poller = select.poll()
-    poller.register(line, select.POLLIN)
-    return bool(poller.poll(0))

@@ -11,7 +11,6 @@ through here.  Called by coordinator.py, and by course.py, which knows which nod
 from __future__ import annotations
 
 import contextlib
-import select
 import shutil
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from lifl.errors import ModelLost, Unreachable
 from lifl.events import emit
 from lifl.functions.layout import Layout
 from lifl.functions.transfer import Download, Upload
+from lifl.functions.waiting import readable
 from lifl.functions.wire import Keys
 from lifl.placement.checkpoint import Checkpoints, due_every, read_model
 from lifl.placement.folder import Folder
@@ -132,7 +132,7 @@ class GlobalModel:
         self.checkpoints.every, self.checkpoints.pause_s = 1, 0.0
         while self.checkpoints.last < number and time.monotonic() < until:
             self.checkpoints.offer(number, node)
-            select.select([self.checkpoints], [], [], 1.0)
+            readable([self.checkpoints], 1.0)
             self.take_outcome()
             if self.checkpoints.counts["failed"]:
                 break

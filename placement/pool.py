@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from lifl.faults import fault
+from lifl.functions.waiting import readable
 from lifl.placement.forking import Forking
 from lifl.placement.processes import ONE_THREAD, words_of
 from lifl.proxy_ebpf.control import Control
@@ -283,6 +283,6 @@ class Pool:
         for process in self.processes.values():
             process.kill()
         for process in list(self.processes.values()):
-            select.select([process.pidfd], [], [])
+            readable([process.pidfd])
             self.bury(process)
         (self.directory / "processes.json").unlink(missing_ok=True)

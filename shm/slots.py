@@ -53,8 +53,6 @@ class State(NamedTuple):
 
 
 _PHASES = {int(phase): phase for phase in Phase}  # a look-up costs a tenth of calling the enum
-
-
 _PAYLOADS = {int(payload): payload for payload in Payload}
 
 

@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import os
 import re
-import select
 import shutil
 import signal
 import tempfile
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from lifl.functions.waiting import readable
 from lifl.placement.local import PREFIX
 from lifl.proxy_ebpf import objects
 from lifl.proxy_ebpf.objects import Object
@@ -250,6 +250,6 @@ def _end(processes: list[Process], sign: signal.Signals) -> None:
                     if sign is signal.SIGTERM:  # a stopped one hears it when it goes on
                         signal.pidfd_send_signal(pidfd, signal.SIGCONT)
                     signal.pidfd_send_signal(pidfd, sign)
-                    select.select([pidfd], [], [], _GRACE_S)
+                    readable([pidfd], _GRACE_S)
             finally:
                 os.close(pidfd)

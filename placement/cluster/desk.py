@@ -66,12 +66,20 @@ class NodeHere:
 
 @dataclass(frozen=True)
 class Posted:
-    """What agents hear of a job."""
+    """What agents hear of a job, those of its nodes alone.
+
+    Whom its coordinator does not know it refuses, and libzmq does not call again where it was.
+
+    Attributes:
+        endpoint, key: of its coordinator.
+        nodes: names of the job's nodes, with their keys.
+    """
 
     name: str
     number: int
     endpoint: str
     key: str
+    nodes: Mapping[str, str]
 
     def wire(self) -> Message:
         return {
@@ -135,7 +143,7 @@ class Desk:
 
     # -- jobs --------------------------------------------------------------------------------
     def post(self, job: Posted) -> None:
-        """Agents hear of a job, or where its coordinator is now."""
+        """Agents of its nodes hear of a job, or where its coordinator is now."""
         self.unclaimed.discard(job.name)
         if self.posted.get(job.name) != job:
             self.posted[job.name] = job
@@ -156,7 +164,9 @@ class Desk:
                 self._tell(node)
 
     def _tell(self, node: NodeHere) -> None:
-        jobs = [job.wire() for job in self.posted.values()]
+        jobs = [
+            job.wire() for job in self.posted.values() if job.nodes.get(node.name) == node.key
+        ]  # fmt: skip
         self._send(node.peer, {"t": "jobs", "jobs": jobs})
 
     def gateway_of(self, node: str) -> str:

@@ -371,7 +371,8 @@ class Keeper:
         )
         self.started_for = self.generation, self.visitors.doors
         self.desk.post(Posted(
-            self.full_name, record.number, self.coordinator.endpoint, record.coordinator[0]
+            self.full_name, record.number, self.coordinator.endpoint, record.coordinator[0],
+            dict(record.nodes),
         ))  # fmt: skip
 
     async def _stop(self) -> None:

@@ -30,10 +30,14 @@ class Gateway:
     def __init__(self) -> None:
         self.written: list[Uploading] = []
         self.errors: list[LiflError] = []
+        self.said: list[bytes] = []
+        self.untold: list[Connection] = []
         self.bulk = Bulk(
             "127.0.0.1", GATEWAY,
             wrote=lambda _, upload: self._wrote(upload),
             lost=lambda _, __, error: self.errors.append(error),
+            said=lambda _, text: self.said.append(bytes(text)),
+            untold=self.untold.append,
         )  # fmt: skip
 
     def _wrote(self, upload: Uploading) -> None:

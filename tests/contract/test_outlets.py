@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -40,13 +41,17 @@ class Sender:
             GATEWAY, ask=self.asked.append, opened=self.opened.append, moved=lambda _: None,
         )  # fmt: skip
 
-    def open(self) -> None:
+    def call(self) -> None:
+        """As far as the ticket, with which a connection begins."""
         assert not self.outlets.is_open("job")
         ticket = self.gateway.ticket(mode=self.mode)
         self.outlets.admit({
             **self.asked[-1], "t": "ticket", "port": self.gateway.bulk.port, "id": ticket.id,
             "secret": ticket.secret, "mode": self.mode.name.lower(),
         })  # fmt: skip
+
+    def open(self) -> None:
+        self.call()
         self.turn(lambda: bool(self.opened))
         assert self.outlets.is_open("job")
 
@@ -163,8 +168,51 @@ def test_nobody_listens_there(sender: Sender, gateway: Gateway) -> None:
     assert not sender.outlets._outlets
 
 
-@pytest.mark.parametrize("lane", ["fast", "zmq"])
-def test_a_sum_takes_the_lane_that_its_put_says(gateway: Gateway, lane: str) -> None:
+def test_it_is_tried_again_until_it_was_not_open_three_times_in_a_row(
+    sender: Sender, gateway: Gateway, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Somebody listens there and does not answer; one that is open in between begins anew."""
+    monkeypatch.setattr("lifl.functions.outlets.OPEN_S", 0.0)
+    for _ in range(2):
+        for _ in range(2):
+            sender.call()
+            assert not sender.outlets.is_open("job")  # it is too late by now
+        assert not sender.outlets.is_shut
+        sender.opened.clear()
+        sender.open()
+        sender.outlets.close("job")
+    assert "the bulk port did not answer for 0 s" in caplog.text
+    assert "over the control channel" not in caplog.text
+    sender.opened.clear()
+    for _ in range(3):
+        sender.call()
+        asked = len(sender.asked)
+        assert not sender.outlets.is_open("job")
+    assert sender.outlets.is_shut
+    assert f"sums go to tcp://127.0.0.1:{gateway.bulk.port} over the control channel" in caplog.text
+    assert len(sender.asked) == asked, "nobody asks for another ticket"
+    monkeypatch.setattr(sender.outlets, "_shut_until", 0.0)  # five minutes later
+    sender.open()
+    assert not sender.outlets.is_shut
+
+
+@pytest.mark.parametrize(
+    ("lane", "is_shut", "said"),
+    [
+        ("fast", False, ["ticket", "put"]),
+        ("fast", True, ["ticket", "ticket", "ticket", "put", "chunk", "chunk", "chunk"]),
+        ("zmq", False, ["put", "chunk", "chunk", "chunk"]),
+    ],
+)
+def test_a_sum_takes_the_lane_that_its_put_says(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, lane: str, is_shut: bool, said: list[str]
+) -> None:
+    """But the control channel where nobody listens at the bulk port."""
+    monkeypatch.setattr("lifl.functions.peers.AGAIN_S", 0.0)
+    nobody = socket.socket()
+    nobody.bind(("127.0.0.1", 0))
+    port = nobody.getsockname()[1] if is_shut else gateway.bulk.port
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     router = context.socket(zmq.ROUTER)
     endpoint = f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}"
@@ -179,6 +227,8 @@ def test_a_sum_takes_the_lane_that_its_put_says(gateway: Gateway, lane: str) -> 
     for source in (router, peer.socket, peer.outlets.fileno(), gateway.bulk.fileno()):
         poller.register(source, zmq.POLLIN)
     while not done:
+        if work.put["lane"] == "fast" and not peer.outlets._outlets:  # a try has failed
+            peer.tick()
         assert poller.poll(10_000), heard
         if router.poll(0):
             who, head, *rest = router.recv_multipart()
@@ -191,9 +241,9 @@ def test_a_sum_takes_the_lane_that_its_put_says(gateway: Gateway, lane: str) -> 
                     ticket = gateway.ticket(mode=Mode.PLAIN)
                     answer = {
                         "t": "ticket", "job": "job", "n": message["n"], "mode": "plain",
-                        "port": gateway.bulk.port, "id": ticket.id, "secret": ticket.secret,
+                        "port": port, "id": ticket.id, "secret": ticket.secret,
                     }  # fmt: skip
-                case "put" if lane == "fast":
+                case "put" if lane == "fast" and not is_shut:
                     upload = gateway.grant(7)
                     answer |= {"t": "go", "transfer": 7}
                 case "put":
@@ -210,7 +260,9 @@ def test_a_sum_takes_the_lane_that_its_put_says(gateway: Gateway, lane: str) -> 
             router.send_multipart([who, encode({"t": "ack", "job": "job", "round": 3})])
             upload = None
     assert bytes(came) == DATA
-    assert heard == (["ticket", "put"] if lane == "fast" else ["put", "chunk", "chunk", "chunk"])
+    assert heard == said
+    assert peer.outlets.is_shut is is_shut
+    nobody.close()
     peer.close()
     router.close(0)
     context.term()

@@ -14,6 +14,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from lifl.errors import LiflError
+from lifl.proxy_ebpf import libbpf, objects
+
 MARKER = "LIFL_TEST_RUN"
 _ID = re.compile(r"^(prog|map|link)_id:\s*(\d+)$", re.MULTILINE)
 
@@ -54,29 +57,49 @@ def leftovers(mark: str, folder: Path) -> set[str]:
     found |= {f"file {path}" for path in folder.iterdir()}
     found |= {f"mount {line}" for line in Path("/proc/self/mounts").read_text().splitlines()
               if line.startswith("lifl ") and str(folder) in line}  # fmt: skip
-    return found | _bpf_objects(pids)
+    return found | _bpf_objects(pids, folder)
 
 
-def _bpf_objects(pids: set[int]) -> set[str]:
-    """Programs, maps and links that nobody but `pids` holds."""
+def _bpf_objects(pids: set[int], folder: Path) -> set[str]:
+    """Programs, maps and links that neither others than `pids` hold nor another run has pinned.
+
+    Listed before their holders, so that what another run makes meanwhile is not among them.
+    """
     if os.geteuid() != 0:
         return set()
-    others = {
-        line
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and int(entry.name) not in pids
-        for line in _bpf_ids(entry)
-    }
-    found = set()
+    names: dict[tuple[str, int], str] = {}
     for what in ("prog", "map", "link"):
         listing = subprocess.run(["bpftool", "-j", what, "list"], capture_output=True, check=False)
         for row in json.loads(listing.stdout or b"[]"):
-            if "lifl_" in row.get("name", "") and (what, row["id"]) not in others:
-                found.add(f"bpf {what} {row['id']} {row['name']}")
+            if "lifl_" in row.get("name", ""):
+                names[what, row["id"]] = row["name"]
+    others = {
+        each
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and int(entry.name) not in pids
+        for each in bpf_ids(entry)
+    }
+    others |= _pinned_elsewhere(folder)
+    return {f"bpf {what} {number} {names[what, number]}" for what, number in names.keys() - others}
+
+
+def _pinned_elsewhere(folder: Path) -> set[tuple[str, int]]:
+    """What another run keeps in a bpffs, maybe for an agent that is dead and never comes again."""
+    found: set[tuple[str, int]] = set()
+    for path in objects.pins():
+        if str(folder) in str(path):
+            continue
+        with contextlib.suppress(OSError, LiflError):  # gone meanwhile
+            fd = libbpf.pinned(path)
+            try:
+                for kind, number in _ID.findall(Path(f"/proc/self/fdinfo/{fd}").read_text()):
+                    found.add((kind, int(number)))
+            finally:
+                os.close(fd)
     return found
 
 
-def _bpf_ids(process: Path) -> set[tuple[str, int]]:
+def bpf_ids(process: Path) -> set[tuple[str, int]]:
     """(kind, id) of every BPF object that a process has open."""
     found: set[tuple[str, int]] = set()
     try:

@@ -6,11 +6,16 @@ import json
 import os
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import PROXY, Runner, wait_until
+from leftovers import bpf_ids, leftovers
 from test_runs import fedavg
+
+from lifl.proxy_ebpf import objects
 
 
 def until_round(process: subprocess.Popen[str], number: int) -> None:
@@ -109,6 +114,49 @@ def test_a_process_that_is_started_again_is_killed(runner: Runner, module: str) 
             np.testing.assert_allclose(model["double"], fedavg(number, 2)["double"], rtol=1e-12)
     process.send_signal(signal.SIGINT)
     end(process)
+
+
+ANOTHER = """
+import os, signal, sys
+from pathlib import Path
+from lifl.placement.processes import private_bpffs
+from lifl.proxy_ebpf.open import open_router
+
+folder = Path(sys.argv[1])
+assert private_bpffs(folder) == ""
+if (agent := os.fork()) == 0:
+    router = open_router("ebpf", folder / "node-0")
+    print(os.getpid(), flush=True)
+    signal.pause()
+sys.stdin.readline()
+os.kill(agent, signal.SIGKILL)
+os.waitpid(agent, 0)
+print("dead", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(PROXY != "ebpf", reason="there is nothing in the kernel")
+def test_what_another_run_has_pinned_is_its_own(runner: Runner, tmp_path: Path) -> None:
+    """Its agent was killed: nobody holds it, while somebody of that run is still there."""
+    with subprocess.Popen(
+        [sys.executable, "-c", ANOTHER, str(tmp_path / "bpf")], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True,
+    ) as another:  # fmt: skip
+        assert another.stdin is not None
+        assert another.stdout is not None
+        its = bpf_ids(Path("/proc", another.stdout.readline().strip()))
+        another.stdin.write("kill it\n")
+        another.stdin.flush()
+        assert another.stdout.readline() == "dead\n"
+        assert {what for what, _ in its} == {"prog", "map"}
+        assert {(each.kind, each.id) for each in objects.listed()} >= its
+        found = {tuple(line.split()[1:3]) for line in runner.leftovers()}
+        assert not found & {(what, str(number)) for what, number in its}
+        pinned = leftovers(runner.mark, tmp_path)  # it would be, were that folder of this run
+        assert {tuple(line.split()[1:3]) for line in pinned} >= {
+            (what, str(number)) for what, number in its
+        }
 
 
 def test_only_what_is_running_is_there(runner: Runner) -> None:

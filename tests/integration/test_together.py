@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import HERE, PROXY, Run, Runner, wait_until
+from leftovers import ours
 from test_nothing_stays import until_round
 
 from lifl.functions.layout import Layout
@@ -286,6 +288,34 @@ def test_without_a_slot_for_it_a_job_waits_and_nobody_fails(together: Together) 
     assert "bytes of shared memory" in of(run, "b", "crowded_out")[0]["text"]
     assert at(run, "a", "done") < at(run, "b", "round_started", 1)
     check(run, "b", rounds=3, clients=4)
+
+
+def test_a_gateway_starts_again_and_hears_of_one_job_only(together: Together) -> None:
+    """Clients of the other, whose coordinator says nothing for a while, wait at its door."""
+    together.steps("marks", "a 2 a-is-there", "b 2 b-is-there")
+    together.steps("waits", "a 2 go", "b 2 b-goes-on")
+    process, runner = together.start(together.job("a"), together.job("b")), together.runner
+    for name in ("a-is-there", "b-is-there"):
+        wait_until((runner.folder / name).exists, lambda: "no round 2", 60)
+    (silent,) = (pid for pid, command in ours(runner.mark) if "/coordinator-2.json" in command)
+    os.kill(silent, signal.SIGSTOP)
+    try:
+        os.kill(runner.processes("lifl.functions.gateway")[0], signal.SIGKILL)
+        (runner.folder / "go").touch()
+        events = []
+        assert process.stdout is not None
+        for line in process.stdout:
+            events.append(json.loads(line))
+            if events[-1]["event"] in ("done", "failed"):
+                break
+    finally:
+        os.kill(silent, signal.SIGCONT)
+    assert (events[-1]["event"], events[-1]["job"]) == ("done", "a"), events[-1]
+    (runner.folder / "b-goes-on").touch()
+    run = runner.finish(process)
+    assert run.status == 0, (run.events[-5:], run.stderr)
+    for job in "ab":
+        check(run, job, rounds=3, clients=4)
 
 
 @pytest.mark.losses

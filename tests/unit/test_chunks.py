@@ -39,8 +39,11 @@ class Receiver:
 
     def __init__(self, mode: Mode, unwanted: int = 0) -> None:
         self.buffer, self.ended = bytearray(len(WHOLE)), list[int]()
-        self.unwanted = unwanted
-        self.chunks = Chunks(channel(mode), begin=self.begin, end=self.end)
+        self.unwanted, self.messages = unwanted, list[bytes]()
+        self.chunks = Chunks(channel(mode), begin=self.begin, end=self.end, said=self.said)
+
+    def said(self, message: memoryview) -> None:
+        self.messages.append(bytes(message))
 
     def begin(self, head: Head) -> memoryview | None:
         if head.transfer == self.unwanted:

@@ -156,7 +156,7 @@ def test_what_a_turn_makes_while_the_job_is_deleted_goes_too(tmp_path: Path, app
     async def main() -> None:
         api.before_apply = wait
         keeper = kept(api, desk, tmp_path)
-        desk.posted[keeper.full_name] = Posted(keeper.full_name, 1, "tcp://127.0.0.1:1", "key")
+        desk.posted[keeper.full_name] = Posted(keeper.full_name, 1, "tcp://127.0.0.1:1", "key", {})
         task = keeper.start()
         assert await asyncio.to_thread(reached.wait, 20)
         ending = asyncio.create_task(keeper.end())

@@ -19,7 +19,7 @@ from lifl.functions.wire import Keys, bound_endpoint, dealer, decode, encode
 from lifl.placement.agent import Agent
 from lifl.placement.cluster import desk as desk_module
 from lifl.placement.cluster import steward as steward_module
-from lifl.placement.cluster.desk import MOST_REFUSED, Desk, NodeHere
+from lifl.placement.cluster.desk import MOST_REFUSED, Desk, NodeHere, Posted
 from lifl.placement.cluster.steward import LONGEST_S, SILENT_S, Steward, demand
 from lifl.placement.guests import Guests
 from lifl.placement.hosted import NodeJob
@@ -149,6 +149,34 @@ def test_an_agent_hears_which_pods_are_to_go(doors: Doors) -> None:
     assert (here.busy, here.draining) == (("p0",), ("p1",))
     assert doors.desk.gateway_of("n1") == "tcp://10.0.0.1:7710"
     assert doors.desk.gateway_of("n2") == ""
+
+
+def test_a_node_hears_of_its_own_jobs_and_of_one_that_takes_it_in(doors: Doors) -> None:
+    """Not before: the coordinator would refuse it, after which its line is of no use any more."""
+    keys = {name: Keys.new() for name in ("n1", "n2")}
+    lines = {name: doors.dealer(each) for name, each in keys.items()}
+    own = {name: each.public for name, each in keys.items()}
+    nodes = iter([{"n1": own["n1"]}, {"n1": own["n1"], "n2": "its key of before"}, own])
+
+    def post(_: NodeHere) -> None:
+        doors.desk.post(Posted("toy", 1, "tcp://10.0.0.1:7700", "key", next(nodes)))
+
+    def heard(name: str) -> list[str]:
+        assert lines[name].poll(20_000)
+        return [job["name"] for job in decode(lines[name].recv())["jobs"]]
+
+    def talk() -> None:
+        for name, line in lines.items():
+            line.send(encode(NODE | {"node": name, "token": f"of {name}"}))
+            assert heard(name) == []
+        for expected in ([], [], ["toy"]):
+            lines["n1"].send(encode(DEMAND))
+            assert heard("n1") == ["toy"]
+            assert heard("n2") == expected
+
+    doors.good |= {"of n1", "of n2"}
+    doors.desk._on_demand = post
+    doors.run(talk)
 
 
 def test_keys_of_the_refused_are_remembered_up_to_a_number(doors: Doors) -> None:

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from lifl.connection import Address, Connection
 from lifl.errors import Busy, PermanentError, Refused
 from lifl.functions.gateway import Gateway
 from lifl.functions.jobs import Job
 from lifl.functions.rights import Enrolment, Rights
 from lifl.functions.sealing import Mode, Ticket
 from lifl.functions.wire import Keys
-from tests.unit.test_gateway import enrol, lead
+from tests.unit.test_gateway import NOWHERE, enrol, lead
 
 TRAINS, LOOKS = "key of a client", "key of an observer"
 
@@ -125,6 +126,85 @@ def test_the_one_line_of_a_local_run_speaks_of_its_job(node: Node) -> None:
     assert node.clients.rights.of("a", TRAINS) == "client"
     node.gateway.orders.obey("", {"t": "round", "job": "a"})
     assert [*node.gateway.orders.early] == ["a"]
+
+
+class Door:
+    """Who has called at a gateway with a key, by name, and what has become of it."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.calling: dict[str, Connection] = {}
+
+    def call(self, name: str, keys: Keys) -> None:
+        """Until the doorkeeper was asked, and has decided or not."""
+        connection = Connection(keys, Address(self.gateway.endpoint, self.gateway.keys.public))
+        self.calling[name] = connection
+        assert self.gateway.door.socket.poll(10_000)
+        self.gateway.door.answer()
+
+    def is_in(self, name: str) -> bool:
+        """Wait for the end of the handshake; Refused where it is that."""
+        assert self.calling[name].monitor.poll(10_000)
+        self.calling[name].reconnected()
+        return self.calling[name].is_up
+
+    def waits(self) -> list[str]:
+        return [
+            name for name, each in self.calling.items()
+            if not (each.is_up or each.monitor.poll(0))
+        ]  # fmt: skip
+
+    def close(self) -> None:
+        for each in self.calling.values():
+            each.close()
+
+
+@pytest.fixture
+def door(node: Node) -> Iterator[Door]:
+    door = Door(node.gateway)
+    yield door
+    door.close()
+
+
+@pytest.mark.parametrize("then", ["enrols", "is gone"])
+def test_a_client_whose_coordinator_is_slower_than_others_waits_at_the_door(
+    node: Node, door: Door, then: str
+) -> None:
+    """As after a gateway's restart; and not for ever, where that coordinator is gone for good."""
+    mine, others, stranger = Keys.new(), Keys.new(), Keys.new()
+    enrol(node.gateway, "b", {others.public: "client"})
+    for name, keys in (("mine", mine), ("stranger", stranger), ("others", others)):
+        door.call(name, keys)
+    assert door.is_in("others")
+    assert door.waits() == ["mine", "stranger"]
+    if then == "enrols":
+        enrol(node.gateway, "a", {mine.public: "client"})
+        assert door.is_in("mine")
+    else:
+        node.gateway.orders.coordinators({"b": (NOWHERE, node.gateway.lines.key("b"))})
+        with pytest.raises(Refused, match="does not know this client's key"):
+            door.is_in("mine")
+    with pytest.raises(Refused, match="does not know this client's key"):
+        door.is_in("stranger")
+    assert node.gateway.door.refused == (1 if then == "enrols" else 2)
+
+
+@pytest.mark.parametrize("name", ["c", "b"], ids=["new", "of the name of one before"])
+def test_of_a_job_that_has_just_come_nobody_is_refused(node: Node, door: Door, name: str) -> None:
+    """Its coordinator may be about to say who takes part."""
+    keys, coordinator = Keys.new(), node.gateway.lines.key("a")
+    for each in "ab":
+        enrol(node.gateway, each, {})
+    door.call("before", keys)
+    with pytest.raises(Refused):
+        door.is_in("before")
+    node.gateway.orders.coordinators({
+        "a": (NOWHERE, coordinator), "b": (NOWHERE, coordinator),
+        name: (NOWHERE, Keys.new().public),
+    })  # fmt: skip
+    door.call("after", keys)
+    enrol(node.gateway, name, {keys.public: "client"})
+    assert door.is_in("after")
 
 
 @pytest.mark.parametrize("right", [{TRAINS: "client"}, {}])

@@ -15,6 +15,7 @@ from lifl.functions import wire
 from lifl.functions.wire import (
     Doorkeeper,
     Keys,
+    Line,
     bind,
     bits,
     bound_endpoint,
@@ -60,6 +61,51 @@ def test_with_curve_it_is_the_key(context: Context) -> None:
         caller.send(encode({"t": "hello"}))
     assert heard(router, door) == (known.public, encode({"t": "hello"}))
     assert not router.poll(0)
+
+
+def test_who_may_be_named_yet_waits_at_the_door_and_then_is_answered(context: Context) -> None:
+    """Neither let in nor refused; who is known already does not wait for that."""
+    door, keys = Doorkeeper(context), Keys.new()
+    late, stranger, known = Keys.new(), Keys.new(), Keys.new()
+    door.hear({known.public}, are_all=False)
+    router = server(context, keys)
+    bind(router, "tcp://127.0.0.1:*")
+    lines = {
+        caller.public: Line(context, caller, bound_endpoint(router), keys.public)
+        for caller in (late, stranger, known)
+    }
+    for key in (late.public, stranger.public):
+        lines[key].socket.send(encode({"t": "hello"}))
+        assert door.socket.poll(10_000)
+        door.answer()
+    lines[known.public].socket.send(encode({"t": "hello"}))
+    assert heard(router, door)[0] == known.public
+    assert not router.poll(0)
+    assert door.refused == 0
+    door.hear({known.public, late.public}, are_all=True)
+    assert heard(router, door)[0] == late.public
+    assert door.refused == 1
+    assert [line.came_back() for line in lines.values()] == [False] * 3, "nobody called twice"
+    assert not router.poll(0)
+
+
+def test_no_more_wait_at_the_door_than_there_is_room_for(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has waited longest goes without an answer, and calls again."""
+    monkeypatch.setattr(wire, "MOST_WAITING", 1)
+    door, keys, first, second = Doorkeeper(context), Keys.new(), Keys.new(), Keys.new()
+    door.hear(set(), are_all=False)
+    router = server(context, keys)
+    bind(router, "tcp://127.0.0.1:*")
+    where = bound_endpoint(router), keys.public
+    callers = []
+    for caller in (first, second):
+        callers.append(dealer(context, caller, *where))
+        assert door.socket.poll(10_000)
+        door.answer()
+    door.hear(set(), are_all=True)
+    assert door.refused == 1
 
 
 def test_without_curve_it_is_what_it_calls_itself(context: Context) -> None:
