@@ -202,6 +202,16 @@ class Bulk:
     def of(self, key: str, job: str) -> Connection | None:
         return self._clients.get((key, job))
 
+    def need(self, key: str, job: str) -> Connection:
+        """The same.
+
+        Raises:
+            Unreachable: there is none.
+        """
+        if (connection := self.of(key, job)) is None:
+            raise Unreachable("this client has no bulk connection here: ask for a ticket")
+        return connection
+
     def turn(self) -> None:
         """Handle what is ready, and what becomes ready meanwhile, but not for ever."""
         for _ in range(TURNS):

@@ -2,8 +2,9 @@
 
     hello ─► welcome, round      get ─► model      put ─► go … chunk ─► more … ─► ack
 
-Owns the ROUTER's messages: who asks, who may, who has left, and models on their way down.  Updates
-on their way into slots are in uploads.py.  Called by gateway.py.
+Owns the ROUTER's messages, and those that come over bulk connections: who asks, who may, who has
+left.  Updates on their way into slots are in uploads.py, rounds and models on their way down in
+downlink.py.  Called by gateway.py.
 """
 
 from __future__ import annotations
@@ -19,15 +20,14 @@ import zmq.utils.monitor
 
 from lifl.errors import Busy, InvalidUpdate, Late, LiflError, PermanentError, Refused, Unreachable
 from lifl.faults import fault
-from lifl.functions.bulk import Connection, Sending, Stage
+from lifl.functions.bulk import Connection, Stage
+from lifl.functions.downlink import Downlink
 from lifl.functions.jobs import Job, measured, rejection
 from lifl.functions.lines import EVERYTHING
 from lifl.functions.rights import Enrolment, Rights
-from lifl.functions.sealing import MESSAGE, PUSHED, Mode, preload
+from lifl.functions.sealing import MESSAGE, Mode, preload
 from lifl.functions.uploads import Uploads
 from lifl.functions.wire import (
-    DOWN_CHUNK,
-    INLINE,
     Keys,
     Message,
     decode,
@@ -45,7 +45,6 @@ LEAVE_S = 1.0  # for clients to hear that a job is done
 LOOK_S = 0.1  # many connections end at once when a machine of clients does
 TAKE_PART = frozenset({"client", "worker", "observer"})
 OF_A_ROUND = frozenset({"put", "get", "report"})
-HANDED_OUT = 10_000  # virtual clients in one message
 
 
 class Caller(bytes):
@@ -92,9 +91,10 @@ class Clients:
         self.secure = keys.is_secure
         self.uploads = Uploads(
             jobs, host, bulk_port, keys.public, send=self.send, tell=self.tell, said=self._said,
-            untold=self._untold, serve=serve,
+            untold=lambda connection: self.downlink.untold(connection), serve=serve,
         )  # fmt: skip
         self.bulk = self.uploads.bulk
+        self.downlink = Downlink(jobs, self.bulk, send=self.send, tell=self.tell)
         if self.secure:
             preload()
         self.rights, self.jobs = Rights(), jobs
@@ -249,9 +249,9 @@ class Clients:
                 if right == "coordinator":
                     fault("gateway_model_asked", "gateway")
                 if "transfer" in message:
-                    self._get_bulk(job, key, peer, message)
+                    self.downlink.get_bulk(job, key, peer, message)
                 else:
-                    self._get(job, peer, message)
+                    self.downlink.get(job, peer, message)
             case "ticket":
                 self._ticket(job, key, right, peer, message)
             case "report":
@@ -432,9 +432,9 @@ class Clients:
         if job.ended:
             self.send(peer, {"t": "done", "job": job.name, "round": job.round})
         elif key in job.clients:
-            self.announce(job, key, peer)
+            self.downlink.announce(job, key, peer)
         elif key in job.workers:
-            self.hand_out(job, key, peer)
+            self.downlink.hand_out(job, key, peer)
         elif (model := job.intake.model()) is not None:
             self.send(peer, {"t": "published", "job": job.name, "round": model[1].round})
 
@@ -453,64 +453,6 @@ class Clients:
                 gateways = self._elsewhere(name, key)
                 self.send(peer, {"t": "elsewhere", "job": name, "gateways": gateways})
 
-    def announce(self, job: Job, key: str, peer: bytes) -> None:
-        """Tell a client about the round, if it is part of it."""
-        bit = job.bit(key)
-        if bit is None or not job.has_model:
-            return
-        job.announced.add(key)
-        need = not job.answered >> bit & 1
-        news = {
-            "t": "round", "job": job.name, "round": job.round, "need": need,
-            "settings": job.round_settings,
-        }  # fmt: skip
-        connection = self.bulk.of(key, job.name)
-        if connection is None or not connection.talks:
-            self.send(peer, news, self._small_model(job) if need else None)
-        elif need:
-            self._tell_with_model(job, key, peer, connection, news)
-        else:
-            self.tell(job, key, peer, news)
-
-    def _tell_with_model(
-        self, job: Job, key: str, peer: bytes, connection: Connection, news: Message
-    ) -> None:
-        """The model comes unasked where nothing keeps the client from reading it."""
-        assert job.layout is not None
-        listens, connection.stage = connection.stage is Stage.LISTENS, Stage.TOLD
-        data = encode(news | {"model": True})
-        if listens and connection.sending is None and len(data) <= MESSAGE:
-            sending = self._sending(job, job.round - 1, PUSHED, 0, job.layout.update_bytes)
-            self.bulk.push(connection, data, sending)
-        else:
-            self.tell(job, key, peer, news)
-
-    def _untold(self, connection: Connection) -> None:
-        """A bulk connection is gone, and maybe with it what it had to tell of the round."""
-        job, key = self.jobs.get(connection.job), connection.key
-        if job is not None and not job.ended and (peer := job.clients.get(key)) is not None:
-            self.announce(job, key, peer)
-
-    def _small_model(self, job: Job) -> memoryview | None:
-        """A model that fits into a message goes down with the round that starts from it."""
-        found = job.intake.model()
-        if found is None or job.layout is None or job.layout.update_bytes > INLINE:
-            return None
-        return job.intake.arena.payload(found[0], job.layout.update_bytes)
-
-    def hand_out(self, job: Job, key: str, peer: bytes) -> None:
-        """Tell a worker which of its virtual clients this round has drawn and still needs."""
-        numbers = job.shares.get(key, {})
-        if not job.has_model or not numbers:
-            return
-        answered = job.answered
-        due = [number for number, bit in numbers.items() if not answered >> bit & 1]
-        for at in range(0, len(due), HANDED_OUT):
-            self.send(peer, {
-                "t": "work", "job": job.name, "round": job.round,
-                "clients": due[at : at + HANDED_OUT], "settings": job.round_settings,
-            })  # fmt: skip
-
     def _report(self, job: Job, peer: bytes, key: str, message: Message) -> None:
         """Figures instead of an update: the round does not wait for this client."""
         weight, metrics = weight_of(message.get("weight", 1.0)), measured(message)
@@ -523,43 +465,6 @@ class Clients:
             job.metrics.append((weight, metrics, key))
             job.dirty = True
         self.send(peer, answer)
-
-    def _get(self, job: Job, peer: bytes, message: Message) -> None:
-        found = job.intake.model()
-        at, size = message["at"], message["n"]
-        if found is None or found[1].round != message["round"]:
-            self.send(peer, {"t": "gone", "job": job.name, "round": message["round"]})
-            return
-        slot, header = found
-        if not 0 <= at < header.length or not 0 < size <= DOWN_CHUNK:
-            raise InvalidUpdate(
-                f"bytes {at} to {at + size} of a model of {header.length}", code="malformed"
-            )
-        chunk = job.intake.arena.payload(slot, header.length)[at : at + size]
-        self.send(peer, {"t": "model", "job": job.name, "round": header.round, "at": at}, chunk)
-
-    def _get_bulk(self, job: Job, key: str, peer: bytes, message: Message) -> None:
-        """The rest of a model from `at`, over the client's bulk connection."""
-        round_, at, end = message["round"], message["at"], message["at"] + message["n"]
-        found = job.intake.model()
-        if found is None or found[1].round != round_:
-            self.send(peer, {"t": "gone", "job": job.name, "round": round_})
-            return
-        if not 0 <= at < end <= found[1].length:
-            raise InvalidUpdate(f"bytes {at} to {end} of a model of {found[1].length}")
-
-        connection = self.uploads.connection(job, key)
-        self.bulk.send(connection, self._sending(job, round_, int(message["transfer"]), at, end))
-
-    def _sending(self, job: Job, round_: int, transfer: int, at: int, end: int) -> Sending:
-        """A part of the model of a round, while that is the current one."""
-
-        def model() -> memoryview | None:
-            now = job.intake.model()
-            same = now is not None and now[1].round == round_
-            return job.intake.arena.payload(now[0], end) if now is not None and same else None
-
-        return Sending(round_, transfer, at, end, model)
 
     def _ticket(self, job: Job, key: str, right: str, peer: bytes, message: Message) -> None:
         """The right to open one connection to the bulk port."""

@@ -161,9 +161,9 @@ class Orders:
         job.dirty = True  # what a gateway before this one accepted is told, too
         for key, peer in job.clients.items():
             if key not in job.announced:
-                self._clients.announce(job, key, peer)
+                self._clients.downlink.announce(job, key, peer)
         for key, peer in job.workers.items():
-            self._clients.hand_out(job, key, peer)
+            self._clients.downlink.hand_out(job, key, peer)
         self._serve(job)
 
     def _has_model(self, job: Job) -> None:

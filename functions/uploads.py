@@ -58,12 +58,6 @@ class Uploads:
         """Answer who asked; False when it has left."""
         return self._tell(job, asking.key, asking.peer, message)
 
-    def connection(self, job: Job, key: str) -> Connection:
-        connection = self.bulk.of(key, job.name)
-        if connection is None:
-            raise Unreachable("this client has no bulk connection here: ask for a ticket")
-        return connection
-
     def put(self, job: Job, asking: Asking, payload: memoryview | None) -> None:
         before = job.uploads.get(asking.key)
         if before is not None and before.is_repeated(asking):
@@ -85,7 +79,7 @@ class Uploads:
                 self._write(job, job.uploading(asking, grant, time.monotonic()), payload)
                 return
         if asking.is_bulk:
-            self.connection(job, asking.key)
+            self.bulk.need(asking.key, job.name)
         if job.waiting or not self._grant(job, asking):
             self._wait(job, asking)
 
@@ -95,7 +89,7 @@ class Uploads:
         if before is None or not before.early or asking.early:
             job.waiting[asking.key] = asking
         if asking.early:
-            self.bulk.pause(self.connection(job, asking.key))
+            self.bulk.pause(self.bulk.need(asking.key, job.name))
         if begins:
             job.intake.nudge()
 

@@ -23,17 +23,14 @@ from lifl.api.codes import error_of
 from lifl.buffers import Buffers
 from lifl.connection import Address, Connection
 from lifl.errors import Late, Unreachable
-from lifl.functions.bulk_client import Broken, BulkConnection, connect
+from lifl.fastlane import FastLane
 from lifl.functions.layout import Layout
-from lifl.functions.sealing import EARLY, PUSHED, preload
+from lifl.functions.sealing import preload
 from lifl.functions.transfer import STILL_S, Download, Outgoing, Upload
 from lifl.functions.wire import (
     INLINE,
-    LARGEST_TRUSTED,
     Keys,
     Message,
-    decode,
-    encode,
     takes_bulk_port,
 )
 
@@ -42,8 +39,6 @@ State = dict[str, np.ndarray[Any, Any]]
 AGAIN_S = 2.0
 AGAIN_MS = int(AGAIN_S * 1000)
 AWAY_S = 3.0  # without its gateway a client tries another
-LISTEN_S = 0.01
-RETRY_S = 0.05  # before the next ticket
 RETRY_FIRST_S = 0.01  # after a refusal
 RETRY_LAST_S = 1.0
 ENDS = frozenset({"not-enrolled", "revoked", "displaced", "not-allowed", "unknown-job"})
@@ -58,16 +53,6 @@ class Interrupted(Exception):
 def retry_s(refusals: int) -> float:
     """Back-off after so many refusals in a row: 10 ms, 20 ms, … 1 s."""
     return float(min(RETRY_LAST_S, RETRY_FIRST_S * 2 ** min(refusals, 30)))
-
-
-def _round_of(kept: Upload | Message) -> int:
-    number: int = (kept.put if isinstance(kept, Upload) else kept)["round"]
-    return number
-
-
-def _is_old(go: Message, sent: int) -> bool:
-    """For a transfer that this side began unasked and has given up."""
-    return bool(go["transfer"] & EARLY) and go["transfer"] != sent
 
 
 class Away(Exception):
@@ -111,12 +96,9 @@ class Exchange:
         self._poll, self._fds = select.poll(), (-1, -1, -1, -1)
         self._heard_at = time.monotonic()
         self._lane = "zmq"
-        self._bulk: BulkConnection | None = None
-        self._transfers = self._tickets = 0
         self._small: tuple[int, bytes] | None = None  # a model that came with its round
-        self._said: deque[Message] = deque()  # over the bulk connection
-        self._verdicts: deque[Message] = deque()  # on a put, heard while a ticket was waited for
         self.buffers = Buffers()
+        self.fast = FastLane(self, keys)
         self._refusals = 0
         self._retry_at = math.inf
         self._woken, self._wake = socket.socketpair()  # what every system has
@@ -125,14 +107,14 @@ class Exchange:
         self.hello()
 
     def hello(self) -> None:
-        if self._bulk is not None:
-            self._bulk.talks = False  # which is what a gateway takes from a hello
+        if self.fast.connection is not None:
+            self.fast.connection.talks = False  # which is what a gateway takes from a hello
         self._connection.send([({"t": "hello", "job": self.job}, None)])
 
     def upload(self, upload: Upload) -> bool:
         """Until acknowledged (True) or too late (False)."""
         if takes_bulk_port(self._lane, len(upload.data)):
-            return self._upload_bulk(upload)
+            return self.fast.upload(upload)
 
         def again() -> list[Outgoing]:
             """Begin again; not while a chunk may still be on its way over a slow link.
@@ -146,7 +128,7 @@ class Exchange:
         number, start = upload.put["round"], self.start
         while True:
             message, _ = self.wait_for("go", "more", "ack", "reject", "round", again=again)
-            counts = self._counts(message, number, start)
+            counts = self.counts(message, number, start)
             if counts is not None:
                 return counts
             match message["t"]:
@@ -155,7 +137,7 @@ class Exchange:
                 case "round":  # a gateway that was restarted
                     self._connection.send(upload.start())
 
-    def _counts(self, message: Message, number: int, start: int) -> bool | None:
+    def counts(self, message: Message, number: int, start: int) -> bool | None:
         """Whether what was sent for a round counts, as far as this message says; None: not yet.
 
         Args:
@@ -211,7 +193,7 @@ class Exchange:
         number, run_start = message["round"], self.start
         while True:
             answer, _ = self.wait_for("ack", "reject", "round", again=start)
-            counts = self._counts(answer, number, run_start)
+            counts = self.counts(answer, number, run_start)
             if counts is not None:
                 return counts
             if answer["t"] == "round":  # a gateway that was restarted
@@ -223,11 +205,10 @@ class Exchange:
         small, self._small = self._small, None
         if small is not None and small[0] == number and len(small[1]) == self.layout.update_bytes:
             return self.layout.views(memoryview(bytearray(small[1])))
-        bulk = self._bulk
-        comes = bulk.expected(number, PUSHED) if bulk is not None else None
+        comes = self.fast.comes(number)
         buffer = comes if comes is not None else self.buffers.take(self.layout.update_bytes)
         if takes_bulk_port(self._lane, len(buffer)):
-            got = self._fetch_bulk(number, buffer, comes=comes is not None)
+            got = self.fast.fetch(number, buffer, comes=comes is not None)
             return self.layout.views(buffer) if got else None
         download = Download(self.job, number, buffer)
         self._connection.send(download.ask())
@@ -255,8 +236,8 @@ class Exchange:
         if self.pending and self.pending["t"] in kinds:
             message, self.pending = self.pending, None
             return message, None
-        if self._verdicts and "reject" in kinds:
-            return self._verdicts.popleft(), None
+        if self.fast.verdicts and "reject" in kinds:
+            return self.fast.verdicts.popleft(), None
         asked_at = self._heard_at = now = time.monotonic()
         while True:
             connection, received = self._connection, self._next_said()
@@ -267,8 +248,8 @@ class Exchange:
                 now = time.monotonic()
                 if self._woken_fd in ready and self._was_interrupted():
                     raise Interrupted
-                if self._bulk is not None and self._bulk.fileno() in ready:
-                    self._take_in()
+                if self.fast.fileno() in ready:
+                    self.fast.take_in()
                     if "bulk" in kinds:
                         return {"t": "bulk"}, None
                     continue
@@ -314,14 +295,12 @@ class Exchange:
 
     def _next_said(self) -> tuple[Message, memoryview | None] | None:
         """The next message that came over the bulk connection."""
-        return (self._said.popleft(), None) if self._said else None
+        return (self.fast.said.popleft(), None) if self.fast.said else None
 
     def _ready(self, timeout_ms: int) -> set[int]:
         """Descriptors that have something to read, or may have had it already."""
-        connection, bulk = self._connection, self._bulk
-        fds = (
-            connection.fd, connection.monitor_fd, self._woken_fd, bulk.fileno() if bulk else -1
-        )  # fmt: skip
+        connection = self._connection
+        fds = connection.fd, connection.monitor_fd, self._woken_fd, self.fast.fileno()
         if fds != self._fds:
             self._fds, self._poll = fds, select.poll()
             for fd in fds:
@@ -329,6 +308,15 @@ class Exchange:
                     self._poll.register(fd, select.POLLIN)
         ready = {fd for fd, _ in self._poll.poll(timeout_ms if connection.is_quiet else 0)}
         return ready if connection.is_quiet else ready | {connection.fd, connection.monitor_fd}
+
+    @property
+    def address(self) -> Address:
+        """Of the gateway that this is with."""
+        return self._connection.address
+
+    def say(self, outgoing: list[Outgoing]) -> None:
+        """Over the control channel."""
+        self._connection.send(outgoing)
 
     @property
     def sources(self) -> list[Any]:
@@ -382,8 +370,8 @@ class Exchange:
         before = self._connection
         self._connection = Connection(self._keys, address)
         before.close()
-        self._close_bulk()
-        self._said.clear()
+        self.fast.close()
+        self.fast.said.clear()
         self.hello()
 
     def _goes_elsewhere(self, now: float, again: object) -> bool:
@@ -414,189 +402,8 @@ class Exchange:
             if self._lane == "fast" and self._keys.is_secure:
                 preload()
 
-    # -- the bulk port -----------------------------------------------------------------------
-    def _upload_bulk(self, upload: Upload) -> bool:
-        number, start = upload.put["round"], self.start
-        put = upload.put | {"length": len(upload.data), "lane": "fast"}
-        bulk, sent = self._start(put, upload)
-        while bulk is not None:
-            message, _ = self.wait_for(
-                "go", "ack", "reject", "round", "bulk", again=lambda: [(put, None)]
-            )
-            if message["t"] == "reject" and message["of"] != "put":
-                continue
-            counts = self._counts(message, number, start)
-            if counts is not None:
-                bulk.stop()
-                return counts
-            match message["t"]:
-                case "go" if message["round"] == number and not _is_old(message, sent):
-                    try:
-                        if message["transfer"] != sent:
-                            sent = message["transfer"]
-                            bulk.begin(upload, number=number, transfer=sent)
-                        bulk.end()
-                    except Broken:
-                        bulk, sent = self._start(put)
-                    except BaseException:  # of a callback, or Ctrl-C: in the middle of a chunk
-                        self._close_bulk()
-                        raise
-                case "bulk" if self._bulk is not bulk:  # the gateway has ended it
-                    bulk, sent = self._start(put)
-                case "round":  # a gateway that was restarted
-                    bulk, sent = self._start(put)
-        return False
-
-    def _fetch_bulk(self, number: int, buffer: memoryview, *, comes: bool) -> bool:
-        """False when the model of this round is not to be had any more.
-
-        Args:
-            comes: it is on its way already, unasked.
-        """
-        bulk, at, transfer = self._bulk, 0, PUSHED
-        while True:
-            if not comes:
-                self._transfers += 1
-                bulk, transfer = self._open_bulk(), self._transfers
-            if bulk is None:
-                return False
-            get: Message = {
-                "t": "get", "job": self.job, "round": number, "transfer": transfer,
-                "at": at, "n": len(buffer) - at,
-            }  # fmt: skip
-            if not comes:
-                bulk.expect(buffer, number=number, transfer=transfer, at=at)
-                self._connection.send([(get, None)])
-            try:
-                if self._receive(bulk, get):
-                    bulk.taken()
-                    return True
-                self._close_bulk()  # it may be in the middle of a chunk
-                return False
-            except Broken:
-                at, comes = bulk.verified, False
-                time.sleep(RETRY_S)
-
-    def _receive(self, bulk: BulkConnection, get: Message) -> bool:
-        while not bulk.has_all:
-            if bulk.wait(LISTEN_S):  # to the control channel only when nothing comes here
-                bulk.receive()
-                continue
-            message, _ = self.wait_for("bulk", "gone", "reject", again=lambda: [(get, None)])
-            match message["t"]:
-                case "bulk" if self._bulk is not bulk:
-                    raise Broken("the gateway closed the bulk connection")
-                case "gone" if message["round"] == get["round"]:
-                    return False
-                case "reject" if message["of"] == "get":
-                    self._close_bulk()
-                    raise Broken(message["text"])
-        return True
-
-    def _hear(self, data: memoryview) -> None:
-        """A message has come over the bulk connection, and a model may follow."""
-        message, bulk = decode(data, limit=LARGEST_TRUSTED), self._bulk
-        self._said.append(message)
-        if message["t"] == "round" and message.get("model"):
-            assert bulk is not None
-            assert self.layout is not None
-            if self.kept is not None and message["round"] > _round_of(self.kept):
-                self.kept = None  # its round has ended, and its memory may be the model's
-            buffer = self.buffers.take(self.layout.update_bytes)
-            bulk.expect(buffer, number=message["round"] - 1, transfer=PUSHED, at=0)
-
-    def _take_in(self) -> None:
-        """Whatever has come over the bulk connection; none is there any more if it has ended."""
-        assert self._bulk is not None
-        try:
-            self._bulk.receive()
-        except Broken:
-            self._close_bulk()
-
-    def _start(
-        self, put: Message, upload: Upload | None = None
-    ) -> tuple[BulkConnection | None, int]:
-        """Ask for a slot.
-
-        Args:
-            upload: begin it without waiting for the slot, where the connection talks; None: wait,
-                since what was sent before did not get through.
-
-        Returns:
-            The connection, None where the job is done; the transfer that was begun, 0 if none.
-        """
-        while True:
-            bulk = self._open_bulk()
-            if bulk is None or self._verdicts:  # which may say that there is no point
-                return bulk, 0
-            if upload is None or not bulk.talks:
-                self._connection.send([(put, None)])
-                return bulk, 0
-            self._transfers += 1
-            transfer = EARLY | self._transfers
-            try:
-                message = encode(put | {"transfer": transfer})
-                bulk.put(message, upload, number=put["round"], transfer=transfer)
-                return bulk, transfer
-            except Broken:
-                upload = None
-            except BaseException:  # of a callback, or Ctrl-C: in the middle of a chunk
-                self._close_bulk()
-                raise
-
-    def _open_bulk(self) -> BulkConnection | None:
-        """The connection as it is, or a new one; None when the job is done.
-
-        Raises:
-            Unreachable: tickets come, but the port that they are for does not answer.
-        """
-        began = time.monotonic()
-        while self._bulk is None or not (self._bulk.talks or self._bulk.is_alive):
-            self._close_bulk()
-            try:
-                self._bulk = self._with_ticket()
-            except Broken as error:
-                if time.monotonic() - began > self.timeout_s:
-                    raise Unreachable(
-                        f"{error}; open that port for clients, or set spec.clients.lane: zmq",
-                        job=self.job,
-                    ) from error
-                time.sleep(RETRY_S)
-            if self.pending is not None and self.pending["t"] == "done":
-                return None
-        return self._bulk
-
-    def _with_ticket(self) -> BulkConnection:
-        self._tickets += 1  # a newer ticket voids the older, so only the last answer is of use
-        ask: list[Outgoing] = [
-            ({"t": "ticket", "job": self.job, "n": self._tickets, "talks": True}, None)
-        ]
-        self._connection.send(ask)
-        verdicts: list[Message] = []
-        try:
-            while True:
-                message, _ = self.wait_for("ticket", "reject", again=lambda: ask)
-                if message["t"] == "ticket" and message["n"] == self._tickets:
-                    break
-                if message["t"] == "reject" and message["of"] == "ticket":
-                    raise Broken(message["text"])
-                if message["t"] == "reject":  # why the connection before this one was closed
-                    verdicts.append(message)
-        finally:
-            self._verdicts.extend(verdicts)
-        where = self._connection.address
-        return connect(
-            message, self._keys, endpoint=where.endpoint, gateway=where.key, job=self.job,
-            said=self._hear if message.get("talks") else None,
-        )  # fmt: skip
-
-    def _close_bulk(self) -> None:
-        if self._bulk is not None:
-            self._bulk.close()
-            self._bulk = None
-
     def close(self) -> None:
-        self._close_bulk()
+        self.fast.close()
         self._connection.close()
         self._woken.close()
         self._wake.close()

@@ -41,7 +41,7 @@ class Outsider:
         exchange = self.exchange
         self.exchange.wait_for("round")
         assert exchange.layout is not None
-        bulk = exchange._open_bulk()
+        bulk = exchange.fast.open()
         assert bulk is not None
         put = {
             "t": "put", "kind": "update", "job": exchange.job, "round": 1, "weight": 1.0,
@@ -159,7 +159,7 @@ def test_nonsense_and_sudden_deaths(job: tuple[Runner, Any, list[Path]]) -> None
     assert "tag" in said["text"]
 
     control = int(outsiders[0].endpoint.rpartition(":")[2])
-    spare = outsiders[2].exchange._open_bulk()
+    spare = outsiders[2].exchange.fast.open()
     assert spare is not None
     for port in (control, spare._sock.getpeername()[1]):
         for size in (1, 64, 100_000):

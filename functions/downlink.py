@@ -1,0 +1,133 @@
+"""Rounds and their models on their way down to clients, virtual ones and other gateways.
+
+    round ─► control channel, or bulk connection with the model behind it      get ─► model, or gone
+
+Owns when a model goes unasked, and that nobody misses a round with a connection that broke.
+Updates on their way up are in uploads.py, the bytes of the bulk port in bulk.py.  Called by
+clients.py and orders.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lifl.errors import InvalidUpdate
+from lifl.functions.bulk import Bulk, Connection, Sending, Stage
+from lifl.functions.jobs import Job
+from lifl.functions.sealing import MESSAGE, PUSHED
+from lifl.functions.wire import DOWN_CHUNK, INLINE, Message, encode
+
+HANDED_OUT = 10_000  # virtual clients in one message
+
+
+class Downlink:
+    """Everything that goes down without being an answer.
+
+    Args:
+        jobs: the gateway's jobs by name.
+        send: a message, and a payload, to a control connection.
+        tell: a message to whoever has this key in this job, whose control connection it also has.
+    """
+
+    def __init__(
+        self, jobs: dict[str, Job], bulk: Bulk, *,
+        send: Callable[[bytes, Message, memoryview | None], bool],
+        tell: Callable[[Job, str, bytes, Message], bool],
+    ) -> None:  # fmt: skip
+        self._jobs, self._bulk, self._send, self._tell = jobs, bulk, send, tell
+
+    # -- rounds ------------------------------------------------------------------------------
+    def announce(self, job: Job, key: str, peer: bytes) -> None:
+        """Tell a client about the round, if it is part of it."""
+        bit = job.bit(key)
+        if bit is None or not job.has_model:
+            return
+        job.announced.add(key)
+        need = not job.answered >> bit & 1
+        news = {
+            "t": "round", "job": job.name, "round": job.round, "need": need,
+            "settings": job.round_settings,
+        }  # fmt: skip
+        connection = self._bulk.of(key, job.name)
+        if connection is None or not connection.talks:
+            self._send(peer, news, self._small_model(job) if need else None)
+        elif need:
+            self._tell_with_model(job, key, peer, connection, news)
+        else:
+            self._tell(job, key, peer, news)
+
+    def _tell_with_model(
+        self, job: Job, key: str, peer: bytes, connection: Connection, news: Message
+    ) -> None:
+        """The model comes unasked where nothing keeps the client from reading it."""
+        assert job.layout is not None
+        listens, connection.stage = connection.stage is Stage.LISTENS, Stage.TOLD
+        data = encode(news | {"model": True})
+        if listens and connection.sending is None and len(data) <= MESSAGE:
+            sending = self._sending(job, job.round - 1, PUSHED, 0, job.layout.update_bytes)
+            self._bulk.push(connection, data, sending)
+        else:
+            self._tell(job, key, peer, news)
+
+    def untold(self, connection: Connection) -> None:
+        """A bulk connection is gone, and maybe with it what it had to tell of the round."""
+        job, key = self._jobs.get(connection.job), connection.key
+        if job is not None and not job.ended and (peer := job.clients.get(key)) is not None:
+            self.announce(job, key, peer)
+
+    def _small_model(self, job: Job) -> memoryview | None:
+        """A model that fits into a message goes down with the round that starts from it."""
+        found = job.intake.model()
+        if found is None or job.layout is None or job.layout.update_bytes > INLINE:
+            return None
+        return job.intake.arena.payload(found[0], job.layout.update_bytes)
+
+    def hand_out(self, job: Job, key: str, peer: bytes) -> None:
+        """Tell a worker which of its virtual clients this round has drawn and still needs."""
+        numbers = job.shares.get(key, {})
+        if not job.has_model or not numbers:
+            return
+        answered = job.answered
+        due = [number for number, bit in numbers.items() if not answered >> bit & 1]
+        for at in range(0, len(due), HANDED_OUT):
+            self._send(peer, {
+                "t": "work", "job": job.name, "round": job.round,
+                "clients": due[at : at + HANDED_OUT], "settings": job.round_settings,
+            }, None)  # fmt: skip
+
+    # -- models that are asked for -----------------------------------------------------------
+    def get(self, job: Job, peer: bytes, message: Message) -> None:
+        found = job.intake.model()
+        at, size = message["at"], message["n"]
+        if found is None or found[1].round != message["round"]:
+            self._send(peer, {"t": "gone", "job": job.name, "round": message["round"]}, None)
+            return
+        slot, header = found
+        if not 0 <= at < header.length or not 0 < size <= DOWN_CHUNK:
+            raise InvalidUpdate(
+                f"bytes {at} to {at + size} of a model of {header.length}", code="malformed"
+            )
+        chunk = job.intake.arena.payload(slot, header.length)[at : at + size]
+        self._send(peer, {"t": "model", "job": job.name, "round": header.round, "at": at}, chunk)
+
+    def get_bulk(self, job: Job, key: str, peer: bytes, message: Message) -> None:
+        """The rest of a model from `at`, over the client's bulk connection."""
+        round_, at, end = message["round"], message["at"], message["at"] + message["n"]
+        found = job.intake.model()
+        if found is None or found[1].round != round_:
+            self._send(peer, {"t": "gone", "job": job.name, "round": round_}, None)
+            return
+        if not 0 <= at < end <= found[1].length:
+            raise InvalidUpdate(f"bytes {at} to {end} of a model of {found[1].length}")
+        connection = self._bulk.need(key, job.name)
+        self._bulk.send(connection, self._sending(job, round_, int(message["transfer"]), at, end))
+
+    def _sending(self, job: Job, round_: int, transfer: int, at: int, end: int) -> Sending:
+        """A part of the model of a round, while that is the current one."""
+
+        def model() -> memoryview | None:
+            now = job.intake.model()
+            same = now is not None and now[1].round == round_
+            return job.intake.arena.payload(now[0], end) if now is not None and same else None
+
+        return Sending(round_, transfer, at, end, model)

@@ -1,0 +1,268 @@
+"""A client's fast lane: its bulk connection, and what of a round goes over it.
+
+    ticket ─► connection      round, model ─► buffer      put with the update ─► ack
+
+Owns the connection from its ticket to its end, transfers over it, and asking again for what was
+lost with it.  Bytes are functions/bulk_client.py's, formats docs/protocol.md's.  Part of
+exchange.py's conversation, which hears what comes here between all else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from lifl.buffers import Buffers
+from lifl.connection import Address
+from lifl.errors import Unreachable
+from lifl.functions.bulk_client import Broken, BulkConnection, connect
+from lifl.functions.layout import Layout
+from lifl.functions.sealing import EARLY, PUSHED
+from lifl.functions.transfer import Outgoing, Upload
+from lifl.functions.wire import LARGEST_TRUSTED, Keys, Message, decode, encode
+
+LISTEN_S = 0.01
+RETRY_S = 0.05  # before the next ticket
+
+
+class Conversation(Protocol):
+    """What the lane needs of the exchange that it is part of; see there."""
+
+    job: str
+    timeout_s: float
+    start: int
+    layout: Layout | None
+    pending: Message | None
+    kept: Upload | Message | None
+    buffers: Buffers
+
+    @property
+    def address(self) -> Address: ...
+
+    def say(self, outgoing: list[Outgoing]) -> None: ...
+
+    def counts(self, message: Message, number: int, start: int) -> bool | None: ...
+
+    def wait_for(
+        self, *kinds: str, again: Callable[[], list[Outgoing]] | None = None
+    ) -> tuple[Message, memoryview | None]: ...
+
+
+class FastLane:
+    """The bulk connection of one conversation, while there is one.
+
+    Attributes:
+        connection: to the gateway that the conversation is with.
+        said: messages that came over it and nobody has looked at.
+        verdicts: on a put, heard while a ticket was waited for.
+    """
+
+    def __init__(self, exchange: Conversation, keys: Keys) -> None:
+        self._exchange, self._keys = exchange, keys
+        self.connection: BulkConnection | None = None
+        self.said: deque[Message] = deque()
+        self.verdicts: deque[Message] = deque()
+        self._transfers = self._tickets = 0
+
+    def comes(self, number: int) -> memoryview | None:
+        """The buffer of this round's model, where that is on its way unasked."""
+        return self.connection.expected(number, PUSHED) if self.connection is not None else None
+
+    def fileno(self) -> int:
+        """Of the connection; -1 where there is none."""
+        return self.connection.fileno() if self.connection is not None else -1
+
+    def upload(self, upload: Upload) -> bool:
+        """Until acknowledged (True) or too late (False)."""
+        number, start = upload.put["round"], self._exchange.start
+        put = upload.put | {"length": len(upload.data), "lane": "fast"}
+        bulk, sent = self._start(put, upload)
+        while bulk is not None:
+            message, _ = self._exchange.wait_for(
+                "go", "ack", "reject", "round", "bulk", again=lambda: [(put, None)]
+            )
+            if message["t"] == "reject" and message["of"] != "put":
+                continue
+            counts = self._exchange.counts(message, number, start)
+            if counts is not None:
+                bulk.stop()
+                return counts
+            match message["t"]:
+                case "go" if message["round"] == number and not _is_old(message, sent):
+                    try:
+                        if message["transfer"] != sent:
+                            sent = message["transfer"]
+                            bulk.begin(upload, number=number, transfer=sent)
+                        bulk.end()
+                    except Broken:
+                        bulk, sent = self._start(put)
+                    except BaseException:  # of a callback, or Ctrl-C: in the middle of a chunk
+                        self.close()
+                        raise
+                case "bulk" if self.connection is not bulk:  # the gateway has ended it
+                    bulk, sent = self._start(put)
+                case "round":  # a gateway that was restarted
+                    bulk, sent = self._start(put)
+        return False
+
+    def fetch(self, number: int, buffer: memoryview, *, comes: bool) -> bool:
+        """False when the model of this round is not to be had any more.
+
+        Args:
+            comes: it is on its way already, unasked.
+        """
+        bulk, at, transfer = self.connection, 0, PUSHED
+        while True:
+            if not comes:
+                self._transfers += 1
+                bulk, transfer = self.open(), self._transfers
+            if bulk is None:
+                return False
+            get: Message = {
+                "t": "get", "job": self._exchange.job, "round": number, "transfer": transfer,
+                "at": at, "n": len(buffer) - at,
+            }  # fmt: skip
+            if not comes:
+                bulk.expect(buffer, number=number, transfer=transfer, at=at)
+                self._exchange.say([(get, None)])
+            try:
+                if self._receive(bulk, get):
+                    bulk.taken()
+                    return True
+                self.close()  # it may be in the middle of a chunk
+                return False
+            except Broken:
+                at, comes = bulk.verified, False
+                time.sleep(RETRY_S)
+
+    def _receive(self, bulk: BulkConnection, get: Message) -> bool:
+        while not bulk.has_all:
+            if bulk.wait(LISTEN_S):  # to the control channel only when nothing comes here
+                bulk.receive()
+                continue
+            message, _ = self._exchange.wait_for(
+                "bulk", "gone", "reject", again=lambda: [(get, None)]
+            )
+            match message["t"]:
+                case "bulk" if self.connection is not bulk:
+                    raise Broken("the gateway closed the bulk connection")
+                case "gone" if message["round"] == get["round"]:
+                    return False
+                case "reject" if message["of"] == "get":
+                    self.close()
+                    raise Broken(message["text"])
+        return True
+
+    def _hear(self, data: memoryview) -> None:
+        """A message has come over the bulk connection, and a model may follow."""
+        message, exchange = decode(data, limit=LARGEST_TRUSTED), self._exchange
+        self.said.append(message)
+        if message["t"] == "round" and message.get("model"):
+            assert self.connection is not None
+            assert exchange.layout is not None
+            if exchange.kept is not None and message["round"] > _round_of(exchange.kept):
+                exchange.kept = None  # its round has ended, and its memory may be the model's
+            buffer = exchange.buffers.take(exchange.layout.update_bytes)
+            self.connection.expect(buffer, number=message["round"] - 1, transfer=PUSHED, at=0)
+
+    def take_in(self) -> None:
+        """Whatever has come over the bulk connection; none is there any more if it has ended."""
+        assert self.connection is not None
+        try:
+            self.connection.receive()
+        except Broken:
+            self.close()
+
+    def _start(
+        self, put: Message, upload: Upload | None = None
+    ) -> tuple[BulkConnection | None, int]:
+        """Ask for a slot.
+
+        Args:
+            upload: begin it without waiting for the slot, where the connection talks; None: wait,
+                since what was sent before did not get through.
+
+        Returns:
+            The connection, None where the job is done; the transfer that was begun, 0 if none.
+        """
+        while True:
+            bulk = self.open()
+            if bulk is None or self.verdicts:  # which may say that there is no point
+                return bulk, 0
+            if upload is None or not bulk.talks:
+                self._exchange.say([(put, None)])
+                return bulk, 0
+            self._transfers += 1
+            transfer = EARLY | self._transfers
+            try:
+                message = encode(put | {"transfer": transfer})
+                bulk.put(message, upload, number=put["round"], transfer=transfer)
+                return bulk, transfer
+            except Broken:
+                upload = None
+            except BaseException:  # of a callback, or Ctrl-C: in the middle of a chunk
+                self.close()
+                raise
+
+    def open(self) -> BulkConnection | None:
+        """The connection as it is, or a new one; None when the job is done.
+
+        Raises:
+            Unreachable: tickets come, but the port that they are for does not answer.
+        """
+        began = time.monotonic()
+        while self.connection is None or not (self.connection.talks or self.connection.is_alive):
+            self.close()
+            try:
+                self.connection = self._with_ticket()
+            except Broken as error:
+                if time.monotonic() - began > self._exchange.timeout_s:
+                    raise Unreachable(
+                        f"{error}; open that port for clients, or set spec.clients.lane: zmq",
+                        job=self._exchange.job,
+                    ) from error
+                time.sleep(RETRY_S)
+            if self._exchange.pending is not None and self._exchange.pending["t"] == "done":
+                return None
+        return self.connection
+
+    def _with_ticket(self) -> BulkConnection:
+        self._tickets += 1  # a newer ticket voids the older, so only the last answer is of use
+        ask: list[Outgoing] = [
+            ({"t": "ticket", "job": self._exchange.job, "n": self._tickets, "talks": True}, None)
+        ]
+        self._exchange.say(ask)
+        verdicts: list[Message] = []
+        try:
+            while True:
+                message, _ = self._exchange.wait_for("ticket", "reject", again=lambda: ask)
+                if message["t"] == "ticket" and message["n"] == self._tickets:
+                    break
+                if message["t"] == "reject" and message["of"] == "ticket":
+                    raise Broken(message["text"])
+                if message["t"] == "reject":  # why the connection before this one was closed
+                    verdicts.append(message)
+        finally:
+            self.verdicts.extend(verdicts)
+        where = self._exchange.address
+        return connect(
+            message, self._keys, endpoint=where.endpoint, gateway=where.key, job=self._exchange.job,
+            said=self._hear if message.get("talks") else None,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+
+def _round_of(kept: Upload | Message) -> int:
+    number: int = (kept.put if isinstance(kept, Upload) else kept)["round"]
+    return number
+
+
+def _is_old(go: Message, sent: int) -> bool:
+    """For a transfer that this side began unasked and has given up."""
+    return bool(go["transfer"] & EARLY) and go["transfer"] != sent
