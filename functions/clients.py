@@ -522,7 +522,7 @@ class Clients:
             job.excused |= 1 << bit
             job.metrics.append((weight, metrics, key))
             job.dirty = True
-        self.send(peer, answer)
+        self.tell(job, key, peer, answer)
 
     def _get(self, job: Job, peer: bytes, message: Message) -> None:
         found = job.intake.model()
@@ -547,9 +547,13 @@ class Clients:
             return
         if not 0 <= at < end <= found[1].length:
             raise InvalidUpdate(f"bytes {at} to {end} of a model of {found[1].length}")
-
+        transfer = message["transfer"]
+        if not isinstance(transfer, int) or not 0 < transfer < 1 << 32:
+            raise InvalidUpdate(
+                f"transfer is {transfer!r:.40}: it must be from 1 to 2^32 - 1", code="malformed"
+            )
         connection = self.uploads.connection(job, key)
-        self.bulk.send(connection, self._sending(job, round_, int(message["transfer"]), at, end))
+        self.bulk.send(connection, self._sending(job, round_, transfer, at, end))
 
     def _sending(self, job: Job, round_: int, transfer: int, at: int, end: int) -> Sending:
         """A part of the model of a round, while that is the current one."""

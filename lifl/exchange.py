@@ -25,7 +25,7 @@ from lifl.connection import Address, Connection
 from lifl.errors import Late, Unreachable
 from lifl.functions.bulk_client import Broken, BulkConnection, connect
 from lifl.functions.layout import Layout
-from lifl.functions.sealing import EARLY, PUSHED, preload
+from lifl.functions.sealing import EARLY, MESSAGE, PUSHED, preload
 from lifl.functions.transfer import STILL_S, Download, Outgoing, Upload
 from lifl.functions.wire import (
     INLINE,
@@ -484,7 +484,8 @@ class Exchange:
                 case "reject" if message["of"] == "get":
                     self._close_bulk()
                     raise Broken(message["text"])
-        return True
+        # or that of a later round, which came unasked
+        return bulk.expected(get["round"], get["transfer"]) is not None
 
     def _hear(self, data: memoryview) -> None:
         """A message has come over the bulk connection, and a model may follow."""
@@ -520,13 +521,13 @@ class Exchange:
             bulk = self._open_bulk()
             if bulk is None or self._verdicts:  # which may say that there is no point
                 return bulk, 0
-            if upload is None or not bulk.talks:
-                self._connection.send([(put, None)])
-                return bulk, 0
             self._transfers += 1
             transfer = EARLY | self._transfers
+            message = encode(put | {"transfer": transfer})
+            if upload is None or not bulk.talks or len(message) > MESSAGE:
+                self._connection.send([(put, None)])
+                return bulk, 0
             try:
-                message = encode(put | {"transfer": transfer})
                 bulk.put(message, upload, number=put["round"], transfer=transfer)
                 return bulk, transfer
             except Broken:
