@@ -97,8 +97,8 @@ def test_a_message_goes_up_before_an_update_and_behind_it(gateway: Gateway, mode
     ticket = gateway.ticket(mode=mode)
     with gateway.client(ticket) as sock:
         upload = gateway.grant()
-        wire = up(ticket, b"put") + b"".join(chunks(ticket, before=1)) + up(ticket, b"get", before=4)
-        deliver(gateway, sock, wire)
+        update = b"".join(chunks(ticket, before=1))
+        deliver(gateway, sock, up(ticket, b"put") + update + up(ticket, b"get", before=4))
         assert gateway.said == [b"put", b"get"]
         assert bytes(upload.grant.view) == DATA
         assert gateway.errors == []
@@ -160,7 +160,8 @@ def test_an_early_update_that_gets_no_slot_is_thrown_away(gateway: Gateway, mode
     ticket = gateway.ticket(mode=mode)
     with gateway.client(ticket) as sock:
         gateway.pauses = True
-        refused, taken = (chunks(ticket, EARLY | n, before=before) for n, before in ((1, 1), (2, 3)))
+        refused = chunks(ticket, EARLY | 1, before=1)
+        taken = chunks(ticket, EARLY | 2, before=3)
         deliver(gateway, sock, up(ticket, b"put") + refused[0])
         gateway.bulk.resume(gateway.connection())
         deliver(gateway, sock, up(ticket, b"put again", before=2) + taken[0])
