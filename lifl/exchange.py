@@ -436,8 +436,10 @@ class Exchange:
                         raise
                 case "bulk" if self._bulk is not bulk:  # the gateway has ended it
                     bulk, sent = self._start(put)
-                case "round":  # a gateway that was restarted
-                    bulk, sent = self._start(put)
+                case "round":  # a gateway that was restarted, or what was said where it was lost
+                    before = bulk
+                    bulk, _ = self._start(put)
+                    sent = sent if bulk is before else 0
         return False
 
     def _fetch_bulk(self, number: int, buffer: memoryview, *, comes: bool) -> bool:
