@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from lifl.shm.geometry import Geometry
 log = logging.getLogger("lifl.aggregator")
 
 RECONNECT_S = 0.02
+REPORT_S = 0.1  # from one report of what was done to the next, unless something was sealed
 
 
 @dataclass
@@ -58,6 +60,7 @@ class Runtime:
         self.control: Control | None = None
         self.held: Held | None = None
         self.proxy = ""
+        self.reported_at = 0.0
 
     def run(self) -> None:
         self._connect()
@@ -72,17 +75,20 @@ class Runtime:
                     self.control = None
                 else:
                     self._obey(*received)
+            if self._report_in_s() == 0:
+                self._report()
             if self.control is None:
                 self._connect()
 
     def _work(self, held: Held) -> None:
+        if held.aggregator.rest_s:
+            time.sleep(held.aggregator.rest_s)
         try:
             held.aggregator.drain()
         except Unreachable:  # the pair is broken; the memory is not
             self._register(held, first=False)
             return
         self._advance(held)
-        self._report()
         if held.leaving:
             self._leave()
 
@@ -90,7 +96,7 @@ class Runtime:
         sources: list[Any] = [self.control] if self.control else []
         if self.held:
             sources.append(self.held.aggregator.port)
-        return readable(sources, None if self.control else RECONNECT_S)
+        return readable(sources, self._report_in_s() if self.control else RECONNECT_S)
 
     def _connect(self) -> None:
         """Join the agent, or join again after its restart, with what this process holds."""
@@ -185,7 +191,6 @@ class Runtime:
         aggregator.words()
         fault("role_scanned", aggregator.role.kind)
         self._advance(held)
-        self._report()
 
     def _advance(self, held: Held) -> None:
         """Do what can be done.  An error here comes again for every successor: the job ends."""
@@ -206,7 +211,6 @@ class Runtime:
         if self.held is held:  # an update may have come between the two looks
             held.leaving = False
             self._register(held, first=False)
-            self._report()
 
     def _leave(self, *, over: bool = False) -> None:
         """Give the role up, now or with a later wake-up: a release, or the end of the round.
@@ -220,6 +224,7 @@ class Runtime:
         self._advance(held)
         if not over and not held.aggregator.may_leave():
             return
+        self._report()
         self.held = None
         kind, endpoint = held.aggregator.role.kind, held.aggregator.role.endpoint
         fault("role_left", kind)
@@ -230,10 +235,22 @@ class Runtime:
         close_all([inputs, sums, locks])
         self._tell({"t": "left", "job": held.job, "endpoint": endpoint})
 
+    def _report_in_s(self) -> float | None:
+        """When the agent is to hear what was done; None: there is nothing that it has not heard.
+
+        At once where a sum or a model is on its way, since the end of a round may be near.
+        """
+        if self.held is None or not self.held.aggregator.work.spans:
+            return None
+        if self.held.aggregator.work.has_sealed:
+            return 0
+        return max(0.0, self.reported_at + REPORT_S - time.monotonic())
+
     def _report(self) -> None:
-        """Tell the agent what was done, once the role has nothing left to do."""
+        """Tell the agent what was done since the last time."""
         if self.held is None or not self.held.aggregator.work.spans:
             return
+        self.reported_at = time.monotonic()
         work = self.held.aggregator.work
         self.held.aggregator.work = Work()
         self._tell({

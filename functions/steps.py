@@ -25,6 +25,7 @@ from lifl.functions.round import (
     Wait,
     Words,
     next_step,
+    rest_s,
 )
 from lifl.proxy_ebpf.descriptor import Descriptor, Kind, lane
 from lifl.proxy_ebpf.port import Port
@@ -43,6 +44,7 @@ class Work:
     seconds: float = 0.0
     spans: list[tuple[int, float, float]] = field(default_factory=list)  # round, from, to
     models: dict[int, float] = field(default_factory=dict)  # round -> when its model was written
+    has_sealed: bool = False
 
 
 @dataclass
@@ -81,11 +83,12 @@ class Aggregator:
         self.velocity_at = velocity_at
         self.optimiser = optimiser
         self.work = Work()
+        self.rest_s = 0.0  # before the next look
 
-    def _send(self, descriptor: Descriptor) -> None:
-        """A hint: whoever misses it is poked by the agent and reads the words."""
+    def _send(self, *descriptors: Descriptor) -> None:
+        """Hints: whoever misses one is poked by the agent and reads the words."""
         with contextlib.suppress(LiflError):
-            self.port.send(descriptor)
+            self.port.send(*descriptors)
 
     # -- reading -------------------------------------------------------------------------
     def drain(self) -> None:
@@ -111,13 +114,13 @@ class Aggregator:
         arena = self.arena
         round_ = arena.model()[0] + 1
         closed = arena.is_closed(round_)  # before `accepted`: closed means that it is final
-        free, arriving = self._room()
+        inputs, free, arriving = arena.inputs_for(self.role.endpoint)
         return Words(
             round=round_,
             closed=closed,
             accepted=arena.accepted(round_) if closed else 0,
             own=tuple(self._own(slot) for slot in self.role.slots),
-            queued=tuple(self._queued(slot) for slot in arena.sealed_for(self.role.endpoint)),
+            queued=tuple(map(self._queued, inputs + arena.sums_for(self.role.endpoint))),
             free_inputs=free,
             arriving=arriving,
         )
@@ -143,20 +146,6 @@ class Aggregator:
         generation = self.arena.state(slot).generation
         return Queued(slot, generation, header.round, header.clients, header.weight, header.payload)
 
-    def _room(self) -> tuple[int, int]:
-        """Input slots that are free, and those that are being written for this role.
-
-        The latter include those of uploads that were given up.
-        """
-        arena, here = self.arena, self.role.endpoint
-        free, arriving = 0, 0
-        for slot, state in enumerate(arena.input_states()):
-            if state.phase == Phase.WRITING:
-                arriving += state.consumer == here
-            elif state.phase != Phase.SEALED or arena.is_released(slot, state):
-                free += 1
-        return free, arriving
-
     def may_leave(self) -> bool:
         """No slot names this role, and none of its own holds what somebody still needs."""
         words = self.words()
@@ -174,13 +163,16 @@ class Aggregator:
             step = next_step(self.role, words)
             match step:
                 case Wait():
+                    self.rest_s = rest_s(self.role, words, self.update_bytes)
                     return moved
                 case Release():
                     self._release(step)
                 case Fold():
                     self._fold(step, words.round)
+                    self._release(Release(step.inputs))  # as the words would say now
                 case Finish():
                     self._finish(step, words.round)
+                    self._release(Release(step.inputs))
                 case Seal():
                     self._seal(step.slot)
             moved = True
@@ -264,22 +256,26 @@ class Aggregator:
         self.work.spans.append((round_, began, ended))
 
     def _release(self, step: Release) -> None:
+        """Release all of them, then tell who wrote them, each allocator at once."""
+        arena, told = self.arena, dict[int, list[Descriptor]]()
         for queued in step.slots:
             if step.refused:
                 log.error("slot %#x holds clients that are partly folded: refused", queued.slot)
-            state = self.arena.state(queued.slot)
             owner = lane(self.role.endpoint)
             if queued.slot & SUMS_BIT:
-                owner = self.arena.header(queued.slot).source
-            self.arena.release(queued.slot, state)
+                owner = arena.header(queued.slot).source
+            arena.release(queued.slot, arena.state(queued.slot))
             fault("input_released", self.role.kind)
-            self._send(
+            told.setdefault(owner, []).append(
                 Descriptor(queued.slot, queued.generation, queued.round, owner, Kind.RELEASE)
             )
+        for descriptors in told.values():
+            self._send(*descriptors)
             fault("release_sent", self.role.kind)
 
     def _seal(self, own: Own) -> None:
         self.arena.set_state(own.slot, own.generation, Phase.SEALED, self.role.parent)
+        self.work.has_sealed = True
         fault("sum_sealed", self.role.kind)
         kind = Kind.MODEL if own.payload is Payload.MODEL else Kind.SUM
         self._send(Descriptor(own.slot, own.generation, own.round, self.role.endpoint, kind))

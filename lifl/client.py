@@ -126,7 +126,6 @@ class Client:
         self.job, self.index, self.count = job, index, count
         self._exchange = Exchange(address, job=job, keys=keys, timeout_s=timeout_s)
         self._last = self._start = 0  # round that was given out last, in which start of the run
-        self._kept: Upload | Message | None = None  # what it was answered with
         self._counted = 0, 0  # start and number of the round whose answer counts
 
     @classmethod
@@ -199,14 +198,14 @@ class Client:
                 return None
             number = message["round"]
             if exchange.start != self._start:  # the run goes on from an earlier round
-                self._last, self._start, self._kept = 0, exchange.start, None
+                self._last, self._start, self._exchange.kept = 0, exchange.start, None
             if not message["need"] or number < self._last:
                 continue
             if number == self._last:  # the gateway lost it before it was sealed
                 self._answer()
                 continue
             exchange.pending = message  # whoever is interrupted meanwhile finds it again
-            self._kept = None  # its round has ended, and its memory is the model's
+            self._exchange.kept = None  # its round has ended, and its memory is the model's
             model = exchange.fetch(number - 1)
             if exchange.pending is message:
                 exchange.pending = None
@@ -221,10 +220,10 @@ class Client:
         """What `Round.send` does."""
         if self._has_counted(number):
             return True
-        self._kept = None
+        self._exchange.kept = None
         layout = self._exchange.layout
         buffer = self._exchange.buffers.take(layout.update_bytes) if layout else None
-        self._kept = update(
+        self._exchange.kept = update(
             layout, self.job, number, model, weight, metrics, progress, buffer=buffer
         )
         return self._answer()
@@ -233,11 +232,12 @@ class Client:
         """What `Round.report` does."""
         if self._has_counted(number):
             return True
-        self._kept = report(self.job, number, weight, metrics)
+        self._exchange.kept = report(self.job, number, weight, metrics)
         return self._answer()
 
     def _answer(self) -> bool:
-        counts = answer(self._exchange, self._kept) if self._kept is not None else False
+        kept = self._exchange.kept
+        counts = answer(self._exchange, kept) if kept is not None else False
         if counts:
             self._counted = self._start, self._last
         return counts

@@ -60,6 +60,11 @@ def retry_s(refusals: int) -> float:
     return float(min(RETRY_LAST_S, RETRY_FIRST_S * 2 ** min(refusals, 30)))
 
 
+def _round_of(kept: Upload | Message) -> int:
+    number: int = (kept.put if isinstance(kept, Upload) else kept)["round"]
+    return number
+
+
 def _is_old(go: Message, sent: int) -> bool:
     """For a transfer that this side began unasked and has given up."""
     return bool(go["transfer"] & EARLY) and go["transfer"] != sent
@@ -83,6 +88,7 @@ class Exchange:
         start: how often the run was started; a new one may repeat rounds.
         pending: a message that came while another was waited for.
         work: what a worker is to do, as its gateway says it.
+        kept: what the last round was answered with, until the next one begins.
         speaks_for: number of the virtual client on whose behalf a worker speaks just now.
     """
 
@@ -96,6 +102,7 @@ class Exchange:
         self.layout: Layout | None = None
         self.pending: Message | None = None
         self.work: deque[Message] = deque()
+        self.kept: Upload | Message | None = None
         self.speaks_for: int | None = None
         self._keys, self._moves = keys, moves
         self.elsewhere = list(elsewhere)  # other gateways of the job
@@ -496,6 +503,8 @@ class Exchange:
         if message["t"] == "round" and message.get("model"):
             assert bulk is not None
             assert self.layout is not None
+            if self.kept is not None and message["round"] > _round_of(self.kept):
+                self.kept = None  # its round has ended, and its memory may be the model's
             buffer = self.buffers.take(self.layout.update_bytes)
             bulk.expect(buffer, number=message["round"] - 1, transfer=PUSHED, at=0)
 

@@ -172,7 +172,7 @@ class Coordinator:
         while not course.is_over:
             due = (
                 course.deadline_at, course.done_at or math.inf, self.members.next_gone_at,
-                self.enrolment.answer_by, attendance.next_look_at,
+                self.enrolment.answer_by, attendance.next_look_at, self.record.next_word_at,
             )  # fmt: skip
             wait_s = min(due) - time.monotonic()
             timeout_ms = None if wait_s == math.inf else max(0, int(wait_s * 1000) + 1)
@@ -181,7 +181,7 @@ class Coordinator:
                 self.door.answer()
             if self.enrolment.fileno() in ready:
                 attendance.keys_changed()
-            while self.early or self.router.poll(0):
+            while self.early or int(self.router.EVENTS) & zmq.POLLIN:
                 self._take(*(self.early.popleft() if self.early else self._receive()))
             if self.checkpoints.fileno() in ready:
                 self.model.take_outcome()
@@ -204,6 +204,7 @@ class Coordinator:
                 self.endpoint.answer()
             if time.monotonic() >= course.deadline_at:
                 course.deadline()
+            self.record.say_progress()
             course.wait_for_the_last_figures()
         self._finish()
 

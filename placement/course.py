@@ -344,7 +344,7 @@ class Course:
             rows = [row for row in message["metrics"] if row[2] in self.members.names]  # no sums
             self.record.arrived(node.name, self.round.number, len(rows))
             elapsed_s = self.record.elapsed_s(self.round.number)
-            self.planning.history.accepted(self.round.number, elapsed_s, rows)
+            self.planning.accepted(self.round.number, elapsed_s, rows)
         clients, excused = clients_of(message["clients"]), clients_of(message["excused"])
         if message["cut"] and self._is_cut_now(message):
             self.round.on_cut(node.name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final
 
 from lifl.api.job import FLJob
@@ -19,7 +20,7 @@ from lifl.placement.asking import Asking
 from lifl.placement.autoscaler import Room, leaves_for
 from lifl.placement.capacity import capacity
 from lifl.placement.fanin import LEAVES_MOST, Work, leaves_bound
-from lifl.placement.history import History
+from lifl.placement.history import History, Seen
 from lifl.placement.membership import Known, Membership
 from lifl.placement.planner import plan as make_plan
 from lifl.placement.selection import (
@@ -99,21 +100,31 @@ class Planning:
         clients, seed = self.job.spec.clients, self.job.spec.seed
         check_enough(len(by_name), minimum=clients.least_drawn, round=number)
         count = self.drawn(len(by_name))
-        seen = {name: self.history.clients.get(key) for name, key in by_name.items()}
-        known = {name: last for name, last in seen.items() if last is not None}
         match clients.selection:
             case "random":
                 chosen = at_random(list(by_name), count=count, round=number, seed=seed)
             case "power-of-choice":
                 chosen = power_of_choice(
-                    list(by_name), known, count=count, round=number, seed=seed
+                    list(by_name), self._known(by_name), count=count, round=number, seed=seed
                 )
             case "oort":
                 chosen = oort(
-                    list(by_name), History(known, self.history.utilities), count=count,
-                    round=number, seed=seed,
+                    list(by_name), History(self._known(by_name), self.history.utilities),
+                    count=count, round=number, seed=seed,
                 )  # fmt: skip
         return [by_name[name] for name in sorted(chosen, key=_natural)]
+
+    def _known(self, by_name: Mapping[str, str]) -> dict[str, Seen]:
+        """The last that was seen of those clients of whom anything was."""
+        seen = {name: self.history.clients.get(key) for name, key in by_name.items()}
+        return {name: last for name, last in seen.items() if last is not None}
+
+    def accepted(
+        self, number: int, elapsed_s: float, rows: Iterable[tuple[float, dict[str, float], str]]
+    ) -> None:
+        """Remember what a selection goes by that is not random."""
+        if self.job.spec.clients.selection != "random":
+            self.history.accepted(number, elapsed_s, rows)
 
     def drawn(self, clients: int) -> int:
         """How many a round draws of so many that are there, as far as the memory is made for it."""
@@ -362,7 +373,8 @@ def selected(plan: Plan, roster: Iterable[str]) -> dict[str, int]:
     return {name: sum(1 << index[key] for key in plan.nodes[name].clients) for name in plan.used}
 
 
-def _natural(name: str) -> list[Any]:
+@lru_cache(maxsize=1 << 16)
+def _natural(name: str) -> tuple[str, int]:
     """client-2 before client-10."""
     head, _, tail = name.rpartition("-")
-    return [head, int(tail)] if tail.isdigit() else [name, 0]
+    return (head, int(tail)) if tail.isdigit() else (name, 0)

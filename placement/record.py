@@ -6,11 +6,12 @@ Owns the run directory.  Decides nothing.  Called by the coordinator.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ml_dtypes
 import numpy as np
@@ -33,6 +34,8 @@ from lifl.placement.rows import cut_to_whole_lines, rows_of, summary_of
 from lifl.placement.snapshot import Plan
 from lifl.placement.stopping import Watch
 from lifl.placement.store import Clock, Saved
+
+PROGRESS_S: Final = 0.05  # from one word of a round's progress to the next
 
 
 class Recorder:
@@ -57,6 +60,8 @@ class Recorder:
         self.monitoring = Monitoring(job, run_dir)
         self.backends: dict[str, str] = {}
         self.watch = Watch(job.spec.stop, evaluated=evaluated, rounds=job.spec.rounds)
+        self.unsaid: Round | None = None  # one whose progress is not said yet
+        self.said_at = -math.inf
         self.began_at = time.monotonic()  # with the time of earlier starts taken off
         self.is_continued = False  # a coordinator of this run has said some of it already
 
@@ -101,9 +106,22 @@ class Recorder:
                      insecure=self.job.spec.insecure, **backends)  # fmt: skip
 
     def progress(self, round_: Round) -> None:
-        emit("progress", round=round_.number, accepted=round_.in_count,
-                   of=round_.of_count, bytes=sum(self.taken_bytes.values()))  # fmt: skip
+        """More is in; it is said now and then, the last of it when the round is over."""
+        self.unsaid = round_
         self.monitoring.progress(round_)
+        self.say_progress()
+
+    @property
+    def next_word_at(self) -> float:
+        """When to call `say_progress` (monotonic seconds)."""
+        return math.inf if self.unsaid is None else self.said_at + PROGRESS_S
+
+    def say_progress(self, *, is_over: bool = False) -> None:
+        round_, now = self.unsaid, time.monotonic()
+        if round_ is not None and (is_over or now >= self.next_word_at):
+            emit("progress", round=round_.number, accepted=round_.in_count,
+                 of=round_.of_count, bytes=sum(self.taken_bytes.values()))  # fmt: skip
+            self.unsaid, self.said_at = None, now
 
     def restarted(self, node: str, what: str) -> None:
         emit("restart", what=f"{what} on {node}")
@@ -196,6 +214,7 @@ class Recorder:
         self.published_by = round_.top_node
         self.open_rows[round_.number] = set(self.used)
         self._trace(round_.number)
+        self.say_progress(is_over=True)
         emit("published", round=round_.number, seconds=row["seconds"])
         self.monitoring.published(row["seconds"], row["metrics"])
 

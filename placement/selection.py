@@ -88,7 +88,8 @@ def at_random(
     def ticket(key: str) -> bytes:
         return hashlib.blake2b(f"{seed}:{round}:{key}".encode(), digest_size=16).digest()
 
-    return sorted(sorted(set(candidates), key=ticket)[:count])
+    unique = sorted(set(candidates))
+    return unique if count >= len(unique) else sorted(sorted(unique, key=ticket)[:count])
 
 
 def over_provisioned(count: int, *, of: int, factor: float) -> int:

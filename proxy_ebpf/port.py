@@ -11,9 +11,11 @@ import errno
 import select
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 from lifl.errors import Busy, LiflError, Refused, Unreachable
+from lifl.proxy_ebpf.contract import BURST
 from lifl.proxy_ebpf.descriptor import SIZE, Descriptor, unpack
 
 _READ: Final = 4096
@@ -66,8 +68,8 @@ class Port:
         """Readable when `receive` has something."""
         return self._near.fileno()
 
-    def send(self, descriptor: Descriptor) -> None:
-        """Send on to wherever the job's tree says.
+    def send(self, *descriptors: Descriptor) -> None:
+        """Send on to wherever the job's tree says; alike ones in messages of a whole burst.
 
         Raises:
             lifl.errors.Busy: neither the receiver nor the agent took it in time.  It was a hint:
@@ -75,8 +77,12 @@ class Port:
             lifl.errors.Unreachable: this socket's connection is gone; register a new pair.
             lifl.errors.Refused: the kernel will not take anything from this socket.
         """
+        for at in range(0, len(descriptors), BURST):
+            self._send(descriptors[at : at + BURST])
+
+    def _send(self, descriptors: Sequence[Descriptor]) -> None:
         deadline = time.monotonic() + self._send_timeout_s
-        data = self._unsent + descriptor.pack()
+        data = self._unsent + b"".join(each.pack() for each in descriptors)
         retried = False
         while data:
             try:
@@ -90,7 +96,7 @@ class Port:
                 if error.errno not in _AGAIN or not self._wait(deadline):
                     # What the stream already took of this descriptor it must get whole.
                     self._unsent = data if len(data) % SIZE else b""
-                    raise _told(error, descriptor) from error
+                    raise _told(error, descriptors[0]) from error
         self._unsent = b""
 
     def receive(self) -> list[Descriptor]:

@@ -58,17 +58,18 @@ LOAD(load_u32, uint32_t, PyLong_FromUnsignedLong)
 STORE(store_u64, uint64_t)
 STORE(store_u32, uint32_t)
 
-/* scan(states, offset, stride, count, released, offset, stride, phase, consumer):
- * indices whose state is in this phase for this consumer and not yet released. */
+/* scan(states, offset, stride, count, released, offset, stride, sealed, writing, consumer):
+ * ([indices sealed for this consumer and not yet released], how many slots nobody has, how many are
+ * being written for this consumer), each slot looked at once. */
 static PyObject *scan(PyObject *self, PyObject *args)
 {
 	Py_buffer states, released;
-	Py_ssize_t at, stride, count, released_at, released_stride;
-	unsigned int phase, consumer;
+	Py_ssize_t at, stride, count, released_at, released_stride, vacant = 0, arriving = 0;
+	unsigned int sealed, writing, consumer;
 	PyObject *found = NULL;
 	(void)self;
-	if (!PyArg_ParseTuple(args, "y*nnny*nnII", &states, &at, &stride, &count, &released,
-			      &released_at, &released_stride, &phase, &consumer))
+	if (!PyArg_ParseTuple(args, "y*nnny*nnIII", &states, &at, &stride, &count, &released,
+			      &released_at, &released_stride, &sealed, &writing, &consumer))
 		return NULL;
 	if (count > 0 && (!word(&states, at, 8) || !word(&states, at + (count - 1) * stride, 8) ||
 			  !word(&released, released_at, 4) ||
@@ -81,44 +82,22 @@ static PyObject *scan(PyObject *self, PyObject *args)
 		uint32_t gone = __atomic_load_n(
 			(uint32_t *)((char *)released.buf + released_at + i * released_stride),
 			__ATOMIC_ACQUIRE);
-		if (((state >> 48) & 0xff) != phase || ((state >> 32) & 0xffff) != consumer ||
-		    gone == (uint32_t)state)
-			continue;
-		PyObject *index = PyLong_FromSsize_t(i);
-		if (!index || PyList_Append(found, index))
-			Py_CLEAR(found);
-		Py_XDECREF(index);
+		unsigned int phase = (state >> 48) & 0xff, reader = (state >> 32) & 0xffff;
+		if (phase == writing) {
+			arriving += reader == consumer;
+		} else if (phase != sealed || gone == (uint32_t)state) {
+			vacant++;
+		} else if (reader == consumer) {
+			PyObject *index = PyLong_FromSsize_t(i);
+			if (!index || PyList_Append(found, index))
+				Py_CLEAR(found);
+			Py_XDECREF(index);
+		}
 	}
 out:
 	PyBuffer_Release(&states);
 	PyBuffer_Release(&released);
-	return found;
-}
-
-/* states(buffer, offset, stride, count): the words, one after the other. */
-static PyObject *states(PyObject *self, PyObject *args)
-{
-	Py_buffer buffer;
-	Py_ssize_t at, stride, count;
-	PyObject *found = NULL;
-	(void)self;
-	if (!PyArg_ParseTuple(args, "y*nnn", &buffer, &at, &stride, &count))
-		return NULL;
-	if (count > 0 && (!word(&buffer, at, 8) || !word(&buffer, at + (count - 1) * stride, 8)))
-		goto out;
-	found = PyList_New(count > 0 ? count : 0);
-	for (Py_ssize_t i = 0; found && i < count; i++) {
-		uint64_t state = __atomic_load_n((uint64_t *)((char *)buffer.buf + at + i * stride),
-						 __ATOMIC_ACQUIRE);
-		PyObject *value = PyLong_FromUnsignedLongLong(state);
-		if (value)
-			PyList_SET_ITEM(found, i, value);
-		else
-			Py_CLEAR(found);
-	}
-out:
-	PyBuffer_Release(&buffer);
-	return found;
+	return found ? Py_BuildValue("Nnn", found, vacant, arriving) : NULL;
 }
 
 /* load_set(buffer, offset, words): a bitmap as bytes, each word with acquire. */
@@ -178,8 +157,7 @@ static PyMethodDef methods[] = {
 	{"load_u32", load_u32, METH_VARARGS, "load_u32(buffer, offset) -> int, acquire"},
 	{"store_u64", store_u64, METH_VARARGS, "store_u64(buffer, offset, value), release"},
 	{"store_u32", store_u32, METH_VARARGS, "store_u32(buffer, offset, value), release"},
-	{"scan", scan, METH_VARARGS, "indices of unreleased slots in a phase for a consumer"},
-	{"states", states, METH_VARARGS, "states(buffer, offset, stride, count) -> words, acquire"},
+	{"scan", scan, METH_VARARGS, "what is sealed for a consumer, vacant, being written for it"},
 	{"load_set", load_set, METH_VARARGS, "load_set(buffer, offset, words) -> bytes, acquire"},
 	{"store_set", store_set, METH_VARARGS, "store_set(buffer, offset, bytes), release"},
 	{NULL, NULL, 0, NULL},

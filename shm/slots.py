@@ -94,12 +94,6 @@ class Arena:
         memory, region, index = self._region(slot)
         return State.unpack(_words.load_u64(memory, region.state_at(index)))
 
-    def input_states(self) -> list[State]:
-        """Of every input slot but the model's."""
-        region = self.geometry.for_inputs
-        words = _words.states(self.inputs, region.states, LINE, self.geometry.model_slot)
-        return [State.unpack(word) for word in words]
-
     def set_state(self, slot: int, generation: int, phase: Phase, consumer: int) -> None:
         memory, region, index = self._region(slot)
         _words.store_u64(memory, region.state_at(index), State(generation, phase, consumer).pack())
@@ -127,29 +121,32 @@ class Arena:
         state = self.state(slot)
         return state.phase == Phase.SEALED and not self.is_released(slot, state)
 
+    def inputs_for(self, consumer: int) -> tuple[list[int], int, int]:
+        """Of the input slots but the model's, as one look at each of them shows.
+
+        Returns:
+            Those that are sealed for this consumer and not released, how many nobody has, and how
+            many are being written for it, by uploads that were given up as well.
+        """
+        geometry = self.geometry
+        return _words.scan(
+            self.inputs, geometry.for_inputs.states, LINE, geometry.model_slot,
+            self.sums, geometry.for_sums.released, LINE, Phase.SEALED, Phase.WRITING, consumer,
+        )  # fmt: skip
+
+    def sums_for(self, consumer: int) -> list[int]:
+        """The sum slots that are sealed for this consumer and not released."""
+        memory, at = self._released_at(SUMS_BIT, consumer)
+        found, _, _ = _words.scan(
+            self.sums, self.geometry.for_sums.states, LINE, self.geometry.sums,
+            memory, at, LINE, Phase.SEALED, Phase.WRITING, consumer,
+        )  # fmt: skip
+        return [index | SUMS_BIT for index in found]
+
     def sealed_for(self, consumer: int) -> list[int]:
         """Every unreleased slot that names this consumer (the scan of the protocol)."""
-        geometry = self.geometry
-        if consumer == GATEWAY:
-            return [
-                index | SUMS_BIT
-                for index in _words.scan(
-                    self.sums, geometry.for_sums.states, LINE, geometry.sums,
-                    self.inputs, geometry.for_inputs.released, LINE, Phase.SEALED, consumer,
-                )
-            ]  # fmt: skip
-        released = geometry.for_sums.released
-        found = _words.scan(
-            self.inputs, geometry.for_inputs.states, LINE, geometry.inputs,
-            self.sums, released, LINE, Phase.SEALED, consumer,
-        )  # fmt: skip
-        return found + [
-            index | SUMS_BIT
-            for index in _words.scan(
-                self.sums, geometry.for_sums.states, LINE, geometry.sums,
-                self.sums, released + geometry.inputs * LINE, LINE, Phase.SEALED, consumer,
-            )
-        ]  # fmt: skip
+        inputs = [] if consumer == GATEWAY else self.inputs_for(consumer)[0]
+        return inputs + self.sums_for(consumer)
 
     # -- headers and payloads ----------------------------------------------------------------
     def header(self, slot: int) -> Header:

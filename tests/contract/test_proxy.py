@@ -272,6 +272,14 @@ def test_several_descriptors_in_one_message(rig: Rig) -> None:
     assert top.port.receive() == []
 
 
+def test_descriptors_that_are_sent_at_once_are_messages_of_a_burst(rig: Rig) -> None:
+    leaf, top = rig.peer(LEAF), rig.peer(TOP)
+    rig.router.route(1, LEAF, TOP)
+    leaf.port.send(*(leaf.descriptor(slot=slot) for slot in range(BURST + 2)))
+    assert rig.slots(top, 2) == [BURST, BURST + 1]
+    assert len(rig.at_agent(BURST)) == BURST, "a whole burst is over the credit of 8"
+
+
 def test_releases_in_one_message_give_back_as_many(rig: Rig) -> None:
     leaf, top = rig.peer(LEAF), rig.peer(TOP)
     rig.router.route(1, LEAF, TOP)

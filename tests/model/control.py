@@ -169,7 +169,7 @@ class Model(Roles, Gateways):
             if g.pc in ("payload", "bit") or (g.pc == "ack" and isinstance(g.key, int)):
                 return f"gateway {n}", self.gateway_steps(w, n)
         for at, p in enumerate(w.procs):
-            idle = p.pc == "notify" and self._is_idle(w, p.cur)
+            idle = p.pc == "notify" and all(self._is_idle(w, i) for i in bits(p.cur))
             if idle or p.pc in ("fold", "commit", "start"):
                 return at, self.role_steps(w, at)
             if (p.pc in ("loop", "sleep") and p.queue and self.c.credit > 8

@@ -121,15 +121,20 @@ class Roles(Words):
             i = next(bits(p.todo))
             s = w.slots[i]
             w2 = w._replace(slots=put(w.slots, i, s._replace(released=s.gen)))
-            q = p._replace(pc="notify", todo=p.todo & ~(1 << i), cur=i)
+            q = p._replace(todo=p.todo & ~(1 << i), cur=max(p.cur, 0) | 1 << i)
+            q = q._replace(pc="release" if q.todo else "notify")
             yield self._move(w2, at, f"release slot {i}", q, "input_released")
-        elif p.pc == "notify":
-            to = self.allocator(p.cur)
+        elif p.pc == "notify":  # each allocator once
+            i = next(bits(p.cur))
+            to = self.allocator(i)
             w2 = w
-            if on["wake_on_release"] and not self._is_idle(w, p.cur):
+            if on["wake_on_release"] and not self._is_idle(w, i):
                 w2 = self.poke(w, 1 << to)
-            yield self._move(w2, at, f"RELEASE to {to}", w2.procs[at]._replace(
-                pc="release", cur=-1), "release_sent")  # fmt: skip
+            left = sum(1 << other for other in bits(p.cur) if self.allocator(other) != to)
+            q = w2.procs[at]._replace(pc="notify", cur=left)
+            if not left:
+                q = q._replace(pc="release", cur=-1)
+            yield self._move(w2, at, f"RELEASE to {to}", q, "release_sent")
         elif p.pc == "send":
             w2 = w
             if on["seal_before_send"]:

@@ -36,7 +36,7 @@ class Proc(NamedTuple):
     pc: str = "dead"  # dead start register join loop sleep fold write commit torn release ...
     ready: int = 0  # slots admitted to the next fold
     todo: int = 0  # slots to be released
-    cur: int = -1
+    cur: int = -1  # the slot that is written or sent, or those that are released and not told of
     queue: tuple = ()  # descriptors (slot, generation) in its socket
     poked: bool = False
     to: int = -1  # parent, as it was last told

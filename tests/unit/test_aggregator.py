@@ -1,16 +1,18 @@
-"""A runtime that is asked to give its role up if nothing is to be done."""
+"""A runtime that is asked to give its role up if nothing is to be done, and what it reports."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from lifl.functions.aggregator import Held, Runtime
+from lifl.functions import aggregator
+from lifl.functions.aggregator import REPORT_S, Held, Runtime
 from lifl.functions.steps import Work
 from lifl.proxy_ebpf.port import make_pair
 
@@ -55,12 +57,18 @@ def runtime(tmp_path: Path) -> Iterator[Runtime]:
             os.close(fd)
 
 
-def asked(runtime: Runtime, *may: bool) -> list[dict[str, Any]]:
-    """What it says after it was asked to leave if it is idle."""
+def held(runtime: Runtime, *may: bool) -> Any:
+    """The role that it has got."""
     role: Any = Role(*may)
     near, far = make_pair("unix")
     inputs, sums, locks = (os.memfd_create(name) for name in ("inputs", "sums", "locks"))
     runtime.held = Held(JOB, role, near, far, (inputs, sums, locks))
+    return role
+
+
+def asked(runtime: Runtime, *may: bool) -> list[dict[str, Any]]:
+    """What it says after it was asked to leave if it is idle."""
+    role = held(runtime, *may)
     runtime._obey({"t": "leave", "if_idle": True}, [])
     assert role.advanced, "what can be done is done first"
     control: Any = runtime.control
@@ -89,3 +97,30 @@ def test_without_a_role_there_is_nothing_to_leave(runtime: Runtime) -> None:
     runtime._obey({"t": "leave", "if_idle": True}, [])
     control: Any = runtime.control
     assert control.said == []
+
+
+def test_what_was_done_is_told_now_and_then_and_at_once_when_a_sum_is_on_its_way(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now_s=1000.0)
+    monkeypatch.setattr(aggregator, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
+    role, control = held(runtime), cast(Any, runtime.control)
+    assert runtime._report_in_s() is None
+    role.work.spans.append((1, 999.0, 1000.0))
+    assert runtime._report_in_s() == 0, "the first after a while"
+    runtime._report()
+    assert [(each["t"], each["spans"]) for each in control.said] == [("work", [(1, 999.0, 1000.0)])]
+    assert runtime._report_in_s() is None
+    clock.now_s += REPORT_S / 4
+    role.work.spans.append((1, 1000.0, 1000.0))
+    assert runtime._report_in_s() == pytest.approx(REPORT_S * 3 / 4)
+    role.work.has_sealed = True
+    assert runtime._report_in_s() == 0
+
+
+def test_what_was_done_is_told_before_it_leaves(runtime: Runtime) -> None:
+    role, control = held(runtime, True), cast(Any, runtime.control)
+    role.work.spans.append((1, 0.0, 1.0))
+    runtime.reported_at = time.monotonic() + 60
+    runtime._obey({"t": "leave", "if_idle": False, "over": False}, [])
+    assert [each["t"] for each in control.said] == ["work", "left"]

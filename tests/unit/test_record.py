@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +19,7 @@ from lifl.placement import course
 from lifl.placement.course import LAST_METRICS_S, Course
 from lifl.placement.membership import Membership
 from lifl.placement.planner import plan
-from lifl.placement.record import Recorder
+from lifl.placement.record import PROGRESS_S, Recorder
 from lifl.placement.rounds import Round
 from lifl.placement.rows import cut_to_whole_lines, rows_of, summary_of
 from lifl.placement.snapshot import Client, Node, Snapshot
@@ -60,6 +62,37 @@ def play(record: Recorder, number: int, *, accuracy: float | None = None) -> Non
 def summary(record: Recorder) -> dict[str, Any]:
     layout = Layout.of(MODEL)
     return record.finish(layout, memoryview(bytearray(layout.update_bytes)), 1)
+
+
+def test_progress_is_said_now_and_then_and_the_last_of_it_before_the_round_is_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now_s=1000.0)
+    times = SimpleNamespace(monotonic=lambda: clock.now_s, time=lambda: clock.now_s)
+    monkeypatch.setattr("lifl.placement.record.time", times)
+    recorder = Recorder(job(), tmp_path, False)
+    round_ = Round(1, {"node-0": 0xFFFF}, "node-0")
+    recorder.start(round_, PLAN, epoch=1)
+
+    def more(clients: int) -> None:
+        round_.on_accepted("node-0", clients)
+        recorder.progress(round_)
+
+    def said() -> list[int]:
+        events = map(json.loads, capsys.readouterr().out.splitlines())
+        return [event["accepted"] for event in events if event["event"] == "progress"]
+
+    more(0b1)
+    assert (said(), recorder.next_word_at) == ([1], math.inf)
+    more(0b11)
+    more(0b111)
+    assert (said(), recorder.next_word_at) == ([], 1000.0 + PROGRESS_S)
+    clock.now_s += PROGRESS_S
+    recorder.say_progress()
+    assert (said(), recorder.next_word_at) == ([3], math.inf)
+    more(0xFFFF)
+    recorder.published(round_)
+    assert said() == [16]
 
 
 def test_memory_does_not_grow_with_rounds(

@@ -86,12 +86,12 @@ def test_slots_beyond_a_limit_are_free_to_nobody(gateway: Arena, role: Arena) ->
     assert not intake.withhold()  # the second is being written
     intake.drop(second)
     assert intake.withhold()
-    assert gateway.input_states()[1].phase == Phase.WRITING
+    assert gateway.state(1).phase == Phase.WRITING
     intake.drop(first)
     assert intake.begin(4, 3, 8) is not None
     assert intake.begin(8, 3, 8) is None
     intake.limit(2)
-    assert gateway.input_states()[1].phase == Phase.FREE
+    assert gateway.state(1).phase == Phase.FREE
     assert intake.begin(8, 3, 8) is not None
 
 
@@ -110,6 +110,22 @@ def test_a_sealed_slot_is_seen_by_the_consumer_that_it_names(gateway: Arena, rol
     assert not gateway.is_unreleased(1)
     gateway.set_state(1, 6, Phase.SEALED, 3)
     assert role.sealed_for(3) == [1]
+
+
+def test_a_look_at_inputs_counts_who_has_none_and_who_is_written_for_whom(
+    gateway: Arena, role: Arena
+) -> None:
+    """The model's slot, the last one, is none of them."""
+    assert role.inputs_for(3) == ([], 2, 0)
+    gateway.set_state(0, 1, Phase.WRITING, 3)
+    gateway.set_state(2, 1, Phase.SEALED, 3)
+    assert role.inputs_for(3) == ([], 1, 1)
+    assert role.inputs_for(4) == ([], 1, 0)
+    gateway.set_state(0, 1, Phase.SEALED, 3)
+    assert role.inputs_for(3) == ([0], 1, 0)
+    assert role.inputs_for(4) == ([], 1, 0), "somebody else's is not free"
+    role.release(0, role.state(0))
+    assert role.inputs_for(3) == ([], 2, 0)
 
 
 def test_the_gateway_releases_a_roots_sum_in_its_own_memory(gateway: Arena, role: Arena) -> None:
@@ -204,9 +220,8 @@ def test_words_refuse_what_is_outside_or_unaligned() -> None:
         with pytest.raises(ValueError, match="word of 8 bytes"):
             _words.load_u64(buffer, offset)
     with pytest.raises(ValueError, match="word of"):
-        _words.scan(buffer, 0, 64, 2, buffer, 0, 64, 3, 1)
+        _words.scan(buffer, 0, 64, 2, buffer, 0, 64, 3, 1, 1)
     for call in (
-        lambda: _words.states(buffer, 0, 64, 2),
         lambda: _words.load_set(buffer, 0, 9),
         lambda: _words.store_set(buffer, 60, bytes(8)),
     ):
@@ -217,15 +232,13 @@ def test_words_refuse_what_is_outside_or_unaligned() -> None:
     assert buffer == bytes(64)
 
 
-def test_sets_and_states_are_words_side_by_side() -> None:
+def test_sets_are_words_side_by_side() -> None:
     buffer = bytearray(64)
     value = bytes(range(1, 25))
     _words.store_set(buffer, 8, value)
     assert buffer[8:32] == value
     assert _words.load_set(buffer, 8, 3) == value
     assert _words.load_set(buffer, 8, 0) == b""
-    words = [_words.load_u64(buffer, offset) for offset in (8, 24)]
-    assert _words.states(buffer, 8, 16, 2) == words
 
 
 def test_a_role_is_held_by_one_process(files: ArenaFiles) -> None:

@@ -87,7 +87,7 @@ def test_an_aggregator_hears_its_agent_whatever_the_number(high: Move) -> None:
     line, other = os.pipe()
     line = high(line)
     control = SimpleNamespace(fileno=lambda: line)
-    runtime: Any = SimpleNamespace(control=control, held=None)
+    runtime: Any = SimpleNamespace(control=control, held=None, _report_in_s=lambda: None)
     os.close(other)
     assert Runtime._wait(runtime) == [control]
 
