@@ -6,13 +6,17 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 
+from lifl.connection import Address
 from lifl.errors import Unreachable
+from lifl.exchange import Exchange
 from lifl.functions import bulk as port
 from lifl.functions.bulk import Sending, Stage
 from lifl.functions.bulk_client import Broken, BulkConnection
 from lifl.functions.jobs import Uploading
+from lifl.functions.layout import Layout
 from lifl.functions.sealing import (
     CHUNK,
     EARLY,
@@ -26,6 +30,7 @@ from lifl.functions.sealing import (
     message_chunk,
 )
 from lifl.functions.transfer import Upload
+from lifl.functions.wire import Keys, Message, decode, encode
 from tests.contract.test_bulk_port import (
     DATA,
     SIZE,
@@ -322,3 +327,48 @@ def test_of_a_job_that_has_left_nobody_is_told_again(gateway: Gateway) -> None:
         gateway.connection().stage = Stage.TOLD
         gateway.bulk.close_job("job")
         assert gateway.untold == []
+
+
+# -- a client that is told, or says, something else ------------------------------------------------
+@pytest.fixture
+def exchange(gateway: Gateway) -> Iterator[Exchange]:
+    """A conversation with nobody over the control channel, and a bulk connection that talks."""
+    keys = Keys.named("C" * 40)
+    exchange = Exchange(Address("tcp://127.0.0.1:9", ""), job="job", keys=keys, timeout_s=1)
+    exchange.layout = Layout.of({"w": np.zeros(50_000, np.float32)})
+    ticket = gateway.ticket(mode=Mode.PLAIN, talks=True)
+    exchange._bulk = _connect(gateway, ticket, exchange._hear)
+    yield exchange
+    exchange.close()
+
+
+def test_a_put_that_is_too_long_for_the_bulk_connection(
+    gateway: Gateway, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Message] = []
+    monkeypatch.setattr(
+        exchange._connection, "send", lambda outgoing: said.extend(m for m, _ in outgoing)
+    )
+    put, upload = {"t": "put", "round": 3}, Upload({}, memoryview(bytes(200_000)))
+    long = put | {"metrics": {"\u4e00" * 98 + f"{number:02}": 1.0 for number in range(64)}}
+    assert exchange._start(long, upload)[1] == 0
+    assert said == [long]
+    assert exchange._start(put, upload)[1] & EARLY
+    gateway.turn()
+    assert said == [long]
+    assert [decode(text)["t"] for text in gateway.said] == ["put"]
+
+
+def test_a_model_that_comes_in_place_of_the_one_that_was_asked_for_is_not_taken_for_it(
+    gateway: Gateway, exchange: Exchange
+) -> None:
+    """A later round has begun, and what was asked for is gone."""
+    bulk, connection = exchange._bulk, gateway.connection()
+    assert bulk is not None
+    buffer, model = memoryview(bytearray(200_000)), memoryview(bytes(200_000))
+    bulk.expect(buffer, number=1, transfer=1, at=0)
+    news = encode({"t": "round", "job": "job", "round": 3, "need": True, "model": True})
+    gateway.bulk.push(connection, news, Sending(2, PUSHED, 0, len(model), lambda: model))
+    gateway.turn()
+    assert not exchange._receive(bulk, {"t": "get", "round": 1, "transfer": 1})
+    assert bulk.expected(2, PUSHED) is not None
