@@ -118,9 +118,14 @@ class Connection:
     writing: bool = False
 
     @property
+    def is_paused(self) -> bool:
+        """An update that came with its put waits for a slot."""
+        return self.chunks is not None and self.chunks.is_paused
+
+    @property
     def events(self) -> int:
         """What epoll is to report."""
-        reading = 0 if self.chunks is not None and self.chunks.is_paused else select.EPOLLIN
+        reading = 0 if self.is_paused else select.EPOLLIN
         return reading | select.EPOLLRDHUP | (select.EPOLLOUT if self.writing else 0)
 
     @property
@@ -361,7 +366,8 @@ class Bulk:
         if connection.chunks is not None and connection.chunks.is_paused:
             try:
                 connection.chunks.resume()
-                self._epoll.modify(connection.sock.fileno(), connection.events)
+                if connection.sock.fileno() >= 0:  # what was kept may have been its end
+                    self._epoll.modify(connection.sock.fileno(), connection.events)
             except LiflError as error:
                 self.close(connection, error)
 

@@ -464,7 +464,7 @@ class Clients:
             job.excused |= 1 << bit
             job.metrics.append((weight, metrics, key))
             job.dirty = True
-        self.send(peer, answer)
+        self.tell(job, key, peer, answer)
 
     def _ticket(self, job: Job, key: str, right: str, peer: bytes, message: Message) -> None:
         """The right to open one connection to the bulk port."""

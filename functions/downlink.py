@@ -119,8 +119,14 @@ class Downlink:
             return
         if not 0 <= at < end <= found[1].length:
             raise InvalidUpdate(f"bytes {at} to {end} of a model of {found[1].length}")
+        transfer = message["transfer"]
+        if not isinstance(transfer, int) or not PUSHED <= transfer < 1 << 32:
+            raise InvalidUpdate(
+                f"transfer is {transfer!r:.40}: it must be from {PUSHED} to 2^32 - 1",
+                code="malformed",
+            )
         connection = self._bulk.need(key, job.name)
-        self._bulk.send(connection, self._sending(job, round_, int(message["transfer"]), at, end))
+        self._bulk.send(connection, self._sending(job, round_, transfer, at, end))
 
     def _sending(self, job: Job, round_: int, transfer: int, at: int, end: int) -> Sending:
         """A part of the model of a round, while that is the current one."""

@@ -54,7 +54,9 @@ class Asking:
     def early(self) -> int:
         """Number of the transfer that follows the put unasked; 0: it waits for its `go`."""
         transfer = self.message.get("transfer")
-        return transfer if isinstance(transfer, int) and transfer & EARLY else 0
+        if self.is_bulk and isinstance(transfer, int) and transfer // EARLY == 1:
+            return transfer
+        return 0
 
     @property
     def is_bulk(self) -> bool:

@@ -85,8 +85,8 @@ class Uploads:
 
     def _wait(self, job: Job, asking: Asking) -> None:
         """Take a place in the queue; who asks again keeps it, and what follows its first put."""
-        before, begins = job.waiting.get(asking.key), not job.waiting
-        if before is None or not before.early or asking.early:
+        begins, connection = not job.waiting, self.bulk.of(asking.key, job.name)
+        if asking.early or connection is None or not connection.is_paused:
             job.waiting[asking.key] = asking
         if asking.early:
             self.bulk.pause(self.bulk.need(asking.key, job.name))
@@ -95,7 +95,7 @@ class Uploads:
 
     def leaves_queue(self, job: Job, asking: Asking) -> None:
         """It has its slot, or a verdict: what follows its put is read on."""
-        del job.waiting[asking.key]
+        job.waiting.pop(asking.key, None)  # it may have left while it was told
         connection = self.bulk.of(asking.key, job.name)
         if connection is not None and asking.early:
             self.bulk.resume(connection)
@@ -125,13 +125,16 @@ class Uploads:
         if grant is None:
             return False
         job.intake.tally.granted(asking.asked_at, waited=bool(job.waiting))
-        upload = job.uploading(asking, grant, time.monotonic())
+        upload, is_whole = job.uploading(asking, grant, time.monotonic()), False
         job.uploads[asking.key] = upload
         if connection is not None:
             upload.connection = connection
-            upload.transfer = asking.early or next(self._transfers)
+            # what followed a put that waited on another connection is lost
+            has_waited = job.waiting.get(asking.key) is asking
+            early = asking.early if connection.is_paused or not has_waited else 0
+            upload.transfer = early or next(self._transfers)
             self.bulk.grant(connection, upload)
-        is_whole = asking.early and asking.length <= CHUNK  # all of it comes unasked
+            is_whole = early != 0 and asking.length <= CHUNK  # all of it comes unasked
         if not is_whole and not self._go(job, upload):
             self.drop(job, upload)  # it has left
         return True

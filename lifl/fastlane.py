@@ -19,7 +19,7 @@ from lifl.connection import Address
 from lifl.errors import Unreachable
 from lifl.functions.bulk_client import Broken, BulkConnection, connect
 from lifl.functions.layout import Layout
-from lifl.functions.sealing import EARLY, PUSHED
+from lifl.functions.sealing import EARLY, MESSAGE, PUSHED
 from lifl.functions.transfer import Outgoing, Upload
 from lifl.functions.wire import LARGEST_TRUSTED, Keys, Message, decode, encode
 
@@ -103,8 +103,10 @@ class FastLane:
                         raise
                 case "bulk" if self.connection is not bulk:  # the gateway has ended it
                     bulk, sent = self._start(put)
-                case "round":  # a gateway that was restarted
-                    bulk, sent = self._start(put)
+                case "round":  # a gateway that was restarted, or what was said where it was lost
+                    before = bulk
+                    bulk, _ = self._start(put)
+                    sent = sent if bulk is before else 0
         return False
 
     def fetch(self, number: int, buffer: memoryview, *, comes: bool) -> bool:
@@ -153,7 +155,8 @@ class FastLane:
                 case "reject" if message["of"] == "get":
                     self.close()
                     raise Broken(message["text"])
-        return True
+        # or that of a later round, which came unasked
+        return bulk.expected(get["round"], get["transfer"]) is not None
 
     def _hear(self, data: memoryview) -> None:
         """A message has come over the bulk connection, and a model may follow."""
@@ -191,13 +194,13 @@ class FastLane:
             bulk = self.open()
             if bulk is None or self.verdicts:  # which may say that there is no point
                 return bulk, 0
-            if upload is None or not bulk.talks:
-                self._exchange.say([(put, None)])
-                return bulk, 0
             self._transfers += 1
             transfer = EARLY | self._transfers
+            message = encode(put | {"transfer": transfer})
+            if upload is None or not bulk.talks or len(message) > MESSAGE:
+                self._exchange.say([(put, None)])
+                return bulk, 0
             try:
-                message = encode(put | {"transfer": transfer})
                 bulk.put(message, upload, number=put["round"], transfer=transfer)
                 return bulk, transfer
             except Broken:

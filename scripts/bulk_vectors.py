@@ -12,11 +12,25 @@ import json
 import sys
 from typing import Any
 
-from lifl.functions.sealing import NO_TAG, Direction, Head, Kind, Mode, Ticket, about
+from lifl.functions.sealing import (
+    NO_TAG,
+    Direction,
+    Head,
+    Kind,
+    Mode,
+    Ticket,
+    about,
+    message_chunk,
+)
+from lifl.functions.wire import encode
 
 GATEWAY = "a:74^c2id{hxtiHJK%hYh0:pjpu[Y+?PV<Lw}BqO"
 CLIENT = "HCH+Ym[JhC/1Bje+@qV$5!T}*([%)IEdky11JIX*"
 JOB = "digits"
+MESSAGES = {
+    Direction.UP: {"t": "get", "job": JOB, "round": 2, "at": 0, "n": 17, "transfer": 8},
+    Direction.DOWN: {"t": "ack", "job": JOB, "round": 3},
+}
 
 
 def vectors() -> dict[str, Any]:
@@ -45,7 +59,10 @@ def vectors() -> dict[str, Any]:
                     seal.finalize()
                     wire = head + sealed + seal.tag
                 chunks.append({"payload": payload.hex(), "wire": wire.hex()})
-            case[direction.name.lower()] = chunks
+            name, message = direction.name.lower(), encode(MESSAGES[direction])
+            case[name] = chunks
+            wire = message_chunk(channel, message)  # the third chunk of its direction
+            case[f"{name}_message"] = {"payload": message.hex(), "wire": wire.hex()}
         found[mode.name.lower()] = case
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -32,13 +32,18 @@ class Gateway:
         self.errors: list[LiflError] = []
         self.said: list[bytes] = []
         self.untold: list[Connection] = []
+        self.pauses = False  # at each message
         self.bulk = Bulk(
             "127.0.0.1", GATEWAY,
             wrote=lambda _, upload: self._wrote(upload),
             lost=lambda _, __, error: self.errors.append(error),
-            said=lambda _, text: self.said.append(bytes(text)),
-            untold=self.untold.append,
+            said=self._said, untold=self.untold.append,
         )  # fmt: skip
+
+    def _said(self, connection: Connection, text: memoryview) -> None:
+        self.said.append(bytes(text))
+        if self.pauses:
+            self.bulk.pause(connection)
 
     def _wrote(self, upload: Uploading) -> None:
         upload.grant.written += min(CHUNK, len(upload.grant.view) - upload.grant.written)
@@ -48,8 +53,10 @@ class Gateway:
         for _ in range(times):
             self.bulk.turn()
 
-    def ticket(self, client: str = "C" * 40, mode: Mode = Mode.SEALED) -> Ticket:
-        return self.bulk.tickets.issue(client, "job", mode)
+    def ticket(
+        self, client: str = "C" * 40, mode: Mode = Mode.SEALED, *, talks: bool = False
+    ) -> Ticket:
+        return self.bulk.tickets.issue(client, "job", mode, talks=talks)
 
     def socket(self) -> socket.socket:
         sock = socket.create_connection(("127.0.0.1", self.bulk.port), timeout=5)
@@ -102,9 +109,17 @@ def gateway() -> Iterator[Gateway]:
     gateway.close()
 
 
-def chunks(ticket: Ticket, transfer: int = 7, data: bytes = DATA) -> list[bytes]:
-    """An update as it is on the wire."""
+def chunks(
+    ticket: Ticket, transfer: int = 7, data: bytes = DATA, *, before: int = 0
+) -> list[bytes]:
+    """An update as it is on the wire.
+
+    Args:
+        before: chunks that were sent before it.
+    """
     channel, found = ticket.channel(Direction.UP), []
+    if channel is not None:
+        channel.chunks = before
     for at in range(0, len(data), CHUNK):
         part = data[at : at + CHUNK]
         head = Head(Kind.UPDATE, len(part), 3, transfer, at).pack()
@@ -133,7 +148,8 @@ def deliver(gateway: Gateway, sock: socket.socket, data: bytes) -> None:
         gateway.turn(1)
     gateway.turn()
     for connection in list(gateway.bulk._clients.values()):
-        gateway.bulk.look(connection)  # what is not worth a wake-up
+        if not connection.is_paused:
+            gateway.bulk.look(connection)  # what is not worth a wake-up
 
 
 # -- what works ----------------------------------------------------------------------------------
@@ -179,13 +195,15 @@ def test_a_model_goes_down_from_any_byte(gateway: Gateway, mode: Mode, start: in
     client.close()
 
 
-def _connect(gateway: Gateway, ticket: Ticket) -> BulkConnection:
+def _connect(
+    gateway: Gateway, ticket: Ticket, said: Callable[[memoryview], None] | None = None
+) -> BulkConnection:
     """A client of the library, whose constructor waits for the answer."""
     import threading
 
     found: list[Any] = []
     thread = threading.Thread(
-        target=lambda: found.append(admitted("127.0.0.1", gateway.bulk.port, ticket))
+        target=lambda: found.append(admitted("127.0.0.1", gateway.bulk.port, ticket, said))
     )
     thread.start()
     while thread.is_alive():

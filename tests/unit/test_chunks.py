@@ -10,7 +10,19 @@ import pytest
 
 from lifl.errors import InvalidUpdate, LiflError, Unreachable
 from lifl.functions.chunks import Chunks
-from lifl.functions.sealing import HEAD, NO_TAG, TAG, Channel, Direction, Head, Kind, Mode, Ticket
+from lifl.functions.sealing import (
+    HEAD,
+    MESSAGE,
+    NO_TAG,
+    TAG,
+    Channel,
+    Direction,
+    Head,
+    Kind,
+    Mode,
+    Ticket,
+    message_chunk,
+)
 
 SIZES = (1, 70, 300)
 WHOLE = random.Random(5).randbytes(sum(SIZES))
@@ -20,10 +32,16 @@ def channel(mode: Mode) -> Channel | None:
     return Ticket(bytes(16), bytes(32), mode, b"job").channel(Direction.UP)
 
 
-def wire(mode: Mode) -> bytes:
-    """One update in chunks of several sizes, each of a transfer of its own."""
-    found, at, sealer = b"", 0, channel(mode)
+def wire(mode: Mode, messages: dict[int, bytes] | None = None) -> bytes:
+    """One update in chunks of several sizes, each of a transfer of its own.
+
+    Args:
+        messages: by the transfer that they go before; 4: behind the last.
+    """
+    found, at, sealer, messages = b"", 0, channel(mode), messages or {}
     for transfer, size in enumerate(SIZES, 1):
+        if transfer in messages:
+            found += message_chunk(sealer, messages[transfer])
         head = Head(Kind.UPDATE, size, 3, transfer, at).pack()
         part, at = WHOLE[at : at + size], at + size
         if sealer is None:
@@ -31,7 +49,7 @@ def wire(mode: Mode) -> bytes:
         else:
             out = memoryview(bytearray(HEAD + size + TAG))
             found += out[: sealer.seal_into(head, memoryview(part), out)]
-    return found
+    return found + (message_chunk(sealer, messages[4]) if 4 in messages else b"")
 
 
 class Receiver:
@@ -109,3 +127,99 @@ def test_plain_bytes_go_straight_to_their_place() -> None:
                 came += receiver.chunks.receive_plain(ours, scratch, after=TAG + HEAD)
     assert (bytes(receiver.buffer), receiver.ended) == (WHOLE, [1, 2, 3])
     assert not bytes(scratch[TAG + HEAD :]).strip(b"\0")
+
+
+# -- messages ------------------------------------------------------------------------------------
+MESSAGES = {1: b"put", 2: bytes(range(256)) * 64, 3: b"!", 4: b"get"}  # the second is a largest
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("seed", range(10))
+def test_messages_between_chunks_however_the_bytes_are_cut(mode: Mode, seed: int) -> None:
+    data, receiver = wire(mode, MESSAGES), Receiver(mode)
+    cuts = sorted(random.Random(seed).sample(range(1, len(data)), 20 * seed))
+    for start, end in pairwise([0, *cuts, len(data)]):
+        receiver.chunks.feed(memoryview(data)[start:end])
+    assert receiver.messages == list(MESSAGES.values())
+    assert (bytes(receiver.buffer), receiver.ended) == (WHOLE, [1, 2, 3])
+
+
+def test_plain_messages_where_payloads_go_straight_to_their_place() -> None:
+    ours, theirs = socket.socketpair()
+    receiver, scratch = Receiver(Mode.PLAIN), memoryview(bytearray(1 << 16))
+    with ours, theirs:
+        theirs.sendall(wire(Mode.PLAIN, MESSAGES))
+        theirs.close()
+        while receiver.chunks.receive_plain(ours, scratch, after=TAG + HEAD):
+            pass
+    assert receiver.messages == list(MESSAGES.values())
+    assert bytes(receiver.buffer) == WHOLE
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize(
+    "head",
+    [
+        Head(Kind.MESSAGE, 0, 0, 0, 0),
+        Head(Kind.MESSAGE, MESSAGE + 1, 0, 0, 0),
+        Head(Kind.MESSAGE, 5, 1, 0, 0),
+        Head(Kind.MESSAGE, 5, 0, 1, 0),
+        Head(Kind.MESSAGE, 5, 0, 0, 1),
+    ],
+)
+def test_a_message_that_says_it_is_something_else(mode: Mode, head: Head) -> None:
+    receiver = Receiver(mode)
+    with pytest.raises(Unreachable, match="a message says"):
+        receiver.chunks.feed(memoryview(head.pack()))
+    assert receiver.messages == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "error"), [(Mode.SEALED, Unreachable), (Mode.PLAIN, InvalidUpdate)]
+)
+@pytest.mark.parametrize("cut", [0, HEAD + 1])
+def test_a_message_whose_tag_is_wrong_says_nothing(
+    mode: Mode, error: type[LiflError], cut: int
+) -> None:
+    """Whether all of it comes at once or not."""
+    data, receiver = bytearray(message_chunk(channel(mode), b"put")), Receiver(mode)
+    data[-1] ^= 1
+    receiver.chunks.feed(memoryview(data)[:cut])
+    with pytest.raises(error):
+        receiver.chunks.feed(memoryview(data)[cut:])
+    assert receiver.messages == []
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("piece", [1, 50, 100_000])
+def test_what_follows_a_pause_is_kept(mode: Mode, piece: int) -> None:
+    """A second message pauses again, and what is behind that is kept, too."""
+    data, receiver = memoryview(wire(mode, {1: b"put", 3: b"put again"})), Receiver(mode)
+    chunks = receiver.chunks
+
+    def said(message: memoryview) -> None:
+        receiver.said(message)
+        chunks.is_paused = True
+
+    receiver.chunks = chunks = Chunks(
+        channel(mode), begin=receiver.begin, end=receiver.end, said=said
+    )
+    for at in range(0, len(data), piece):
+        chunks.feed(data[at : at + piece])
+    assert (receiver.messages, receiver.ended) == ([b"put"], [])
+    assert bytes(receiver.buffer) == bytes(len(WHOLE))
+    chunks.resume()
+    assert (receiver.messages, receiver.ended) == ([b"put", b"put again"], [1, 2])
+    chunks.resume()
+    assert (bytes(receiver.buffer), receiver.ended) == (WHOLE, [1, 2, 3])
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_message_belongs_to_no_transfer_that_could_be_forgotten(mode: Mode) -> None:
+    data, receiver = memoryview(wire(mode, MESSAGES)), Receiver(mode)
+    middle = HEAD + 2  # of the first message
+    receiver.chunks.feed(data[:middle])
+    receiver.chunks.forget()
+    receiver.chunks.feed(data[middle:])
+    assert receiver.messages == list(MESSAGES.values())
+    assert (bytes(receiver.buffer), receiver.ended) == (WHOLE, [1, 2, 3])

@@ -1,0 +1,374 @@
+"""Messages on a bulk connection, between payloads: real sockets, one process, no waiting."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from lifl.connection import Address
+from lifl.errors import Unreachable
+from lifl.exchange import Exchange
+from lifl.functions import bulk as port
+from lifl.functions.bulk import Sending, Stage
+from lifl.functions.bulk_client import Broken, BulkConnection
+from lifl.functions.jobs import Uploading
+from lifl.functions.layout import Layout
+from lifl.functions.sealing import (
+    CHUNK,
+    EARLY,
+    HEAD,
+    PUSHED,
+    TAG,
+    Channel,
+    Direction,
+    Mode,
+    Ticket,
+    message_chunk,
+)
+from lifl.functions.transfer import Upload
+from lifl.functions.wire import Keys, Message, decode, encode
+from tests.contract.test_bulk_port import (
+    DATA,
+    SIZE,
+    Gateway,
+    _connect,
+    _receive_all,
+    chunks,
+    deliver,
+)
+
+MODEL = memoryview(DATA)
+MODES = pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.name.lower())
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    gateway = Gateway()
+    yield gateway
+    gateway.close()
+
+
+def up(ticket: Ticket, text: bytes, *, before: int = 0) -> bytes:
+    """A client's message, after so many chunks, as it is on the wire."""
+    channel = ticket.channel(Direction.UP)
+    if channel is not None:
+        channel.chunks = before
+    return message_chunk(channel, text)
+
+
+class Listener:
+    """A client of the library that notes what it is told, and how much of a model it had then."""
+
+    def __init__(self, gateway: Gateway, mode: Mode) -> None:
+        self.gateway, self.heard = gateway, list[tuple[bytes, int]]()
+        self.hears: Callable[[bytes], None] = lambda _: None
+        ticket = gateway.ticket(mode=mode, talks=True)
+        self.bulk: BulkConnection = _connect(gateway, ticket, self._said)
+
+    def _said(self, text: memoryview) -> None:
+        self.heard.append((bytes(text), self.bulk.verified))
+        self.hears(bytes(text))
+
+    def until(self, many: int) -> None:
+        """So many messages are there."""
+        for _ in range(10_000):
+            if len(self.heard) >= many:
+                return
+            if self.bulk.wait(0):
+                self.bulk.receive()
+            self.gateway.turn(1)
+        pytest.fail(f"only {len(self.heard)} messages have come")
+
+
+@pytest.fixture(params=list(Mode), ids=lambda mode: mode.name.lower())
+def client(gateway: Gateway, request: pytest.FixtureRequest) -> Iterator[Listener]:
+    client = Listener(gateway, request.param)
+    yield client
+    client.bulk.close()
+
+
+def sending(size: int = SIZE, transfer: int = 1) -> Sending:
+    model = MODEL if size == SIZE else memoryview(bytes(size))
+    return Sending(2, transfer, 0, size, lambda: model)
+
+
+# -- to the gateway ------------------------------------------------------------------------------
+@MODES
+def test_a_message_goes_up_before_an_update_and_behind_it(gateway: Gateway, mode: Mode) -> None:
+    ticket = gateway.ticket(mode=mode)
+    with gateway.client(ticket) as sock:
+        upload = gateway.grant()
+        update = b"".join(chunks(ticket, before=1))
+        deliver(gateway, sock, up(ticket, b"put") + update + up(ticket, b"get", before=4))
+        assert gateway.said == [b"put", b"get"]
+        assert bytes(upload.grant.view) == DATA
+        assert gateway.errors == []
+
+
+def test_a_changed_message_ends_the_connection(gateway: Gateway) -> None:
+    ticket = gateway.ticket()
+    for at in (HEAD, -1):  # the first byte of it, the last of its tag
+        wire = bytearray(up(ticket, b"put"))
+        wire[at] ^= 1
+        with gateway.client(ticket) as sock:
+            gateway.grant()
+            deliver(gateway, sock, bytes(wire))
+            assert "tag" in str(gateway.errors.pop())
+            assert gateway.bulk.of("C" * 40, "job") is None
+        ticket = gateway.ticket()
+    assert gateway.said == []
+
+
+def test_the_library_puts_with_the_first_chunk_and_ends_when_it_may(gateway: Gateway) -> None:
+    client = Listener(gateway, Mode.SEALED)
+    upload = gateway.grant(transfer=EARLY | 1)
+    client.bulk.put(b"put", Upload({}, MODEL), number=3, transfer=EARLY | 1)
+    gateway.turn()
+    gateway.bulk.look(gateway.connection())
+    assert (gateway.said, len(gateway.written)) == ([b"put"], 1)
+    assert upload.grant.written == CHUNK
+    while not client.bulk.pump(1):
+        gateway.turn(1)
+    gateway.turn()
+    gateway.bulk.look(gateway.connection())
+    assert bytes(upload.grant.view) == DATA
+    client.bulk.close()
+
+
+# -- an update that comes with its put -----------------------------------------------------------
+@MODES
+def test_nothing_of_an_early_update_is_read_until_it_has_a_slot(
+    gateway: Gateway, mode: Mode
+) -> None:
+    ticket, transfer = gateway.ticket(mode=mode), EARLY | 1
+    with gateway.client(ticket) as sock:
+        gateway.pauses = True
+        wire = chunks(ticket, transfer, before=1)
+        deliver(gateway, sock, up(ticket, b"put") + wire[0])
+        connection = gateway.connection()
+        assert (gateway.said, gateway.written, gateway.errors) == ([b"put"], [], [])
+        assert connection.chunks is not None
+        assert len(connection.chunks._kept) <= port.FIRST + HEAD + TAG  # the rest is the kernel's
+        upload = gateway.grant(transfer)
+        gateway.bulk.resume(connection)
+        deliver(gateway, sock, b"".join(wire[1:]))
+        assert gateway.written == [upload] * 3
+        assert bytes(upload.grant.view) == DATA
+
+
+@MODES
+def test_an_early_update_that_gets_no_slot_is_thrown_away(gateway: Gateway, mode: Mode) -> None:
+    ticket = gateway.ticket(mode=mode)
+    with gateway.client(ticket) as sock:
+        gateway.pauses = True
+        refused = chunks(ticket, EARLY | 1, before=1)
+        taken = chunks(ticket, EARLY | 2, before=3)
+        deliver(gateway, sock, up(ticket, b"put") + refused[0])
+        gateway.bulk.resume(gateway.connection())
+        deliver(gateway, sock, up(ticket, b"put again", before=2) + taken[0])
+        assert gateway.said == [b"put", b"put again"]
+        assert gateway.written == []
+        upload = gateway.grant(EARLY | 2)
+        gateway.bulk.resume(gateway.connection())
+        deliver(gateway, sock, b"".join(taken[1:]))
+        assert bytes(upload.grant.view) == DATA
+        assert gateway.errors == []
+
+
+def test_an_early_update_of_a_client_that_died_meanwhile(gateway: Gateway) -> None:
+    """Nothing of it is read, but its end is seen, where the network has taken all before that."""
+    ticket = gateway.ticket()
+    with gateway.client(ticket) as sock:
+        gateway.pauses = True
+        begun = chunks(ticket, EARLY | 1, before=1)[0][:10_000]
+        deliver(gateway, sock, up(ticket, b"put") + begun)
+        assert gateway.bulk.of("C" * 40, "job") is not None
+    gateway.turn()
+    assert gateway.bulk.of("C" * 40, "job") is None
+
+
+def test_what_was_kept_is_the_end_of_a_connection(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when its client cannot be told that the update counts."""
+    ticket, small = gateway.ticket(), os.urandom(100)
+    with gateway.client(ticket) as sock:
+        gateway.pauses = True
+        wire = chunks(ticket, EARLY | 1, small, before=1)
+        deliver(gateway, sock, up(ticket, b"put") + wire[0])
+        upload, connection = gateway.grant(EARLY | 1, len(small)), gateway.connection()
+
+        def wrote(_: object, __: Uploading) -> None:
+            gateway.bulk.close(connection, Unreachable("it does not listen"))
+
+        monkeypatch.setattr(gateway.bulk, "_wrote", wrote)
+        gateway.bulk.resume(connection)
+        assert bytes(upload.grant.view) == small
+        assert gateway.bulk.of("C" * 40, "job") is None
+
+
+# -- to the client -------------------------------------------------------------------------------
+def test_messages_go_down_in_order(gateway: Gateway, client: Listener) -> None:
+    texts = [b"%d" % number for number in range(port.UNREAD + 10)]
+    for text in texts:
+        gateway.bulk.say(gateway.connection(), text)
+    client.until(len(texts))
+    assert [text for text, _ in client.heard] == texts
+
+
+def test_a_message_goes_between_two_chunks_of_a_model(gateway: Gateway, client: Listener) -> None:
+    size = 32 * CHUNK
+    gateway.connection().sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
+    client.bulk.expect(memoryview(bytearray(size)), number=2, transfer=1, at=0)
+    gateway.bulk.send(gateway.connection(), sending(size))
+    gateway.bulk.say(gateway.connection(), b"wait")  # while the network takes no more
+    client.until(1)
+    [(text, had)] = client.heard
+    assert text == b"wait"
+    assert 0 < had < size
+    assert had % CHUNK == 0
+    _receive_all(gateway, client.bulk)
+
+
+def test_where_memory_is_short_a_message_waits_for_the_end_of_a_chunk(
+    gateway: Gateway, client: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(port, "HELD_BYTES", 0)
+    test_a_message_goes_between_two_chunks_of_a_model(gateway, client)
+
+
+def test_a_model_follows_the_message_that_says_so(gateway: Gateway, client: Listener) -> None:
+    """And what was to be said before goes before."""
+    buffer = memoryview(bytearray(SIZE))
+
+    def hears(text: bytes) -> None:
+        if text == b"round":
+            client.bulk.expect(buffer, number=2, transfer=PUSHED, at=0)
+
+    client.hears = hears
+    connection = gateway.connection()
+    gateway.bulk.say(connection, b"ack")
+    gateway.bulk.push(connection, b"round", sending(transfer=PUSHED))
+    gateway.bulk.say(connection, b"wait")
+    client.until(2)
+    _receive_all(gateway, client.bulk)
+    assert buffer == DATA
+    client.until(3)
+    assert [text for text, _ in client.heard] == [b"ack", b"round", b"wait"]
+    client.bulk.expect(buffer, number=2, transfer=1, at=0)  # it may be asked for like any other
+    buffer[:] = bytes(SIZE)
+    gateway.bulk.send(connection, sending())
+    _receive_all(gateway, client.bulk)
+    assert buffer == DATA
+
+
+def test_who_does_not_read_what_it_is_told(gateway: Gateway) -> None:
+    ticket = gateway.ticket(talks=True)
+    with gateway.client(ticket) as sock:
+        connection = gateway.connection()
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
+        gateway.bulk.send(connection, sending(32 * CHUNK))  # the network takes no more
+        for _ in range(port.UNREAD):
+            gateway.bulk.say(connection, b"wait")
+        assert gateway.bulk.of("C" * 40, "job") is connection
+        gateway.bulk.say(connection, b"wait")
+        assert gateway.bulk.of("C" * 40, "job") is None
+        assert gateway.bulk._held == 0
+        while sock.recv(1 << 20):
+            pass
+
+
+def test_a_message_that_was_changed_or_not_asked_for_ends_the_connection(
+    gateway: Gateway,
+) -> None:
+    client = _connect(gateway, gateway.ticket())
+    assert not client.talks
+    gateway.bulk.say(gateway.connection(), b"round")
+    with pytest.raises(Broken, match="none was asked for"):
+        client.receive()
+    listener = Listener(gateway, Mode.SEALED)
+    down = gateway.connection().down
+    assert down is not None
+    wrong = Channel(bytes(32), Direction.DOWN, b"job")
+    gateway.connection().sock.sendall(message_chunk(wrong, b"round"))
+    with pytest.raises(Broken, match="tag"):
+        listener.bulk.receive()
+    assert listener.heard == []
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("talks", [True, False])
+def test_only_who_was_told_of_a_round_and_did_not_answer_hears_it_again(
+    gateway: Gateway, stage: Stage, *, talks: bool
+) -> None:
+    with gateway.client(gateway.ticket(talks=talks)):
+        connection = gateway.connection()
+        connection.stage = stage
+    gateway.turn()
+    assert gateway.untold == ([connection] if talks and stage is Stage.TOLD else [])
+
+
+def test_a_connection_that_is_replaced_has_told_nothing_more(gateway: Gateway) -> None:
+    with gateway.client(gateway.ticket(talks=True)):
+        before = gateway.connection()
+        before.stage = Stage.TOLD
+        with gateway.client(gateway.ticket(talks=True)):
+            assert gateway.untold == [before]
+            gateway.turn()
+            assert gateway.untold == [before]
+
+
+def test_of_a_job_that_has_left_nobody_is_told_again(gateway: Gateway) -> None:
+    with gateway.client(gateway.ticket(talks=True)):
+        gateway.connection().stage = Stage.TOLD
+        gateway.bulk.close_job("job")
+        assert gateway.untold == []
+
+
+# -- a client that is told, or says, something else ------------------------------------------------
+@pytest.fixture
+def exchange(gateway: Gateway) -> Iterator[Exchange]:
+    """A conversation with nobody over the control channel, and a bulk connection that talks."""
+    keys = Keys.named("C" * 40)
+    exchange = Exchange(Address("tcp://127.0.0.1:9", ""), job="job", keys=keys, timeout_s=1)
+    exchange.layout = Layout.of({"w": np.zeros(50_000, np.float32)})
+    ticket = gateway.ticket(mode=Mode.PLAIN, talks=True)
+    exchange._bulk = _connect(gateway, ticket, exchange._hear)
+    yield exchange
+    exchange.close()
+
+
+def test_a_put_that_is_too_long_for_the_bulk_connection(
+    gateway: Gateway, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Message] = []
+    monkeypatch.setattr(
+        exchange._connection, "send", lambda outgoing: said.extend(m for m, _ in outgoing)
+    )
+    put, upload = {"t": "put", "round": 3}, Upload({}, memoryview(bytes(200_000)))
+    long = put | {"metrics": {"\u4e00" * 98 + f"{number:02}": 1.0 for number in range(64)}}
+    assert exchange._start(long, upload)[1] == 0
+    assert said == [long]
+    assert exchange._start(put, upload)[1] & EARLY
+    gateway.turn()
+    assert said == [long]
+    assert [decode(text)["t"] for text in gateway.said] == ["put"]
+
+
+def test_a_model_that_comes_in_place_of_the_one_that_was_asked_for_is_not_taken_for_it(
+    gateway: Gateway, exchange: Exchange
+) -> None:
+    """A later round has begun, and what was asked for is gone."""
+    bulk, connection = exchange._bulk, gateway.connection()
+    assert bulk is not None
+    buffer, model = memoryview(bytearray(200_000)), memoryview(bytes(200_000))
+    bulk.expect(buffer, number=1, transfer=1, at=0)
+    news = encode({"t": "round", "job": "job", "round": 3, "need": True, "model": True})
+    gateway.bulk.push(connection, news, Sending(2, PUSHED, 0, len(model), lambda: model))
+    gateway.turn()
+    assert not exchange._receive(bulk, {"t": "get", "round": 1, "transfer": 1})
+    assert bulk.expected(2, PUSHED) is not None
