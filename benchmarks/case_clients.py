@@ -110,6 +110,7 @@ CASE = Case(
         ),
         "plain": Line(
             case="round of 1,000 × 1 MB, whole job, plain", unit="ms", reference="raw TCP",
+            goal=Goal("ratio", "≤", 2.5),
         ),
         "memory": Line(
             case="node's memory beyond the arena, 1,000 clients less 10 clients", unit="MB",

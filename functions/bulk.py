@@ -4,9 +4,9 @@
 
 Owns connections and their bytes: what comes is opened straight into the slot that was granted,
 what goes is sealed from the mapping.  Tickets are tickets.py's.  Decides nothing about updates:
-clients.py says what a connection may write and what is sent on it, and hears the messages that come
-between payloads.  One epoll descriptor for all connections, which gateway.py polls with its
-sockets; a turn costs what is ready and not what is connected.
+uploads.py says what a connection may write, downlink.py what is sent on it, and clients.py hears
+the messages that come between payloads.  One epoll descriptor for all connections, which gateway.py
+polls with its sockets; a turn costs what is ready and not what is connected.
 
 Memory beyond the arena: two chunks for all that comes (a chunk is opened piece by piece, into a
 slot that nobody reads before the last tag), one for all that goes, and at most HELD_BYTES of sealed
@@ -104,7 +104,7 @@ class Connection:
     # what comes
     chunks: Chunks | None = None  # None: a stranger's, or closed
     upload: Uploading | None = None
-    newest: int = 0  # transfer that was granted last
+    newest: int = 0  # transfer that was granted last, of the gateway's own numbers
     least: int = 1
     # what goes
     down: Channel | None = None
@@ -351,7 +351,9 @@ class Bulk:
     # -- what comes --------------------------------------------------------------------------
     def grant(self, connection: Connection, upload: Uploading) -> None:
         """From now on this transfer may be written."""
-        connection.upload, connection.newest = upload, upload.transfer
+        connection.upload = upload
+        if not upload.transfer & EARLY:
+            connection.newest = upload.transfer
         if len(upload.grant.view) > 2 * CHUNK:
             connection.wake_at(tcp.WAKE_AT)
 

@@ -1,7 +1,7 @@
 """The other end of the bulk port: of a client, of another gateway, of a coordinator.
 
 Owns one TCP connection and its bytes; formats and keys are sealing.py's.  Knows neither rounds nor
-when to ask for a ticket: lifl/exchange.py, functions/outlets.py and placement/models.py do.  The
+when to ask for a ticket: lifl/fastlane.py, functions/outlets.py and placement/models.py do.  The
 connection of a client or a coordinator waits, a gateway's does not.  What fails there is `Broken`,
 after which it is of no use and another ticket is needed; a ticket that asks for payloads in the
 clear, where there are keys, is `Refused`.
@@ -47,7 +47,10 @@ _rooms: list[memoryview] = []  # that nobody uses; the one that was used last is
 
 def _room() -> memoryview:
     """Room for a sealed chunk, which goes back to `_rooms`: a connection needs it for moments."""
-    return _rooms.pop() if _rooms else memoryview(bytearray(HEAD + CHUNK + TAG))
+    try:
+        return _rooms.pop()
+    except IndexError:
+        return memoryview(bytearray(HEAD + CHUNK + TAG))
 
 
 class Broken(Unreachable):

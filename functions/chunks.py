@@ -1,8 +1,9 @@
 """What comes on one direction of a bulk connection, cut into chunks, opened and verified.
 
 Owns where in a chunk the bytes are, for both sides: bulk.py (gateway) and bulk_client.py say where
-a chunk's payload goes and hear when it is there.  Formats and keys are sealing.py's.  Keeps no
-buffer but the beginning of a head or tag: payloads go straight where they belong.
+a chunk's payload goes and hear when it is there.  Formats and keys are sealing.py's.  Payloads go
+straight where they belong; what it keeps is small: the beginning of a head or tag, a message, and
+what came behind one where nothing more may be looked at for now.
 """
 
 from __future__ import annotations

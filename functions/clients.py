@@ -207,7 +207,7 @@ class Clients:
                     f"connection of job {job.name!r}: say it over the control channel",
                     code="malformed",
                 )
-            self._handle(peer, key, message, None)
+            self._handle(peer, key, message, None, connection)
         except Exception as error:
             self.tell(job, key, peer, rejection(job.name, message, _error(message, error)))
 
@@ -215,7 +215,10 @@ class Clients:
         name = message.get("job")
         self.send(peer, rejection(name[:80] if isinstance(name, str) else "", message, error))
 
-    def _handle(self, peer: bytes, key: str, message: Message, payload: memoryview | None) -> None:
+    def _handle(
+        self, peer: bytes, key: str, message: Message, payload: memoryview | None,
+        came_on: Connection | None = None,
+    ) -> None:  # fmt: skip
         name = message.get("job", "")
         right, job = self.rights.of(name, key), self.jobs.get(name)
         if name in self.rights.jobs and not right:
@@ -240,7 +243,9 @@ class Clients:
             case "put" if message.get("kind") == "model":
                 self.uploads.put_model(job, peer, right, message)
             case "put":
-                self.uploads.put(job, job.check(peer, key, right, message), payload)
+                asking = job.check(peer, key, right, message)
+                asking.came_on = came_on
+                self.uploads.put(job, asking, payload)
             case "chunk" if message.get("kind") == "model" and right == "coordinator":
                 self.uploads.model_chunk(job, peer, message, _payload(payload))
             case "chunk":

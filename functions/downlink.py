@@ -21,7 +21,7 @@ HANDED_OUT = 10_000  # virtual clients in one message
 
 
 class Downlink:
-    """Everything that goes down without being an answer.
+    """Rounds, with or without their models, and models that are asked for.
 
     Args:
         jobs: the gateway's jobs by name.
@@ -120,10 +120,9 @@ class Downlink:
         if not 0 <= at < end <= found[1].length:
             raise InvalidUpdate(f"bytes {at} to {end} of a model of {found[1].length}")
         transfer = message["transfer"]
-        if not isinstance(transfer, int) or not PUSHED <= transfer < 1 << 32:
+        if not isinstance(transfer, int) or not 0 < transfer < 1 << 32:
             raise InvalidUpdate(
-                f"transfer is {transfer!r:.40}: it must be from {PUSHED} to 2^32 - 1",
-                code="malformed",
+                f"transfer is {transfer!r:.40}: it must be from 1 to 2^32 - 1", code="malformed"
             )
         connection = self._bulk.need(key, job.name)
         self._bulk.send(connection, self._sending(job, round_, transfer, at, end))

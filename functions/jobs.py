@@ -49,14 +49,15 @@ class Asking:
     weight: float
     asked_at: float = field(default_factory=time.monotonic)
     is_told: bool = False  # that it has to wait
+    came_on: Connection | None = None  # the bulk connection; None: the control channel
 
     @property
     def early(self) -> int:
         """Number of the transfer that follows the put unasked; 0: it waits for its `go`."""
         transfer = self.message.get("transfer")
-        if self.is_bulk and isinstance(transfer, int) and transfer // EARLY == 1:
-            return transfer
-        return 0
+        if self.came_on is None or not self.is_bulk or not isinstance(transfer, int):
+            return 0
+        return transfer if transfer // EARLY == 1 else 0
 
     @property
     def is_bulk(self) -> bool:

@@ -1,7 +1,7 @@
 """Waiting for several sources at once, without registering them again each time.
 
-Owns no source.  Called by loops whose sources seldom change: gateway, agent, worker and
-a client's conversation.
+Owns no source.  Called by loops whose sources seldom change: gateway, agent and worker.  A client's
+conversation, which has one socket and uses it itself, asks for less (lifl/exchange.py).
 """
 
 from __future__ import annotations

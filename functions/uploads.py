@@ -85,20 +85,23 @@ class Uploads:
 
     def _wait(self, job: Job, asking: Asking) -> None:
         """Take a place in the queue; who asks again keeps it, and what follows its first put."""
-        begins, connection = not job.waiting, self.bulk.of(asking.key, job.name)
-        if asking.early or connection is None or not connection.is_paused:
+        begins, before = not job.waiting, job.waiting.get(asking.key)
+        if asking.early or before is None or not self._follows(job, before):
             job.waiting[asking.key] = asking
-        if asking.early:
-            self.bulk.pause(self.bulk.need(asking.key, job.name))
+        if asking.came_on is not None and asking.early:
+            self.bulk.pause(asking.came_on)
         if begins:
             job.intake.nudge()
+
+    def _follows(self, job: Job, asking: Asking) -> bool:
+        """Its first chunk follows its put, on the connection that its client has now."""
+        return asking.early != 0 and asking.came_on is self.bulk.of(asking.key, job.name)
 
     def leaves_queue(self, job: Job, asking: Asking) -> None:
         """It has its slot, or a verdict: what follows its put is read on."""
         job.waiting.pop(asking.key, None)  # it may have left while it was told
-        connection = self.bulk.of(asking.key, job.name)
-        if connection is not None and asking.early:
-            self.bulk.resume(connection)
+        if asking.came_on is not None and self._follows(job, asking):
+            self.bulk.resume(asking.came_on)
 
     def _known(self, job: Job, asking: Asking) -> bool:
         """Answer at once what needs no slot: a duplicate, or too late."""
@@ -129,9 +132,7 @@ class Uploads:
         job.uploads[asking.key] = upload
         if connection is not None:
             upload.connection = connection
-            # what followed a put that waited on another connection is lost
-            has_waited = job.waiting.get(asking.key) is asking
-            early = asking.early if connection.is_paused or not has_waited else 0
+            early = asking.early if self._follows(job, asking) else 0
             upload.transfer = early or next(self._transfers)
             self.bulk.grant(connection, upload)
             is_whole = early != 0 and asking.length <= CHUNK  # all of it comes unasked

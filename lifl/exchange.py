@@ -1,8 +1,8 @@
 """What a client and its gateways say to one another: the control channel and transfers over it.
 
 Owns the connection, following the plan from gateway to gateway, saying everything again that a
-gateway forgot, and asking for tickets: bytes on the bulk port are functions/bulk_client.py's.
-Knows no training loop: client.py does.
+gateway forgot; what goes over the bulk connection is fastlane.py's.  Knows no training loop:
+client.py does.
 """
 
 from __future__ import annotations
@@ -314,7 +314,7 @@ class Exchange:
         """Of the gateway that this is with."""
         return self._connection.address
 
-    def say(self, outgoing: list[Outgoing]) -> None:
+    def send(self, outgoing: list[Outgoing]) -> None:
         """Over the control channel."""
         self._connection.send(outgoing)
 

@@ -41,7 +41,7 @@ class Conversation(Protocol):
     @property
     def address(self) -> Address: ...
 
-    def say(self, outgoing: list[Outgoing]) -> None: ...
+    def send(self, outgoing: list[Outgoing]) -> None: ...
 
     def counts(self, message: Message, number: int, start: int) -> bool | None: ...
 
@@ -113,50 +113,58 @@ class FastLane:
         """False when the model of this round is not to be had any more.
 
         Args:
-            comes: it is on its way already, unasked.
+            comes: it is on its way into `buffer` already, unasked.
         """
-        bulk, at, transfer = self.connection, 0, PUSHED
+        bulk, at, transfer, ask = self.connection, 0, PUSHED, list[Outgoing]()
         while True:
             if not comes:
                 self._transfers += 1
                 bulk, transfer = self.open(), self._transfers
             if bulk is None:
                 return False
-            get: Message = {
-                "t": "get", "job": self._exchange.job, "round": number, "transfer": transfer,
-                "at": at, "n": len(buffer) - at,
-            }  # fmt: skip
             if not comes:
+                get: Message = {
+                    "t": "get", "job": self._exchange.job, "round": number, "transfer": transfer,
+                    "at": at, "n": len(buffer) - at,
+                }  # fmt: skip
+                ask = [(get, None)]
                 bulk.expect(buffer, number=number, transfer=transfer, at=at)
-                self._exchange.say([(get, None)])
+                self._exchange.send(ask)
             try:
-                if self._receive(bulk, get):
+                if self._receive(bulk, number, transfer, ask):
                     bulk.taken()
                     return True
-                self.close()  # it may be in the middle of a chunk
+                self.close()
                 return False
             except Broken:
                 at, comes = bulk.verified, False
                 time.sleep(RETRY_S)
 
-    def _receive(self, bulk: BulkConnection, get: Message) -> bool:
+    def _receive(
+        self, bulk: BulkConnection, number: int, transfer: int, ask: list[Outgoing]
+    ) -> bool:
+        """Whether the model has come; not where it is gone, or another has come in its place.
+
+        Args:
+            ask: what is said again while nothing comes; nothing for a model that comes unasked.
+
+        Raises:
+            Broken: the connection is gone, maybe in the middle of a chunk.
+        """
         while not bulk.has_all:
             if bulk.wait(LISTEN_S):  # to the control channel only when nothing comes here
                 bulk.receive()
                 continue
-            message, _ = self._exchange.wait_for(
-                "bulk", "gone", "reject", again=lambda: [(get, None)]
-            )
+            message, _ = self._exchange.wait_for("bulk", "gone", "reject", again=lambda: ask)
             match message["t"]:
                 case "bulk" if self.connection is not bulk:
                     raise Broken("the gateway closed the bulk connection")
-                case "gone" if message["round"] == get["round"]:
+                case "gone" if message["round"] == number:
                     return False
                 case "reject" if message["of"] == "get":
                     self.close()
                     raise Broken(message["text"])
-        # or that of a later round, which came unasked
-        return bulk.expected(get["round"], get["transfer"]) is not None
+        return bulk.expected(number, transfer) is not None
 
     def _hear(self, data: memoryview) -> None:
         """A message has come over the bulk connection, and a model may follow."""
@@ -198,7 +206,7 @@ class FastLane:
             transfer = EARLY | self._transfers
             message = encode(put | {"transfer": transfer})
             if upload is None or not bulk.talks or len(message) > MESSAGE:
-                self._exchange.say([(put, None)])
+                self._exchange.send([(put, None)])
                 return bulk, 0
             try:
                 bulk.put(message, upload, number=put["round"], transfer=transfer)
@@ -236,7 +244,7 @@ class FastLane:
         ask: list[Outgoing] = [
             ({"t": "ticket", "job": self._exchange.job, "n": self._tickets, "talks": True}, None)
         ]
-        self._exchange.say(ask)
+        self._exchange.send(ask)
         verdicts: list[Message] = []
         try:
             while True:
