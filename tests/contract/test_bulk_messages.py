@@ -337,7 +337,7 @@ def exchange(gateway: Gateway) -> Iterator[Exchange]:
     exchange = Exchange(Address("tcp://127.0.0.1:9", ""), job="job", keys=keys, timeout_s=1)
     exchange.layout = Layout.of({"w": np.zeros(50_000, np.float32)})
     ticket = gateway.ticket(mode=Mode.PLAIN, talks=True)
-    exchange._bulk = _connect(gateway, ticket, exchange._hear)
+    exchange.fast.connection = _connect(gateway, ticket, exchange.fast._hear)
     yield exchange
     exchange.close()
 
@@ -351,9 +351,9 @@ def test_a_put_that_is_too_long_for_the_bulk_connection(
     )
     put, upload = {"t": "put", "round": 3}, Upload({}, memoryview(bytes(200_000)))
     long = put | {"metrics": {"\u4e00" * 98 + f"{number:02}": 1.0 for number in range(64)}}
-    assert exchange._start(long, upload)[1] == 0
+    assert exchange.fast._start(long, upload)[1] == 0
     assert said == [long]
-    assert exchange._start(put, upload)[1] & EARLY
+    assert exchange.fast._start(put, upload)[1] & EARLY
     gateway.turn()
     assert said == [long]
     assert [decode(text)["t"] for text in gateway.said] == ["put"]
@@ -363,12 +363,12 @@ def test_a_model_that_comes_in_place_of_the_one_that_was_asked_for_is_not_taken_
     gateway: Gateway, exchange: Exchange
 ) -> None:
     """A later round has begun, and what was asked for is gone."""
-    bulk, connection = exchange._bulk, gateway.connection()
+    bulk, connection = exchange.fast.connection, gateway.connection()
     assert bulk is not None
     buffer, model = memoryview(bytearray(200_000)), memoryview(bytes(200_000))
     bulk.expect(buffer, number=1, transfer=1, at=0)
     news = encode({"t": "round", "job": "job", "round": 3, "need": True, "model": True})
     gateway.bulk.push(connection, news, Sending(2, PUSHED, 0, len(model), lambda: model))
     gateway.turn()
-    assert not exchange._receive(bulk, {"t": "get", "round": 1, "transfer": 1})
+    assert not exchange.fast._receive(bulk, 1, 1, [])
     assert bulk.expected(2, PUSHED) is not None

@@ -69,6 +69,7 @@ class Node:
         self.job = Job("job", 1, self.intake, (0, 0, 0), layout=self.layout)
         self.sent: list[tuple[bytes, Message]] = []  # over control channels
         self.clients.send = self.clients.uploads.send = self._send  # type: ignore[method-assign]
+        self.clients.downlink._send = self._send
         lead(self.gateway, Keys.new(), "job")
         enrol(self.gateway, "job", dict.fromkeys(NAMES, "client"))
         self.gateway.jobs["job"] = self.job

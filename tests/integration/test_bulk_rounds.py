@@ -19,6 +19,7 @@ from test_runs import check
 import lifl
 from lifl.connection import Connection
 from lifl.exchange import Exchange
+from lifl.fastlane import FastLane
 from lifl.functions.wire import Message, decode
 
 SIZE = 600_000  # an update of three chunks
@@ -31,22 +32,22 @@ class Said:
         self.control: list[str] = []
         self.bulk: list[Message] = []
         self.refused: list[str] = []
-        send, hear, does_without = Connection.send, Exchange._hear, Exchange._does_without
+        send, hear, does_without = Connection.send, FastLane._hear, Exchange._does_without
 
         def sends(connection: Connection, outgoing: Any) -> None:
             self.control += [message["t"] for message, _ in outgoing]
             send(connection, outgoing)
 
-        def hears(exchange: Exchange, data: memoryview) -> None:
+        def hears(lane: FastLane, data: memoryview) -> None:
             self.bulk.append(decode(data))
-            hear(exchange, data)
+            hear(lane, data)
 
         def is_refused(exchange: Exchange, rejection: Message) -> bool:
             self.refused.append(rejection["code"])
             return does_without(exchange, rejection)
 
         monkeypatch.setattr(Connection, "send", sends)
-        monkeypatch.setattr(Exchange, "_hear", hears)
+        monkeypatch.setattr(FastLane, "_hear", hears)
         monkeypatch.setattr(Exchange, "_does_without", is_refused)
 
     def heard(self, kind: str) -> list[Message]:
@@ -172,7 +173,7 @@ def test_who_loses_its_connection_with_a_round_on_it_takes_part(
             model, weight = toy.update(1, number)
             assert round_.send(model, weight=weight)
             field.check(number, [first, other])
-            bulk = client._exchange._bulk
+            bulk = client._exchange.fast.connection
             assert bulk is not None
             if number == 1:
                 assert bulk.wait(60)  # the next round
