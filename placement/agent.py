@@ -177,7 +177,9 @@ class Agent:
                 if message["job"] in self.node.jobs:
                     # a round is over: FLUSHes to idle lanes, which no release answers, cost nothing
                     self.router.reset_credit(message["job"])
-                    self.node.jobs[message["job"]].idling.round_over(time.monotonic())
+                    self.node.jobs[message["job"]].idling.round_over(
+                        time.monotonic(), message["round"]
+                    )
                     self.accounts.report(self.node.jobs[message["job"]], message)
             case "drop":
                 self.node.drop(message["job"], message["name"])

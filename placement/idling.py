@@ -31,6 +31,7 @@ class Idling:
         least_s: for so long runtimes stay in any case.
         limit_s: for no longer than that.
         quiet_since_s: when the last round was over; None: one is under way, or none has been.
+        over: number of the last round that was over, and when.
         asleep: its runtimes were stopped.
         expecting: they are there again, since the next round is expected.
     """
@@ -39,6 +40,7 @@ class Idling:
     limit_s: float = math.inf
     idle: Idle = field(default_factory=Idle)
     quiet_since_s: float | None = None
+    over: tuple[int, float] = 0, 0.0
     asleep: bool = False
     expecting: bool = False
 
@@ -48,16 +50,28 @@ class Idling:
         until_s = min(max(learned.until_s, self.least_s), self.limit_s)
         return Window(from_s=learned.from_s, until_s=until_s, learned=learned.learned)
 
-    def round_over(self, now_s: float) -> None:
+    def round_over(self, now_s: float, round_: int) -> None:
+        """Nothing more is to be done for this round; may be said again."""
+        if round_ != self.over[0]:  # a run that begins again repeats numbers
+            self.over = round_, now_s
         if self.quiet_since_s is None:
             self.quiet_since_s = now_s
 
-    def work(self, at_s: float) -> None:
-        """Something is to be done from then on; earlier times belong to the round before."""
+    def work(self, at_s: float, round_: int | None = None) -> None:
+        """Something is to be done from then on; earlier times belong to the round before.
+
+        Args:
+            round_: what it was done for, where somebody who did it says so, maybe after the end
+                of that round.
+        """
         if self.quiet_since_s is None or at_s < self.quiet_since_s:
             return
         self.idle = seen(self.idle, at_s - self.quiet_since_s)
-        self.quiet_since_s, self.asleep, self.expecting = None, False, False
+        number, over_at_s = self.over
+        if round_ is not None and round_ <= number:
+            self.quiet_since_s = over_at_s
+        else:
+            self.quiet_since_s, self.asleep, self.expecting = None, False, False
 
     def turn(self, now_s: float) -> Turn | None:
         """What is to be done now; it is taken as done."""

@@ -284,7 +284,8 @@ class Members:
                 })  # fmt: skip
             case "work" if message["job"] in self.node.jobs:
                 job = self.node.jobs[message["job"]]
-                self.node.wake(job, max(began for _, began, _ in message["spans"]))
+                round_, began, _ = max(message["spans"], key=lambda span: float(span[1]))
+                self.node.wake(job, began, round_)
                 self.accounts.worked(job, message)
             case "pong" if process.kind == "gateway":
                 self.accounts.gateway_says(message)

@@ -291,10 +291,14 @@ class Node:
                     "if_idle": True,
                 })  # fmt: skip
 
-    def wake(self, job: NodeJob, at_s: float | None = None) -> None:
-        """Something is to be done since `at_s`, or now: every role is given out again."""
+    def wake(
+        self, job: NodeJob, at_s: float | None = None, round_: int | None = None
+    ) -> None:
+        """Something is to be done since `at_s`, or now, for a round that somebody may have named:
+        every role is given out again, unless that round is over.
+        """
         was_asleep = job.idling.asleep
-        job.idling.work(time.monotonic() if at_s is None else at_s)
+        job.idling.work(time.monotonic() if at_s is None else at_s, round_)
         if was_asleep and not job.idling.asleep:
             self.on_count("lifl_scaled_from_zero", job)
             self.staff(job)

@@ -35,7 +35,7 @@ BF16 = np.dtype(ml_dtypes.bfloat16)
 class Deaf:
     """A port on which every descriptor is lost."""
 
-    def send(self, descriptor: Descriptor) -> None: ...
+    def send(self, *descriptors: Descriptor) -> None: ...
 
     def receive(self) -> list[Descriptor]:
         return []

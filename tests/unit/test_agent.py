@@ -19,7 +19,9 @@ class Rig:
     def __init__(self, posted: list[dict[str, Any]] | None) -> None:
         self.did: list[tuple[str, int]] = []
         jobs = {number: SimpleNamespace(
-            idling=SimpleNamespace(round_over=lambda _, number=number: self._does("report", number))
+            idling=SimpleNamespace(
+                round_over=lambda *_, number=number: self._does("report", number)
+            )
         ) for number in (1, 2)}  # fmt: skip
         self.agent: Any = SimpleNamespace(
             members=SimpleNamespace(coordinators=posted),

@@ -17,11 +17,11 @@ BIT_S = 1e-6  # of rounding
 def after(least_s: float, *gaps_s: float, limit_s: float = math.inf) -> tuple[Idling, float]:
     """Rounds without length, so many seconds apart; and when the last one was over."""
     idling, now_s = Idling(least_s=least_s, limit_s=limit_s), 0.0
-    for gap_s in gaps_s:
-        idling.round_over(now_s)
+    for number, gap_s in enumerate(gaps_s, 1):
+        idling.round_over(now_s, number)
         now_s += gap_s
-        idling.work(now_s)
-    idling.round_over(now_s)
+        idling.work(now_s, number + 1)
+    idling.round_over(now_s, len(gaps_s) + 1)
     return idling, now_s
 
 
@@ -33,7 +33,7 @@ def test_nothing_is_stopped_before_the_first_round_is_over() -> None:
 
 def test_a_pause_that_is_longer_than_all_before_stops_them_and_an_update_starts_them() -> None:
     idling, at_s = after(0.95, *[1.0] * 9)
-    idling.round_over(at_s + 0.3)  # a report that is asked for again
+    idling.round_over(at_s + 0.3, 10)  # a report that is asked for again
     until_s = idling.next_in_s(at_s)
     assert until_s is not None
     assert 1.0 < until_s < 1.0 * 2**0.5 * 1.11
@@ -47,6 +47,24 @@ def test_a_pause_that_is_longer_than_all_before_stops_them_and_an_update_starts_
     idling.work(at_s + 100)
     assert not idling.asleep
     assert sum(idling.idle.counts) == 10
+
+
+def test_work_that_is_heard_of_after_its_round_keeps_nobody_awake() -> None:
+    idling, at_s = after(0.1, 1.0, limit_s=60.0)
+    idling.round_over(at_s + 2.0, 3)  # before anybody has said what was done in it
+    idling.work(at_s + 1.5, 3)
+    assert idling.turn(at_s + 61.9) is None
+    assert idling.turn(at_s + 62.0 + BIT_S) == "stop"
+    idling.work(at_s + 100, 4)
+    assert not idling.asleep
+
+
+def test_a_run_that_begins_again_has_its_rounds_again() -> None:
+    idling, at_s = after(60.0, *[1.0] * 8)
+    idling.work(at_s + 1.0)  # a plan
+    idling.round_over(at_s + 2.0, 5)
+    idling.work(at_s + 3.0, 6)
+    assert idling.turn(at_s + 1e6) is None
 
 
 def test_shorter_than_the_least_nothing_is_stopped() -> None:
