@@ -242,6 +242,9 @@ class Bulk:
                 self.close(connection, error)
             except OSError as error:
                 self.close(connection, Unreachable(f"the bulk connection broke ({error})"))
+            except Exception as error:  # whatever it was, it came from outside
+                log.exception("a bulk connection of %s is closed", connection.key)
+                self.close(connection, Unreachable(f"what came cannot be handled: {error!r:.200}"))
 
     @property
     def is_waiting(self) -> bool:

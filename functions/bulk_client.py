@@ -39,6 +39,7 @@ from lifl.functions.wire import Keys, Message, host_of
 
 CONNECT_S: Final = 5.0
 STILL_S: Final = 20  # no byte was taken for so long: the gateway or the way to it is gone
+EARLY_S: Final = 3  # ... or there is no slot, and nothing is heard while the first chunk is stuck
 _TIMEVAL: Final = struct.Struct("@qq")
 
 
@@ -190,7 +191,7 @@ class BulkConnection:
             ticket.channel(Direction.DOWN), begin=self._begin_chunk, end=self._end_chunk,
             said=said or _unwanted,
         )  # fmt: skip
-        self.talks = said is not None
+        self.talks = self._could_talk = said is not None
         self._poll = select.poll()
         self._poll.register(self._sock.fileno(), select.POLLIN)
         self._going: tuple[Upload, int, int] | None = None  # what is sent, its round and transfer
@@ -203,6 +204,11 @@ class BulkConnection:
 
     def fileno(self) -> int:
         return self._sock.fileno()
+
+    @property
+    def is_fit(self) -> bool:
+        """Good for another transfer: it talks, or never did and is alive."""
+        return self.talks or (not self._could_talk and self.is_alive)
 
     @property
     def is_alive(self) -> bool:
@@ -235,7 +241,11 @@ class BulkConnection:
         self.begin(upload, number=number, transfer=transfer)
         self._chunk = [memoryview(message_chunk(self._up, message))]
         self._next_chunk()
-        self.pump(0)
+        self._give_up_after(EARLY_S)
+        try:
+            self.pump(0)
+        finally:
+            self._give_up_after(STILL_S)
         if self._chunk:
             self._is_stuck()
 
@@ -247,6 +257,11 @@ class BulkConnection:
         """
         if not self.pump():
             self._is_stuck()
+
+    def _give_up_after(self, still_s: int) -> None:
+        with contextlib.suppress(OSError):
+            limit = _TIMEVAL.pack(still_s, 0)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
     def _is_stuck(self) -> NoReturn:
         self.close()
@@ -332,6 +347,7 @@ class BulkConnection:
     # -- down --------------------------------------------------------------------------------
     def expect(self, buffer: memoryview, *, number: int, transfer: int, at: int) -> None:
         """What is asked for now, or comes unasked, goes into `buffer` from `at` on."""
+        self._down.forget()  # a chunk of what was expected before is none of this
         self._expected = buffer, number, transfer
         self.verified = at
 

@@ -237,7 +237,8 @@ class Clients:
             return
         if job is None:
             raise Busy(f"job {name!r} is not at this gateway yet", code="not-started")
-        if message["t"] in OF_A_ROUND and (connection := self.bulk.of(key, name)) is not None:
+        connection = self.bulk.of(key, name)
+        if connection is not None and _is_about(message, job.round):
             connection.stage = Stage.WORKS
         match message["t"]:
             case "put" if message.get("kind") == "model":
@@ -487,6 +488,12 @@ class Clients:
 
     def _mode(self) -> Mode:
         return Mode.SEALED if self.secure else Mode.PLAIN
+
+
+def _is_about(message: Message, round_: int) -> bool:
+    """Whether its sender has heard of this round: a model is called by the round that made it."""
+    about = message.get("round")
+    return about == (round_ - 1 if message["t"] == "get" else round_) and message["t"] in OF_A_ROUND
 
 
 def _error(message: Message, error: Exception) -> LiflError:

@@ -112,13 +112,19 @@ class Downlink:
 
     def get_bulk(self, job: Job, key: str, peer: bytes, message: Message) -> None:
         """The rest of a model from `at`, over the client's bulk connection."""
-        round_, at, end = message["round"], message["at"], message["at"] + message["n"]
+        round_, at, size = message["round"], message["at"], message["n"]
+        if not isinstance(at, int) or not isinstance(size, int):
+            raise InvalidUpdate(f"at {at!r:.40} and n {size!r:.40} must be integers",
+                                code="malformed")  # fmt: skip
+        end = at + size
         found = job.intake.model()
         if found is None or found[1].round != round_:
             self._send(peer, {"t": "gone", "job": job.name, "round": round_}, None)
             return
         if not 0 <= at < end <= found[1].length:
-            raise InvalidUpdate(f"bytes {at} to {end} of a model of {found[1].length}")
+            raise InvalidUpdate(
+                f"bytes {at} to {end} of a model of {found[1].length}", code="malformed"
+            )
         transfer = message["transfer"]
         if not isinstance(transfer, int) or not 0 < transfer < 1 << 32:
             raise InvalidUpdate(

@@ -86,7 +86,8 @@ class Uploads:
     def _wait(self, job: Job, asking: Asking) -> None:
         """Take a place in the queue; who asks again keeps it, and what follows its first put."""
         begins, before = not job.waiting, job.waiting.get(asking.key)
-        if asking.early or before is None or not self._follows(job, before):
+        keeps = before is not None and before.message["round"] == asking.message["round"]
+        if asking.early or before is None or not keeps or not self._follows(job, before):
             job.waiting[asking.key] = asking
         if asking.came_on is not None and asking.early:
             self.bulk.pause(asking.came_on)

@@ -137,7 +137,8 @@ class FastLane:
                 self.close()
                 return False
             except Broken:
-                at, comes = bulk.verified, False
+                is_ours = bulk.expected(number, transfer) is not None
+                at, comes = bulk.verified if is_ours else 0, False
                 time.sleep(RETRY_S)
 
     def _receive(
@@ -224,7 +225,7 @@ class FastLane:
             Unreachable: tickets come, but the port that they are for does not answer.
         """
         began = time.monotonic()
-        while self.connection is None or not (self.connection.talks or self.connection.is_alive):
+        while self.connection is None or not self.connection.is_fit:
             self.close()
             try:
                 self.connection = self._with_ticket()
