@@ -267,9 +267,13 @@ class BulkConnection:
         self.close()
         raise Broken(f"the gateway took no byte for {STILL_S} s")
 
-    def begin(self, upload: Upload, *, number: int, transfer: int) -> None:
-        """What `pump` sends from now on; a chunk of another that was begun is ended first."""
-        upload.sent = self._payload = 0
+    def begin(self, upload: Upload, *, number: int, transfer: int, at: int = 0) -> None:
+        """What `pump` sends from now on; a chunk of another that was begun is ended first.
+
+        Args:
+            at: bytes of the upload that this transfer has carried already.
+        """
+        upload.sent, self._payload = at, 0
         self._going = upload, number, transfer
 
     def stop(self) -> None:

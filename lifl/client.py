@@ -209,7 +209,7 @@ class Client:
             model = exchange.fetch(number - 1)
             if exchange.pending is message:
                 exchange.pending = None
-            if model is not None:
+            if model is not None and not exchange.is_behind(number):
                 self._last = number
                 return Round(number, model, dict(message["settings"]), self)
 

@@ -309,6 +309,11 @@ class Exchange:
         ready = {fd for fd, _ in self._poll.poll(timeout_ms if connection.is_quiet else 0)}
         return ready if connection.is_quiet else ready | {connection.fd, connection.monitor_fd}
 
+    def is_behind(self, number: int) -> bool:
+        """A later round was said meanwhile: this one waited unread, with its model."""
+        self.fast.look()
+        return any(each["t"] == "round" and each["round"] > number for each in self.fast.said)
+
     @property
     def address(self) -> Address:
         """Of the gateway that this is with."""

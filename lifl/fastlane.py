@@ -19,7 +19,7 @@ from lifl.connection import Address
 from lifl.errors import Unreachable
 from lifl.functions.bulk_client import Broken, BulkConnection, connect
 from lifl.functions.layout import Layout
-from lifl.functions.sealing import EARLY, MESSAGE, PUSHED
+from lifl.functions.sealing import CHUNK, EARLY, MESSAGE, PUSHED
 from lifl.functions.transfer import Outgoing, Upload
 from lifl.functions.wire import LARGEST_TRUSTED, Keys, Message, decode, encode
 
@@ -78,7 +78,8 @@ class FastLane:
         """Until acknowledged (True) or too late (False)."""
         number, start = upload.put["round"], self._exchange.start
         put = upload.put | {"length": len(upload.data), "lane": "fast"}
-        bulk, sent = self._start(put, upload)
+        bulk, early = self._start(put, upload)
+        sent = early
         while bulk is not None:
             message, _ = self._exchange.wait_for(
                 "go", "ack", "reject", "round", "bulk", again=lambda: [(put, None)]
@@ -89,24 +90,26 @@ class FastLane:
             if counts is not None:
                 bulk.stop()
                 return counts
+            before = bulk
             match message["t"]:
-                case "go" if message["round"] == number and not _is_old(message, sent):
-                    try:
+                case "go" if message["round"] == number and not _is_old(message, early):
+                    try:  # the last one counts: it may follow one of an upload that was given up
                         if message["transfer"] != sent:
                             sent = message["transfer"]
-                            bulk.begin(upload, number=number, transfer=sent)
+                            at = min(CHUNK, len(upload.data)) if sent == early else 0
+                            bulk.begin(upload, number=number, transfer=sent, at=at)
                         bulk.end()
                     except Broken:
-                        bulk, sent = self._start(put)
+                        bulk, _ = self._start(put)
                     except BaseException:  # of a callback, or Ctrl-C: in the middle of a chunk
                         self.close()
                         raise
                 case "bulk" if self.connection is not bulk:  # the gateway has ended it
-                    bulk, sent = self._start(put)
-                case "round":  # a gateway that was restarted, or what was said where it was lost
-                    before = bulk
                     bulk, _ = self._start(put)
-                    sent = sent if bulk is before else 0
+                case "round":  # a gateway that was restarted, or what was said where it was lost
+                    bulk, _ = self._start(put)
+            if bulk is not before:
+                early = sent = 0
         return False
 
     def fetch(self, number: int, buffer: memoryview, *, comes: bool) -> bool:
@@ -178,6 +181,11 @@ class FastLane:
                 exchange.kept = None  # its round has ended, and its memory may be the model's
             buffer = exchange.buffers.take(exchange.layout.update_bytes)
             self.connection.expect(buffer, number=message["round"] - 1, transfer=PUSHED, at=0)
+
+    def look(self) -> None:
+        """Take in what has come, if anything has."""
+        if self.connection is not None and self.connection.wait(0):
+            self.take_in()
 
     def take_in(self) -> None:
         """Whatever has come over the bulk connection; none is there any more if it has ended."""
@@ -275,6 +283,6 @@ def _round_of(kept: Upload | Message) -> int:
     return number
 
 
-def _is_old(go: Message, sent: int) -> bool:
-    """For a transfer that this side began unasked and has given up."""
-    return bool(go["transfer"] & EARLY) and go["transfer"] != sent
+def _is_old(go: Message, early: int) -> bool:
+    """For a transfer that this side began unasked, with another put than the last."""
+    return bool(go["transfer"] & EARLY) and go["transfer"] != early
