@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -372,3 +373,57 @@ def test_a_model_that_comes_in_place_of_the_one_that_was_asked_for_is_not_taken_
     gateway.turn()
     assert not exchange.fast._receive(bulk, 1, 1, [])
     assert bulk.expected(2, PUSHED) is not None
+
+
+def test_the_last_go_counts_also_behind_one_of_an_upload_that_was_given_up(
+    gateway: Gateway, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun unasked, sent as the stale `go` says, and ended as the one says that is meant."""
+    size, early = CHUNK + 5, EARLY | 1
+    upload = Upload({"t": "put", "job": "job", "round": 3}, memoryview(os.urandom(size)))
+    answers: list[Message] = [
+        {"t": "go", "round": 3, "transfer": 7}, {"t": "go", "round": 3, "transfer": early},
+        {"t": "ack", "round": 3},
+    ]  # fmt: skip
+    monkeypatch.setattr(exchange, "wait_for", lambda *_, **__: (answers.pop(0), None))
+    assert gateway.grant(7, size)  # what it had, and has given up
+    gateway.connection().forget()
+    granted = gateway.grant(early, size)
+    is_sent = threading.Event()
+
+    def turn() -> None:  # the network may not take all of it at once
+        while not is_sent.wait(0.001):
+            gateway.turn(1)
+
+    thread = threading.Thread(target=turn)
+    thread.start()
+    try:
+        assert exchange.fast.upload(upload)
+    finally:
+        is_sent.set()
+        thread.join()
+    gateway.turn()
+    assert granted.grant.written == size
+    assert granted.grant.view == upload.data
+
+
+def test_a_chunk_of_what_was_expected_before_is_none_of_what_is_expected_now(
+    gateway: Gateway, exchange: Exchange
+) -> None:
+    """Who was interrupted in the middle of a model asks for another one."""
+    bulk, connection = exchange.fast.connection, gateway.connection()
+    assert bulk is not None
+    first, second = memoryview(bytearray(300_000)), memoryview(bytearray(300_000))
+    model = memoryview(os.urandom(300_000))
+    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+    bulk.expect(first, number=1, transfer=1, at=0)
+    gateway.bulk.send(connection, Sending(1, 1, 0, len(model), lambda: model))
+    while not bulk.come:
+        gateway.turn(1)
+        assert not bulk.receive()
+    bulk.expect(second, number=1, transfer=2, at=0)
+    for _ in range(100):
+        gateway.turn(1)
+        bulk.receive()
+    assert bulk.verified == 0
+    assert bytes(second) == bytes(len(second))
