@@ -147,6 +147,9 @@ class Line:
     def fetch(self, _: int) -> dict[str, np.ndarray]:
         return {"w": np.zeros(3, np.float32)}
 
+    def is_behind(self, _: int) -> bool:
+        return False
+
     def upload(self, upload: Upload) -> bool:
         upload.complete()
         self.taken.append(bytes(upload.data))
