@@ -423,14 +423,23 @@ class BulkConnection:
         return 0, down.receive_plain(self._sock, room, after=TAG + HEAD, flags=flags)
 
     def _wake(self) -> None:
-        """Wake up for as much of a model as is worth it, or for the rest of its chunk."""
-        down, least = self._down, 1
-        if not self.has_all and down.head is not None:
-            least = min(tcp.WAKE_AT, max(1, down.left + TAG - down.begun))
+        """Wake up for as much of a model as is worth it, or for the rest."""
+        least = 1
+        if self._expected is not None and not self.has_all:
+            least = min(tcp.WAKE_AT, max(1, self._remaining(self._expected[0])))
         if least != self._least:
             self._least = least
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+
+    def _remaining(self, buffer: memoryview) -> int:
+        """Bytes on the wire until all of a model is there, at least."""
+        payload, down = len(buffer) - self.verified, self._down
+        if down.head is None or down.head.kind != Kind.MODEL:
+            return -(-payload // CHUNK) * (HEAD + TAG) + payload - down.begun
+        after = payload - down.head.length
+        rest = down.left + TAG - down.begun
+        return rest + after + -(-after // CHUNK) * (HEAD + TAG)
 
     def _begin_chunk(self, head: Head) -> memoryview:
         """Where a chunk goes.
