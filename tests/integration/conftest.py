@@ -57,6 +57,18 @@ class Runner:
         self.folder = folder
         self.runtime_dir = runtime_dir  # short, since socket paths are
         self.mark = runtime_dir.name
+        self.started: list[subprocess.Popen[str]] = []
+
+    def end(self) -> None:
+        """Whatever a test that failed has left running."""
+        for process in self.started:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.communicate(timeout=30)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.communicate()
 
     def processes(self, module: str) -> list[int]:
         """Pids of this runner's processes that run a module of LIFL."""
@@ -91,7 +103,7 @@ class Runner:
         """`within`: a command that ends with running its arguments; no path: a run goes on."""
         (self.folder / "models").mkdir(exist_ok=True)
         (self.folder / "faults").mkdir(exist_ok=True)
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*within, sys.executable, "-m", "lifl", "run", *([str(path)] if path else []), "--json",
              *(["--out", str(self.folder / "runs")] if path else []), *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -101,6 +113,8 @@ class Runner:
                "LIFL_FAULT_DIR": str(self.folder / "faults")}
             | (env or {}),
         )  # fmt: skip
+        self.started.append(process)
+        return process
 
     def finish(self, process: subprocess.Popen[str], limit_s: float = 90) -> Run:
         try:
@@ -149,6 +163,7 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
             lambda: f"left: {runner.leftovers() - before}",
         )
     finally:
+        runner.end()
         shutil.rmtree(runtime_dir, ignore_errors=True)
 
 
