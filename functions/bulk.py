@@ -368,7 +368,7 @@ class Bulk:
 
     def resume(self, connection: Connection) -> None:
         """Read on; what was not granted meanwhile is thrown away."""
-        if connection.chunks is not None and connection.chunks.is_paused:
+        if connection.chunks is not None and connection.is_paused:
             try:
                 connection.chunks.resume()
                 if connection.sock.fileno() >= 0:  # what was kept may have been its end

@@ -92,7 +92,7 @@ def admitted(
         # limits of the kernel, not of Python, which would wait before it looks
         sock.settimeout(None)
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
-            sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(STILL_S, 0))
+            _limit(sock, option, STILL_S)
         sock.sendall(ticket.greeting())
         answer = sock.recv(ANSWER, socket.MSG_WAITALL)
     except OSError as error:
@@ -167,6 +167,11 @@ class Opening:
         self._sock.close()
 
 
+def _limit(sock: socket.socket, option: int, still_s: int) -> None:
+    """How long the kernel waits for a byte to come or go."""
+    sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(still_s, 0))
+
+
 def _unwanted(message: memoryview) -> None:
     raise Unreachable(f"a message of {len(message)} bytes came, and none was asked for")
 
@@ -223,49 +228,37 @@ class BulkConnection:
             return False
 
     # -- up ----------------------------------------------------------------------------------
-    def send(self, upload: Upload, *, number: int, transfer: int) -> None:
-        """A whole update; waits until the system has taken it.
-
-        Raises:
-            Broken: the connection is gone.
-        """
-        self.begin(upload, number=number, transfer=transfer)
-        self.end()
-
     def put(self, message: bytes, upload: Upload, *, number: int, transfer: int) -> None:
         """A message that asks for a slot, and the update's first chunk, which need not wait for it.
 
         Raises:
-            Broken: as `send`.
+            Broken: the connection is gone, or took no byte for EARLY_S.
         """
         self.begin(upload, number=number, transfer=transfer)
         self._chunk = [memoryview(message_chunk(self._up, message))]
         self._next_chunk()
-        self._give_up_after(EARLY_S)
+        with contextlib.suppress(OSError):  # of a socket that is gone, as pump finds
+            _limit(self._sock, socket.SO_SNDTIMEO, EARLY_S)
         try:
             self.pump(0)
         finally:
-            self._give_up_after(STILL_S)
+            with contextlib.suppress(OSError):
+                _limit(self._sock, socket.SO_SNDTIMEO, STILL_S)
         if self._chunk:
-            self._is_stuck()
+            self._give_up(EARLY_S)
 
     def end(self) -> None:
-        """Whatever is left of an upload that was begun.
+        """Whatever is left of an upload that was begun; waits until the system has taken it.
 
         Raises:
-            Broken: as `send`.
+            Broken: the connection is gone, or took no byte for STILL_S.
         """
         if not self.pump():
-            self._is_stuck()
+            self._give_up(STILL_S)
 
-    def _give_up_after(self, still_s: int) -> None:
-        with contextlib.suppress(OSError):
-            limit = _TIMEVAL.pack(still_s, 0)
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-
-    def _is_stuck(self) -> NoReturn:
+    def _give_up(self, still_s: int) -> NoReturn:
         self.close()
-        raise Broken(f"the gateway took no byte for {STILL_S} s")
+        raise Broken(f"the gateway took no byte for {still_s} s")
 
     def begin(self, upload: Upload, *, number: int, transfer: int, at: int = 0) -> None:
         """What `pump` sends from now on; a chunk of another that was begun is ended first.

@@ -16,6 +16,7 @@ from lifl.functions.bulk import Bulk, Connection, Sending, Stage
 from lifl.functions.jobs import Job
 from lifl.functions.sealing import MESSAGE, PUSHED
 from lifl.functions.wire import DOWN_CHUNK, INLINE, Message, encode
+from lifl.shm.slots import Header
 
 HANDED_OUT = 10_000  # virtual clients in one message
 
@@ -97,41 +98,41 @@ class Downlink:
 
     # -- models that are asked for -----------------------------------------------------------
     def get(self, job: Job, peer: bytes, message: Message) -> None:
-        found = job.intake.model()
-        at, size = message["at"], message["n"]
-        if found is None or found[1].round != message["round"]:
-            self._send(peer, {"t": "gone", "job": job.name, "round": message["round"]}, None)
+        if (found := self._model_of(job, peer, message)) is None:
             return
         slot, header = found
+        at, size = message["at"], message["n"]
         if not 0 <= at < header.length or not 0 < size <= DOWN_CHUNK:
-            raise InvalidUpdate(
-                f"bytes {at} to {at + size} of a model of {header.length}", code="malformed"
-            )
+            raise _beyond(at, at + size, header.length)
         chunk = job.intake.arena.payload(slot, header.length)[at : at + size]
         self._send(peer, {"t": "model", "job": job.name, "round": header.round, "at": at}, chunk)
 
     def get_bulk(self, job: Job, key: str, peer: bytes, message: Message) -> None:
         """The rest of a model from `at`, over the client's bulk connection."""
-        round_, at, size = message["round"], message["at"], message["n"]
+        at, size, transfer = message["at"], message["n"], message["transfer"]
         if not isinstance(at, int) or not isinstance(size, int):
-            raise InvalidUpdate(f"at {at!r:.40} and n {size!r:.40} must be integers",
-                                code="malformed")  # fmt: skip
-        end = at + size
-        found = job.intake.model()
-        if found is None or found[1].round != round_:
-            self._send(peer, {"t": "gone", "job": job.name, "round": round_}, None)
-            return
-        if not 0 <= at < end <= found[1].length:
             raise InvalidUpdate(
-                f"bytes {at} to {end} of a model of {found[1].length}", code="malformed"
+                f"at {at!r:.40} and n {size!r:.40} must be integers", code="malformed"
             )
-        transfer = message["transfer"]
+        if (found := self._model_of(job, peer, message)) is None:
+            return
+        if not 0 <= at < at + size <= found[1].length:
+            raise _beyond(at, at + size, found[1].length)
         if not isinstance(transfer, int) or not 0 < transfer < 1 << 32:
             raise InvalidUpdate(
                 f"transfer is {transfer!r:.40}: it must be from 1 to 2^32 - 1", code="malformed"
             )
         connection = self._bulk.need(key, job.name)
-        self._bulk.send(connection, self._sending(job, round_, transfer, at, end))
+        sending = self._sending(job, found[1].round, transfer, at, at + size)
+        self._bulk.send(connection, sending)
+
+    def _model_of(self, job: Job, peer: bytes, message: Message) -> tuple[int, Header] | None:
+        """Slot and header of the model that a `get` asks for; that it is gone is said here."""
+        found = job.intake.model()
+        if found is not None and found[1].round == message["round"]:
+            return found
+        self._send(peer, {"t": "gone", "job": job.name, "round": message["round"]}, None)
+        return None
 
     def _sending(self, job: Job, round_: int, transfer: int, at: int, end: int) -> Sending:
         """A part of the model of a round, while that is the current one."""
@@ -142,3 +143,7 @@ class Downlink:
             return job.intake.arena.payload(now[0], end) if now is not None and same else None
 
         return Sending(round_, transfer, at, end, model)
+
+
+def _beyond(at: int, end: int, length: int) -> InvalidUpdate:
+    return InvalidUpdate(f"bytes {at} to {end} of a model of {length}", code="malformed")

@@ -198,14 +198,14 @@ class Client:
                 return None
             number = message["round"]
             if exchange.start != self._start:  # the run goes on from an earlier round
-                self._last, self._start, self._exchange.kept = 0, exchange.start, None
+                self._last, self._start, exchange.kept = 0, exchange.start, None
             if not message["need"] or number < self._last:
                 continue
             if number == self._last:  # the gateway lost it before it was sealed
                 self._answer()
                 continue
             exchange.pending = message  # whoever is interrupted meanwhile finds it again
-            self._exchange.kept = None  # its round has ended, and its memory is the model's
+            exchange.kept = None  # its round has ended, and its memory is the model's
             model = exchange.fetch(number - 1)
             if exchange.pending is message:
                 exchange.pending = None

@@ -27,12 +27,7 @@ from lifl.fastlane import FastLane
 from lifl.functions.layout import Layout
 from lifl.functions.sealing import preload
 from lifl.functions.transfer import STILL_S, Download, Outgoing, Upload
-from lifl.functions.wire import (
-    INLINE,
-    Keys,
-    Message,
-    takes_bulk_port,
-)
+from lifl.functions.wire import INLINE, Keys, Message, takes_bulk_port
 
 State = dict[str, np.ndarray[Any, Any]]
 
