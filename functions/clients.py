@@ -20,7 +20,7 @@ import zmq.utils.monitor
 
 from lifl.errors import Busy, InvalidUpdate, Late, LiflError, PermanentError, Refused, Unreachable
 from lifl.faults import fault
-from lifl.functions.bulk import Connection, Stage
+from lifl.functions.bulk_state import Connection, Stage
 from lifl.functions.downlink import Downlink
 from lifl.functions.jobs import Job, measured, rejection
 from lifl.functions.lines import EVERYTHING
@@ -28,6 +28,7 @@ from lifl.functions.rights import Enrolment, Rights
 from lifl.functions.sealing import MESSAGE, Mode, preload
 from lifl.functions.uploads import Uploads
 from lifl.functions.wire import (
+    Caller,
     Keys,
     Message,
     decode,
@@ -45,26 +46,6 @@ LEAVE_S = 1.0  # for clients to hear that a job is done
 LOOK_S = 0.1  # many connections end at once when a machine of clients does
 TAKE_PART = frozenset({"client", "worker", "observer"})
 OF_A_ROUND = frozenset({"put", "get", "report"})
-
-
-class Caller(bytes):
-    """A worker's connection while it speaks for one of its virtual clients.
-
-    Whoever has not the worker's key cannot speak for its clients (wire.virtual_key).  Each answer
-    says the number, so that the worker knows whom it is for.
-    """
-
-    number: int
-
-    @classmethod
-    def of(cls, peer: bytes, number: object) -> Caller:
-        if not isinstance(number, int) or number < 0:
-            raise InvalidUpdate(
-                f"'as' is {number!r}: it must be the number of a virtual client", code="malformed"
-            )
-        caller = cls(peer)
-        caller.number = number
-        return caller
 
 
 class Clients:

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lifl.errors import InvalidUpdate
-from lifl.functions.bulk import Bulk, Connection, Sending, Stage
+from lifl.functions.bulk import Bulk
+from lifl.functions.bulk_state import Connection, Sending, Stage
 from lifl.functions.jobs import Job
 from lifl.functions.sealing import MESSAGE, PUSHED
 from lifl.functions.wire import DOWN_CHUNK, INLINE, Message, encode

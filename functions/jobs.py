@@ -28,7 +28,7 @@ from lifl.functions.wire import (
 from lifl.shm.slots import Payload
 
 if TYPE_CHECKING:
-    from lifl.functions.bulk import Connection
+    from lifl.functions.bulk_state import Connection
 
 STALL_S = 15.0
 

@@ -16,7 +16,8 @@ from collections.abc import Callable
 
 from lifl.errors import InvalidUpdate, Late, LiflError, Refused, Unreachable
 from lifl.faults import fault
-from lifl.functions.bulk import Bulk, Connection
+from lifl.functions.bulk import Bulk
+from lifl.functions.bulk_state import Connection
 from lifl.functions.jobs import Asking, Job, Uploading, measured, rejection
 from lifl.functions.sealing import CHUNK
 from lifl.functions.wire import INLINE, UP_WINDOW, Message

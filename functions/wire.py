@@ -107,6 +107,26 @@ def virtual_key(worker: str, number: int) -> str:
     return f"{worker}~{number}"  # Z85 has no '~'
 
 
+class Caller(bytes):
+    """A worker's connection while it speaks for one of its virtual clients.
+
+    Whoever has not the worker's key cannot speak for its clients (virtual_key).  Each answer
+    says the number, so that the worker knows whom it is for.
+    """
+
+    number: int
+
+    @classmethod
+    def of(cls, peer: bytes, number: object) -> Caller:
+        if not isinstance(number, int) or number < 0:
+            raise InvalidUpdate(
+                f"'as' is {number!r}: it must be the number of a virtual client", code="malformed"
+            )
+        caller = cls(peer)
+        caller.number = number
+        return caller
+
+
 def worker_and_number(key: str) -> tuple[str, int] | None:
     """The other way round; None for a client that has a key of its own."""
     worker, _, number = key.partition("~")

@@ -14,8 +14,8 @@ from lifl.connection import Address
 from lifl.errors import Unreachable
 from lifl.exchange import Exchange
 from lifl.functions import bulk as port
-from lifl.functions.bulk import Sending, Stage
 from lifl.functions.bulk_client import Broken, BulkConnection
+from lifl.functions.bulk_state import FIRST, Sending, Stage
 from lifl.functions.jobs import Uploading
 from lifl.functions.layout import Layout
 from lifl.functions.sealing import (
@@ -153,7 +153,7 @@ def test_nothing_of_an_early_update_is_read_until_it_has_a_slot(
         connection = gateway.connection()
         assert (gateway.said, gateway.written, gateway.errors) == ([b"put"], [], [])
         assert connection.chunks is not None
-        assert len(connection.chunks._kept) <= port.FIRST + HEAD + TAG  # the rest is the kernel's
+        assert len(connection.chunks._kept) <= FIRST + HEAD + TAG  # the rest is the kernel's
         upload = gateway.grant(transfer)
         gateway.bulk.resume(connection)
         deliver(gateway, sock, b"".join(wire[1:]))

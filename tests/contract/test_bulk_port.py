@@ -12,8 +12,9 @@ import pytest
 from lifl.errors import InvalidUpdate, LiflError, Unreachable
 from lifl.functions import bulk as port
 from lifl.functions import tickets
-from lifl.functions.bulk import Bulk, Connection, Sending
+from lifl.functions.bulk import Bulk
 from lifl.functions.bulk_client import Broken, BulkConnection, admitted
+from lifl.functions.bulk_state import Connection, Sending
 from lifl.functions.intake import Grant
 from lifl.functions.jobs import Asking, Uploading
 from lifl.functions.sealing import CHUNK, NO_TAG, Direction, Head, Kind, Mode, Ticket

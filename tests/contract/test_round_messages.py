@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from lifl.errors import InvalidUpdate
-from lifl.functions.bulk import Connection, Stage
+from lifl.functions.bulk_state import Connection, Stage
 from lifl.functions.gateway import Gateway
 from lifl.functions.intake import Intake
 from lifl.functions.jobs import Job
