@@ -68,7 +68,8 @@ typedef uint16_t u16u __attribute__((aligned(1), may_alias));
 typedef uint32_t u32u __attribute__((aligned(1), may_alias));
 typedef uint64_t u64u __attribute__((aligned(1), may_alias));
 
-/* One queued input, at the start of the section being folded. */
+/* One queued input, at the start of the section being folded. The weight of a sum is 1: where its
+ * elements are those of updates, it is folded as one of them, which changes no bit but a NaN's. */
 struct term {
     const char *data;
     double weight;
@@ -146,6 +147,23 @@ INLINE double element_f64(const char *data, size_t i, unsigned code)
     default: return ((const f64u *)data)[i];
     }
 }
+
+/* Streams read side by side: more than this defeat the CPU's prefetchers, so a longer queue is
+ * folded block by block through a scratch that stays in the first-level cache. */
+enum { GROUP = 8, SCRATCH_BYTES = 16384 };
+
+/* Vectors of a sum that are in registers at once, while every term is added. */
+enum { BURST = 8 };
+
+/* Before a loop of at most 8 turns, GROUP or BURST: no loop is left of it. */
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
+
+/* No access to memory is moved across this by the compiler. */
+#define IN_ORDER __asm__ volatile("" ::: "memory")
 
 #include "_finish.h"
 
@@ -235,10 +253,6 @@ static const struct isa isas[] = {
 #endif
 };
 enum { ISAS = sizeof isas / sizeof isas[0] };
-
-/* Streams read side by side: more than this defeat the CPU's prefetchers, so a longer queue is
- * folded block by block through a scratch that stays in the first-level cache. */
-enum { GROUP = 8, SCRATCH_BYTES = 16384 };
 
 /* Sums at least this long bypass the caches when they are written: they are out of place, so what
  * is overwritten need not be read first. That saves a tenth of a fold of 8 and a sixth of a fold of

@@ -96,6 +96,8 @@ static int take_queue(PyObject *inputs, int64_t update, int64_t sum, struct queu
         queue->held++;
         if (!long_enough("an input", &queue->buffers[i], is_sum ? sum : update))
             return -1;
+        if (is_sum)
+            weight = 1;
         queue->terms[i] =
             (struct term){queue->buffers[i].buf, weight, (float)weight, is_sum != 0};
     }

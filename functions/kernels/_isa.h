@@ -78,9 +78,14 @@ TARGET INLINE FN(vec_f32) FN(mean_f32)(FN(vec_f32) x, double weight)
 
 TARGET INLINE FN(vec_f64) FN(mean_f64)(FN(vec_f64) x, double weight) { return x / weight; }
 
-/* n elements of one section. `out` and `acc` point at the first; the terms' data are `at`
- * elements before it. Four vectors at a time stay in registers while every term is added.
- * `mean`, if there is one: what is written is divided by its total weight. */
+/* n elements of one section, of at most GROUP terms. `out` and `acc` point at the first; the terms'
+ * data are `at` elements before it. `mean`, if there is one: what is written is divided by its
+ * total weight.
+ *
+ * The loop over terms is unrolled, so that each has loads of its own: a prefetcher that goes by the
+ * address of the instruction sees one stream at each, where in a loop it would see all of them in
+ * turn. And a term's loads stay together and ascend: mixed with those of others they are a tenth
+ * slower. docs/benchmarks.md has what that is worth, and what else was tried. */
 #define DEFINE_FOLD(NAME, SCALAR, VEC, CODE_OF_SUM, WEIGHT, LOAD, ELEMENT, STREAM, MEAN)           \
     TARGET INLINE void FN(NAME)(char *out, const char *acc, const struct term *terms, size_t k,    \
                                 size_t at, size_t n, unsigned code, bool stream,                   \
@@ -88,42 +93,44 @@ TARGET INLINE FN(vec_f64) FN(mean_f64)(FN(vec_f64) x, double weight) { return x 
     {                                                                                              \
         typedef FN(VEC) vec;                                                                       \
         double total = mean ? mean->total_weight : 1;                                              \
-        enum { LANES = VECTOR_BYTES / sizeof(SCALAR) };                                            \
-        stream = stream && (uintptr_t)out % VECTOR_BYTES == 0;                                     \
+        enum { LANES = VECTOR_BYTES / sizeof(SCALAR), STEP = BURST * LANES };                      \
         size_t i = 0;                                                                              \
-        for (; i + 4 * LANES <= n; i += 4 * LANES) {                                               \
-            vec a = {0}, b = {0}, c = {0}, d = {0};                                                \
+        for (; i + STEP <= n; i += STEP) {                                                         \
+            vec sum[BURST] = {{0}};                                                                \
             if (acc) {                                                                             \
                 const vec *from = (const vec *)(acc + i * sizeof(SCALAR));                         \
-                a = from[0], b = from[1], c = from[2], d = from[3];                                \
+                UNROLL for (size_t v = 0; v < BURST; v++) {                                        \
+                    sum[v] = from[v];                                                              \
+                    IN_ORDER;                                                                      \
+                }                                                                                  \
             }                                                                                      \
-            for (const struct term *t = terms; t < terms + k; t++) {                               \
+            UNROLL for (size_t j = 0; j < GROUP; j++) {                                            \
+                if (j == k)                                                                        \
+                    break;                                                                         \
+                const struct term *t = &terms[j];                                                  \
+                const char *data = t->data;                                                        \
                 size_t e = at + i;                                                                 \
-                if (t->is_sum) {                                                                   \
-                    a += LOAD(t->data, e, CODE_OF_SUM);                                            \
-                    b += LOAD(t->data, e + LANES, CODE_OF_SUM);                                    \
-                    c += LOAD(t->data, e + 2 * LANES, CODE_OF_SUM);                                \
-                    d += LOAD(t->data, e + 3 * LANES, CODE_OF_SUM);                                \
+                if (t->is_sum && code != CODE_OF_SUM) {                                            \
+                    UNROLL for (size_t v = 0; v < BURST; v++, e += LANES) {                        \
+                        sum[v] += LOAD(data, e, CODE_OF_SUM);                                      \
+                        IN_ORDER;                                                                  \
+                    }                                                                              \
                 } else {                                                                           \
                     SCALAR w = t->WEIGHT;                                                          \
-                    a += LOAD(t->data, e, code) * w;                                               \
-                    b += LOAD(t->data, e + LANES, code) * w;                                       \
-                    c += LOAD(t->data, e + 2 * LANES, code) * w;                                   \
-                    d += LOAD(t->data, e + 3 * LANES, code) * w;                                   \
+                    UNROLL for (size_t v = 0; v < BURST; v++, e += LANES) {                        \
+                        sum[v] += LOAD(data, e, code) * w;                                         \
+                        IN_ORDER;                                                                  \
+                    }                                                                              \
                 }                                                                                  \
             }                                                                                      \
             if (mean) {                                                                            \
-                a = MEAN(a, total), b = MEAN(b, total);                                            \
-                c = MEAN(c, total), d = MEAN(d, total);                                            \
+                UNROLL for (size_t v = 0; v < BURST; v++) sum[v] = MEAN(sum[v], total);            \
             }                                                                                      \
             vec *to = (vec *)(out + i * sizeof(SCALAR));                                           \
             if (stream) {                                                                          \
-                STREAM(to, a);                                                                     \
-                STREAM(to + 1, b);                                                                 \
-                STREAM(to + 2, c);                                                                 \
-                STREAM(to + 3, d);                                                                 \
+                UNROLL for (size_t v = 0; v < BURST; v++) STREAM(to + v, sum[v]);                  \
             } else {                                                                               \
-                to[0] = a, to[1] = b, to[2] = c, to[3] = d;                                        \
+                UNROLL for (size_t v = 0; v < BURST; v++) to[v] = sum[v];                          \
             }                                                                                      \
         }                                                                                          \
         for (; i < n; i++) {                                                                       \
@@ -149,12 +156,19 @@ TARGET static void FN(fold)(char *out, const char *acc, const struct term *terms
                             size_t at, size_t n, unsigned code, bool stream,
                             const struct finish *mean)
 {
-    /* a constant absence of a mean, too; core_finish asks for one of these two dtypes alone */
+    stream = stream && (uintptr_t)out % VECTOR_BYTES == 0;
+    /* Constants, for the loops to be compiled for: which dtype, whether there is a mean, which
+     * core_finish asks for with one of these two dtypes alone, and for updates of float32 also
+     * that sums are streamed and whether there is one already, worth 3 % of 8 inputs and 9 % of 2. */
     if (mean && code == F32)
         FN(fold_f32)(out, acc, terms, k, at, n, F32, stream, mean);
     else if (mean && code == F64)
         FN(fold_f64)(out, acc, terms, k, at, n, F64, stream, mean);
-    if (mean)
+    else if (code == F32 && stream && acc)
+        FN(fold_f32)(out, acc, terms, k, at, n, F32, true, NULL);
+    else if (code == F32 && stream)
+        FN(fold_f32)(out, NULL, terms, k, at, n, F32, true, NULL);
+    if (mean || (code == F32 && stream))
         return;
     switch (code) {
 #define CASE(CODE, SUM)                                                                            \
