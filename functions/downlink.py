@@ -48,7 +48,7 @@ class Downlink:
         need = not job.answered >> bit & 1
         news = {
             "t": "round", "job": job.name, "round": job.round, "need": need,
-            "settings": job.round_settings,
+            "settings": job.round_settings, "made": job.made,
         }  # fmt: skip
         connection = self._bulk.of(key, job.name)
         if connection is None or not connection.talks:
