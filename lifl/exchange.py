@@ -51,7 +51,7 @@ def retry_s(refusals: int) -> float:
 
 
 class Away(Exception):
-    """The gateway is gone, or came back without the round: another may ask for what was under way."""
+    """The gateway is gone, or its round is; what was under way is somebody else's to ask for."""
 
 
 class Exchange:
