@@ -27,7 +27,7 @@ from typing import Final
 
 from lifl.errors import InvalidUpdate, LiflError, TransientError, Unreachable
 from lifl.functions import tcp
-from lifl.functions.bulk_state import TAKEN, Connection, Sending, Stage
+from lifl.functions.bulk_state import TAKEN, Connection, Sending
 from lifl.functions.chunks import Chunks
 from lifl.functions.jobs import Uploading
 from lifl.functions.sealing import (
@@ -200,8 +200,7 @@ class Bulk:
         )  # fmt: skip
         connection.down = ticket.channel(Direction.DOWN)
         connection.talks = found.talks
-        if found.listens:
-            connection.stage = Stage.LISTENS
+        connection.opens(listens=found.listens)
         del self._strangers[connection.sock.fileno()]
         self._clients[found.key, found.job] = connection
         connection.sock.send(ticket.answer())  # the first bytes of a connection always fit
@@ -231,7 +230,7 @@ class Bulk:
         connection.chunks = None
         if upload is not None:
             self._lost(connection, upload, error)
-        if is_newest and connection.talks and connection.stage is Stage.TOLD:
+        if is_newest and connection.has_untold:
             self._untold(connection)
 
     def put_out(self, key: str, job: str, error: LiflError) -> None:

@@ -1,7 +1,14 @@
 """One connection to the bulk port, as its gateway knows it: a client's, or a stranger's.
 
 Owns what is remembered of a connection; bulk.py, which has the events of all, changes it.  Sends
-and receives nothing by itself.
+and receives nothing by itself.  Where its client is in the round is a state machine, of which each
+step may be taken from anywhere, since messages cross:
+
+    greeting ─ opens ─► LISTENS ─ is_told ─► TOLD ─ asks ─► WORKS ─ has_verdict ─► LISTENS
+                  └───► WORKS, where it was in a round already when it asked for its ticket
+
+A model goes down unasked to who listens.  Who was told and has said nothing since may not have
+heard it, should the connection end.
 """
 
 from __future__ import annotations
@@ -71,12 +78,40 @@ class Connection:
     sending: Sending | None = None
     asked: int = -1  # transfer that was asked for last
     talks: bool = False
-    stage: Stage = Stage.WORKS
+    _stage: Stage = field(default=Stage.WORKS, init=False)
     words: deque[bytes] = field(default_factory=deque)  # messages that go next
     rest: list[memoryview] = field(default_factory=list)
     held: int = 0
     writing: bool = False
 
+    # -- where its client is in the round -------------------------------------------------------
+    @property
+    def stage(self) -> Stage:
+        return self._stage
+
+    def opens(self, *, listens: bool) -> None:
+        """Its ticket says whether its client was in no round yet when it asked."""
+        self._stage = Stage.LISTENS if listens else Stage.WORKS
+
+    def is_told(self) -> bool:
+        """Of a round that needs its client; True where that had nothing to do."""
+        listened, self._stage = self._stage is Stage.LISTENS, Stage.TOLD
+        return listened
+
+    def asks(self) -> None:
+        """Its client asks for the round's model, or answers: it has heard of the round."""
+        self._stage = Stage.WORKS
+
+    def has_verdict(self) -> None:
+        """Its client is told that its answer counts, or never will: it waits for the next round."""
+        self._stage = Stage.LISTENS
+
+    @property
+    def has_untold(self) -> bool:
+        """What it had to tell of the round may have been lost with it."""
+        return self.talks and self._stage is Stage.TOLD
+
+    # -- its bytes ---------------------------------------------------------------------------
     @property
     def is_paused(self) -> bool:
         """An update that came with its put waits for a slot."""

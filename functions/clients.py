@@ -20,7 +20,7 @@ import zmq.utils.monitor
 
 from lifl.errors import Busy, InvalidUpdate, Late, LiflError, PermanentError, Refused, Unreachable
 from lifl.faults import fault
-from lifl.functions.bulk_state import Connection, Stage
+from lifl.functions.bulk_state import Connection
 from lifl.functions.downlink import Downlink
 from lifl.functions.jobs import Job, measured, rejection
 from lifl.functions.lines import EVERYTHING
@@ -135,7 +135,7 @@ class Clients:
         self._count(message)
         is_final = message["t"] == "ack" or (message["t"] == "reject" and not message["retry"])
         if is_final and message["round"] == job.round:
-            connection.stage = Stage.LISTENS
+            connection.has_verdict()
         self.bulk.say(connection, data)
         return True
 
@@ -220,7 +220,7 @@ class Clients:
             raise Busy(f"job {name!r} is not at this gateway yet", code="not-started")
         connection = self.bulk.of(key, name)
         if connection is not None and _is_about(message, job.round):
-            connection.stage = Stage.WORKS
+            connection.asks()
         match message["t"]:
             case "put" if message.get("kind") == "model":
                 self.uploads.put_model(job, peer, right, message)

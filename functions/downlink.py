@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from lifl.errors import InvalidUpdate
 from lifl.functions.bulk import Bulk
-from lifl.functions.bulk_state import Connection, Sending, Stage
+from lifl.functions.bulk_state import Connection, Sending
 from lifl.functions.jobs import Job
 from lifl.functions.sealing import MESSAGE, PUSHED
 from lifl.functions.wire import DOWN_CHUNK, INLINE, Message, encode
@@ -48,7 +48,7 @@ class Downlink:
         need = not job.answered >> bit & 1
         news = {
             "t": "round", "job": job.name, "round": job.round, "need": need,
-            "settings": job.round_settings,
+            "settings": job.round_settings, "made": job.made,
         }  # fmt: skip
         connection = self._bulk.of(key, job.name)
         if connection is None or not connection.talks:
@@ -63,7 +63,7 @@ class Downlink:
     ) -> None:
         """The model comes unasked where nothing keeps the client from reading it."""
         assert job.layout is not None
-        listens, connection.stage = connection.stage is Stage.LISTENS, Stage.TOLD
+        listens = connection.is_told()
         data = encode(news | {"model": True})
         if listens and connection.sending is None and len(data) <= MESSAGE:
             sending = self._sending(job, job.round - 1, PUSHED, 0, job.layout.update_bytes)

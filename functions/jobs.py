@@ -114,6 +114,7 @@ class Job:
     round: int = 0  # announced by the coordinator; 0 before
     epoch: int = 0
     round_settings: dict[str, Any] = field(default_factory=dict)  # what clients are told
+    made: int = 0  # in which start of the run, the model that the round starts from
     roster: list[str] = field(default_factory=list)
     index: dict[str, int] = field(default_factory=dict)
     lanes: dict[int, int] = field(default_factory=dict)
@@ -174,7 +175,7 @@ class Job:
             self.forwarding.clear()
         self.excused |= clients_of(message["excused"])
         self.round, self.epoch = message["round"], message["epoch"]
-        self.round_settings = message["settings"]
+        self.round_settings, self.made = message["settings"], message["made"]
         self.roster = message["roster"]
         self.index = {key: bit for bit, key in enumerate(self.roster)}
         self.lanes = {int(bit): role for bit, role in message["lanes"].items()}

@@ -25,6 +25,7 @@ from lifl.clientfile import read_client_file
 from lifl.connection import Address
 from lifl.errors import InvalidUpdate
 from lifl.exchange import Exchange, State
+from lifl.fastlane import round_of
 from lifl.functions.layout import Layout
 from lifl.functions.packing import Packing
 from lifl.functions.tensors import load_into
@@ -126,6 +127,7 @@ class Client:
         self.job, self.index, self.count = job, index, count
         self._exchange = Exchange(address, job=job, keys=keys, timeout_s=timeout_s)
         self._last = self._start = 0  # round that was given out last, in which start of the run
+        self._made = 0  # start of the run in which the model of that round was made
         self._counted = 0, 0  # start and number of the round whose answer counts
 
     @classmethod
@@ -198,10 +200,12 @@ class Client:
                 return None
             number = message["round"]
             if exchange.start != self._start:  # the run goes on from an earlier round
-                self._last, self._start, exchange.kept = 0, exchange.start, None
+                if not self._is_repeated(message):
+                    self._last, exchange.kept = 0, None
+                self._start = exchange.start
             if not message["need"] or number < self._last:
                 continue
-            if number == self._last:  # the gateway lost it before it was sealed
+            if number == self._last:  # the gateway lost it before it was sealed, or all did
                 self._answer()
                 continue
             exchange.pending = message  # whoever is interrupted meanwhile finds it again
@@ -210,7 +214,7 @@ class Client:
             if exchange.pending is message:
                 exchange.pending = None
             if model is not None and not exchange.is_behind(number):
-                self._last = number
+                self._last, self._made = number, message["made"]
                 return Round(number, model, dict(message["settings"]), self)
 
     def send_update(
@@ -236,11 +240,27 @@ class Client:
         return self._answer()
 
     def _answer(self) -> bool:
-        kept = self._exchange.kept
-        counts = answer(self._exchange, kept) if kept is not None else False
-        if counts:
-            self._counted = self._start, self._last
+        exchange, kept = self._exchange, self._exchange.kept
+        if kept is None:
+            return False
+        while not (counts := answer(exchange, kept)):
+            news = exchange.pending
+            if exchange.start == self._start or news is None or not self._is_repeated(news):
+                return False
+            self._start, exchange.pending = exchange.start, None  # the new start is told, too
+        self._counted = self._start, self._last
         return counts
+
+    def _is_repeated(self, news: Message) -> bool:
+        """A new start of the run asks for the round that was answered last, from the same model.
+
+        A checkpoint has every bit of its model, so that what was trained from that is as good as
+        it was.  A model that was made again may differ, since sums are made in another order.
+        """
+        kept = self._exchange.kept
+        if kept is None or news["t"] != "round" or round_of(kept) != self._last:
+            return False
+        return (news["round"], news["made"]) == (self._last, self._made)
 
     def _has_counted(self, number: int) -> bool:
         """Whether this round has an answer already; who cancelled its sending may not know."""

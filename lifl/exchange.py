@@ -51,7 +51,7 @@ def retry_s(refusals: int) -> float:
 
 
 class Away(Exception):
-    """The gateway is gone, and what was under way is somebody else's to ask for."""
+    """The gateway is gone, or its round is; what was under way is somebody else's to ask for."""
 
 
 class Exchange:
@@ -87,6 +87,7 @@ class Exchange:
         self._keys, self._moves = keys, moves
         self.elsewhere = list(elsewhere)  # other gateways of the job
         self._gone_at = math.inf  # since when no gateway is there
+        self._forgot_at = math.inf  # since when the gateway knows nothing of what it had asked for
         self._connection = Connection(keys, address)
         self._poll, self._fds = select.poll(), (-1, -1, -1, -1)
         self._heard_at = time.monotonic()
@@ -273,6 +274,8 @@ class Exchange:
                 continue
             self._heard_at, self._gone_at = now, math.inf
             message, payload = received
+            if again is not None and not self._moves and self._has_forgotten(message, now):
+                raise Away
             if message.get("as") != self.speaks_for and message["t"] in ANSWERS:
                 continue  # to what was asked on behalf of another
             if message["t"] == "reject" and message["code"] in ENDS:
@@ -393,6 +396,22 @@ class Exchange:
         address = self.elsewhere.pop(0)
         self.elsewhere.append(connection.address)  # which may be back when its turn comes
         self._go_to(address)
+        return True
+
+    def _has_forgotten(self, message: Message, now: float) -> bool:
+        """The gateway is there again, and for a while now without the round that it had begun.
+
+        It may be told of it yet, or its node was lost and others have its clients, of whom they
+        tell on connections that nobody reads while something is under way on this one.
+        """
+        if message["t"] != "reject" or message["code"] != "not-started":
+            if message["t"] in ANSWERS or message["t"] == "model":
+                self._forgot_at = math.inf
+            return False
+        self._forgot_at = min(self._forgot_at, now)
+        if now - self._forgot_at < AWAY_S:
+            return False
+        self._forgot_at = math.inf
         return True
 
     def _prepare(self, size_bytes: int) -> None:

@@ -177,7 +177,7 @@ class FastLane:
         if message["t"] == "round" and message.get("model"):
             assert self.connection is not None
             assert exchange.layout is not None
-            if exchange.kept is not None and message["round"] > _round_of(exchange.kept):
+            if exchange.kept is not None and message["round"] > round_of(exchange.kept):
                 exchange.kept = None  # its round has ended, and its memory may be the model's
             buffer = exchange.buffers.take(exchange.layout.update_bytes)
             self.connection.expect(buffer, number=message["round"] - 1, transfer=PUSHED, at=0)
@@ -278,7 +278,8 @@ class FastLane:
             self.connection = None
 
 
-def _round_of(kept: Upload | Message) -> int:
+def round_of(kept: Upload | Message) -> int:
+    """Of what a client answers a round with."""
     number: int = (kept.put if isinstance(kept, Upload) else kept)["round"]
     return number
 

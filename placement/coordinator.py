@@ -119,7 +119,8 @@ class Coordinator:
         self.model = GlobalModel(
             self.job, checkpoint_folder(self.job, Path(config["job"]), run_dir), self.layout,
             planning.model_bytes, initial=self._initial_model,
-            last=saved.checkpoint.number if saved.checkpoint else 0, store=self.store,
+            last=saved.checkpoint.number if saved.checkpoint else 0,
+            start=config["start"], store=self.store,
             context=self.context, keys=self.keys, meanwhile=self._meanwhile,
             lost=lambda name, why: self.attendance.lost(name, why),
         )  # fmt: skip

@@ -71,13 +71,14 @@ class Course:
         self.deadline_at = math.inf
         self.done_at: float | None = None
         self.is_paused = False
+        self._began = 0, 0  # the model that this start began with, and the start that made it
         self.started_at_s: float | None = None  # the round under way (Unix time)
         self.telling, self.losses, self.crowds = Telling(self, send), Losses(self), Crowds(self)
         self._has_said_who_is_late = False
 
     def go_on(self, saved: Saved) -> None:
         """Take up what the coordinator before this one had written down."""
-        self.base = saved.base
+        self.base, self._began = saved.base, (saved.base, saved.base_start)
         if saved.rows:
             self.record.go_on(saved)
         under_way = saved.round
@@ -196,6 +197,13 @@ class Course:
                 self.telling.plan(node)
             fault("coordinator_plan_sent", "coordinator")
         self.try_to_start()
+
+    @property
+    def made_in(self) -> int:
+        """The start of the run in which the model was made that the round starts from."""
+        base, start = self._began
+        is_first = self.round is not None and self.round.number == base + 1
+        return start if is_first else self.planning.start
 
     def _set_round(self, number: int) -> None:
         self.started_at_s = None

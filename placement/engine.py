@@ -4,7 +4,7 @@
                              │  └──► trainers of each job
                              └─────► agent of each node ─► gateway, aggregators
 
-Owns the processes of a run: starts them in order, passes on what they print (output.py), starts
+Owns the processes of a run: starts them in order (children.py has them and what they say), starts
 an agent or a coordinator again that was killed, and ends everything when all jobs are done, when
 `lifl run` is gone (its end of the lifeline closes, however it died) or when something cannot be
 mended.  What it knows of one job is in localjob.py; whose the nodes are where there are several,
@@ -28,8 +28,6 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,13 +40,12 @@ from lifl.functions.wire import Keys
 from lifl.placement import resume
 from lifl.placement.anew import Anew
 from lifl.placement.arbiter import Arbiter, Share, Want
+from lifl.placement.children import Child, Children
 from lifl.placement.fabric import Fabric
 from lifl.placement.limits import oom_kills
 from lifl.placement.localjob import LocalJob
 from lifl.placement.monitoring import end_of_metrics
-from lifl.placement.output import Outputs, Speaker
 from lifl.placement.processes import (
-    ONE_THREAD,
     adopt_orphans,
     end_descendants,
     end_those_with,
@@ -69,17 +66,6 @@ class Over(Exception):
         self.code = code
 
 
-@dataclass
-class Child:
-    """A process that the engine itself started."""
-
-    what: str
-    pid: int
-    speaker: Speaker
-    job: LocalJob | None = None  # None: an agent
-    events: int = -1  # pipe of its events, of those that have some
-
-
 class Engine:
     """One run.
 
@@ -98,19 +84,16 @@ class Engine:
         ]
         self.jobs = {job.name: job for job in jobs}
         self.arbiter = Arbiter(self._tell_share)
-        self.children: dict[int, Child] = {}
         self.restarts: Counter[str] = Counter()
         self.selector = selectors.DefaultSelector()
         self.fabric: Fabric | None = None
         self.delay: subprocess.Popen[bytes] | None = None  # of frames between nodes
-        self.outputs = Outputs(self.selector)
+        self.children = Children(self.selector, self._on_event)
         self.pins = ""
         self.given_up: set[str] = set()  # nodes whose agent cannot be kept up
         self.anew = Anew(directory)
         self.oom_kills = oom_kills()
         self.over_at = math.inf  # when those who have not ended by themselves are ended
-        self.unread: dict[int, bytes] = {}  # what each child has begun to say
-        self.speaking: dict[int, LocalJob] = {}  # whose child that is
 
     def run(self) -> None:
         """Until the job is done or the lifeline is cut."""
@@ -141,10 +124,8 @@ class Engine:
                 if key.data == "wake":
                     os.read(wake, 4096)
                     self._reap()
-                elif key.fd in self.outputs:
-                    self.outputs.read(key.fd)
-                elif key.fd in self.unread:  # not closed since, with its process
-                    self._read_events(key.fd)
+                else:
+                    self.children.read(key.fd)
 
     def _make_network(self) -> None:
         """Namespaces, where the run has some, and where coordinators listen."""
@@ -167,44 +148,10 @@ class Engine:
         raise Over("the engine was told to end")
 
     # -- children ----------------------------------------------------------------------------
-    def _spawn(
-        self, what: str, module: str, *arguments: str, job: LocalJob | None = None,
-        pass_fds: Sequence[int] = (), listens: bool = False,
-    ) -> Child:  # fmt: skip
-        """Start a process; what it prints comes here, and so do its events if it has any."""
-        printed, output = os.pipe2(os.O_CLOEXEC)
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.PIPE if listens else subprocess.DEVNULL,
-            stdout=subprocess.PIPE if job else output,
-            stderr=output,
-            env=os.environ | ONE_THREAD,
-            pass_fds=pass_fds,
-        )
-        os.close(output)
-        process.returncode = 0  # reaped in _reap
-        child = Child(what, process.pid, Speaker(what, self._sayer(job)), job)
-        self.children[child.pid] = child
-        self.outputs.listen(printed, child.speaker)
-        if process.stdin is not None and job is not None:
-            job.hears(os.dup(process.stdin.fileno()))
-            process.stdin.close()
-        if process.stdout is not None and job is not None:
-            child.events = os.dup(process.stdout.fileno())
-            process.stdout.close()
-            os.set_blocking(child.events, False)
-            self.unread[child.events], self.speaking[child.events] = b"", job
-            self.selector.register(child.events, selectors.EVENT_READ, "events")
-        return child
-
-    def _sayer(self, job: LocalJob | None) -> Callable[[str, str], None]:
-        """Takes a line that a process has printed."""
-        return say if job is None else lambda who, text: job.say("output", who=who, text=text)
-
     def _start_coordinator(self, job: LocalJob) -> None:
         """The first, or one that takes up what the last one left: same keys, same endpoint."""
         path = job.write_coordinators()
-        self._spawn(
+        self.children.start(
             job.named("coordinator"), "lifl.placement.coordinator", "--config", str(path), job=job,
             pass_fds=[job.listener.fileno()], listens=self.is_shared,
         )  # fmt: skip
@@ -215,10 +162,8 @@ class Engine:
             return
         posted = [job.posted() for job in self.jobs.values() if not job.is_over]
         write_whole(self.directory / "jobs.json", json.dumps(posted).encode(), mode=0o600)
-        for child in self.children.values():
-            if child.job is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, signal.SIGHUP)
+        for agent in self.children.of(None):
+            agent.send(signal.SIGHUP)
 
     def _start_agent(self, name: str) -> None:
         directory = self.directory / name
@@ -244,7 +189,7 @@ class Engine:
             arguments += ["--netns", self.fabric.path(name), "--link-bytes-s", str(rate)]
         if self.pins:
             arguments += ["--pins", f"{self.pins}/{name}"]
-        self._spawn(name, "lifl.placement.agent", *arguments)
+        self.children.start(name, "lifl.placement.agent", *arguments)
 
     def _listened_at(self, name: str) -> str | None:
         """Where the node's gateway was in the run that goes on, if that is free.
@@ -265,10 +210,6 @@ class Engine:
         """Where the gateway of a node listens."""
         return self.fabric.address(node) if self.fabric else str(self.config["host"])
 
-    def _netns(self, name: str) -> str | None:
-        """The network namespace that a process moves into; None: it stays where it is."""
-        return self.fabric.path(name) if self.fabric else None
-
     def _metrics_port(self, name: str) -> int:
         """Coordinators have the first ones, nodes those after them in their order."""
         first: int = self.config["metrics_port"]
@@ -276,7 +217,7 @@ class Engine:
 
     def _start_trainers(self, job: LocalJob) -> None:
         path = job.write_trainers()
-        self._spawn(job.named("trainers"), "lifl.trainer", "--config", str(path), job=job)
+        self.children.start(job.named("trainers"), "lifl.trainer", "--config", str(path), job=job)
 
     def _reap(self) -> None:
         """Collect the dead: orphans in silence, children with consequences."""
@@ -285,9 +226,8 @@ class Engine:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
                     return
-                child = self.children.pop(pid, None)
+                child = self.children.ended(pid)
                 if child is not None:
-                    self._hear_out(child)
                     self._ended(child, os.waitstatus_to_exitcode(status))
                 elif self.delay is not None and pid == self.delay.pid and not self.are_over:
                     self.restarts["delay"] += 1
@@ -296,17 +236,11 @@ class Engine:
                     emit("restart", what="delay of links")
                     self._start_delay()
 
-    def _hear_out(self, child: Child) -> None:
-        """All that a dead child has said: it may be the reason."""
-        self.outputs.drain(child.speaker)
-        while child.events in self.unread and self._read_events(child.events):
-            pass
-
     def _ended(self, child: Child, code: int) -> None:
         job = child.job
         if self.are_over or (job is not None and job.is_over):
             self._withdraw(job)  # trainers hear that it is done, too, and end by themselves
-            if self.are_over and all(other.job is None for other in self.children.values()):
+            if self.are_over and self.children.are_agents:
                 raise Over
             return
         if code == -signal.SIGKILL:
@@ -320,13 +254,13 @@ class Engine:
         is_crash = code <= 0 and self.restarts[child.what] <= RESTARTS
         if job is None:
             if not is_crash:
-                self._give_up(child.what, _ending("the agent", code, child.speaker.last))
+                self._give_up(child.what, child.ending("the agent", code))
                 return
             emit("restart", what=f"agent of {child.what}")
             self._start_agent(child.what)
         elif child.what != job.named("coordinator"):
             if code:
-                why = _ending("the process of the trainers", code, child.speaker.last)
+                why = child.ending("the process of the trainers", code)
                 self._fails(job, Over(why, code="trainer-failed"))
         elif code == resume.REWIND:
             self._rewind(job)
@@ -334,7 +268,7 @@ class Engine:
             job.say("restart", what="coordinator")
             self._start_coordinator(job)
         else:
-            self._fails(job, Over(_ending("the coordinator", code, child.speaker.last)))
+            self._fails(job, Over(child.ending("the coordinator", code)))
 
     @property
     def are_over(self) -> bool:
@@ -348,12 +282,10 @@ class Engine:
         if str(over):
             job.say("failed", error=str(over), code=over.code)
         self._is_over(job)
-        for child in self.children.values():
-            if child.job is job:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, signal.SIGTERM)
+        for child in self.children.of(job):
+            child.send(signal.SIGTERM)
         self._withdraw(job)
-        if self.are_over and all(other.job is None for other in self.children.values()):
+        if self.are_over and self.children.are_agents:
             raise Over
 
     def _is_over(self, job: LocalJob) -> None:
@@ -364,9 +296,9 @@ class Engine:
 
     def _withdraw(self, job: LocalJob | None) -> None:
         """Once the coordinator of a job that is over is gone, agents drop what is left of it."""
-        if job is not None and not job.is_withdrawn and not any(
-            child.what == job.named("coordinator") for child in self.children.values()
-        ):  # fmt: skip
+        if job is None or job.is_withdrawn:
+            return
+        if self.children.named(job.named("coordinator")) is None:
             job.is_withdrawn = True
             job.close()
             self._post_jobs()
@@ -388,10 +320,9 @@ class Engine:
 
         One that is given up has no agent, and stays as it is.
         """
-        agent = next((child for child in self.children.values() if child.what == node), None)
+        agent = self.children.named(node)
         if agent is not None and self.anew.begins(node, job.number):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(agent.pid, signal.SIGKILL)  # and another is started
+            agent.send(signal.SIGKILL)  # and another is started
             end_those_with(self.directory / node)
 
     def _rewind(self, job: LocalJob) -> None:
@@ -422,23 +353,6 @@ class Engine:
             )
 
     # -- events ------------------------------------------------------------------------------
-    def _read_events(self, fd: int) -> bool:
-        """What is there now; False where there was nothing, or will be nothing any more."""
-        try:
-            data = os.read(fd, 1 << 16)
-        except BlockingIOError:
-            return False
-        if not data:
-            self.selector.unregister(fd)
-            os.close(fd)
-            del self.unread[fd], self.speaking[fd]
-            return False
-        *lines, self.unread[fd] = (self.unread[fd] + data).split(b"\n")
-        job = self.speaking[fd]
-        for line in lines:
-            self._on_event(job, json.loads(line))
-        return True
-
     def _on_event(self, job: LocalJob, event: dict[str, Any]) -> None:
         if job.is_over and event["event"] == "failed":
             return
@@ -446,7 +360,7 @@ class Engine:
             case "listening":
                 self.arbiter.again(job.name)
                 for name in self.config["nodes"]:
-                    if not any(child.what == name for child in self.children.values()):
+                    if self.children.named(name) is None:
                         self._start_agent(name)
                 return
             case "gateways":
@@ -493,13 +407,12 @@ class Engine:
     def end(self) -> None:
         """Agents first, so that they undo what is theirs in the kernel; then all the rest."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        agents = [child.pid for child in self.children.values() if child.job is None]
-        for pid in agents:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-        for pid in agents:
+        agents = self.children.of(None)
+        for agent in agents:
+            agent.send(signal.SIGTERM)
+        for agent in agents:
             with contextlib.suppress(ChildProcessError, OSError):
-                pidfd = os.pidfd_open(pid)
+                pidfd = os.pidfd_open(agent.pid)
                 with selectors.DefaultSelector() as selector:
                     selector.register(pidfd, selectors.EVENT_READ)
                     selector.select(2.0)
@@ -507,8 +420,7 @@ class Engine:
         end_descendants()
         with contextlib.suppress(BrokenPipeError):
             self._last_events()
-            self.outputs.drain_all()
-            self.outputs.close_all()
+            self.children.hear_the_last()
         if self.pins:
             unmount(self.directory / "bpf")
         if self.fabric:
@@ -516,12 +428,6 @@ class Engine:
         for job in self.jobs.values():
             end_of_metrics(job.run_dir)
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def _ending(what: str, code: int, last: str) -> str:
-    """Why a process that a run cannot do without has ended, in its own words where it had some."""
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-    return f"{what} {how}" + (f": {last}" if last and code > 0 else "")
 
 
 @click.command()

@@ -41,6 +41,7 @@ class GlobalModel:
         initial: makes the model that the job begins with.
         model_bytes: of a model slot: the model, then for fedavgm the velocity.
         last: round of the newest checkpoint.
+        start: of the run, in which models are made from now on.
         meanwhile: called while a model is moved to or from a node, for what cannot wait; raises
             Unreachable if that node is lost.
         lost: called with the name of a node that was lost while a model was moved, and why.
@@ -48,12 +49,14 @@ class GlobalModel:
 
     def __init__(
         self, job: FLJob, folder: Folder, layout: Layout, model_bytes: int, *,
-        initial: Callable[[], dict[str, Any]], last: int, store: JobStore,
+        initial: Callable[[], dict[str, Any]], last: int, start: int,
+        store: JobStore,
         context: zmq.Context[zmq.Socket[bytes]], keys: Keys,
         meanwhile: Callable[[Known], None], lost: Callable[[str, str], None],
     ) -> None:  # fmt: skip
         self.job, self.name, self.folder = job, job.metadata.full_name, folder
-        self.layout, self.model_bytes, self.store = layout, model_bytes, store
+        self.layout, self.model_bytes = layout, model_bytes
+        self.store, self.start = store, start
         self._initial, self._context, self._keys = initial, context, keys
         self._meanwhile, self._lost = meanwhile, lost
         every, pause_s = due_every(job.spec.checkpoint.every, model_bytes)
@@ -104,7 +107,8 @@ class GlobalModel:
         number = outcome.number
         if outcome.result == "written":
             place = self.checkpoints.place(number)
-            self.store.save(Change(checkpoint=Checkpoint(number=number, place=place)))
+            written = Checkpoint(number=number, place=place, start=self.start)
+            self.store.save(Change(checkpoint=written))
             emit("checkpoint", round=number, place=place)
         elif outcome.result == "failed" and self.checkpoints.counts["failed"] == 1:
             emit("warning", text=f"the checkpoint of round {number} cannot be written to "

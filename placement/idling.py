@@ -5,8 +5,12 @@ times (keepalive.py), and what follows.  Pure: the clock is the caller's, who st
 runtimes (node.py).
 
     a round is over ─► quiet ─► the window is over: asleep ─► a descriptor for a role: awake
-                         ▲                    │                          │
-                         └────── awake ◄──────┘ the next is expected     └─► that idle time is seen
+                       ▲   ▲                  │                          │
+                       │   └──── awake ◄──────┘ the next is expected     └─► that idle time is seen
+                       └─ all roles are there ◄─ planned ◄─ a plan, unless work has begun
+
+A plan has every role started, which somebody waits for; it is no work, and a round in which nobody
+answers is quiet from then on, however long it takes.
 
 Below `least_s` nothing is stopped: what was learned counts where it says more.  With a limit, which
 is the autoscaler's `idle_s`, runtimes go after that, whatever was learned.
@@ -30,10 +34,12 @@ class Idling:
     Attributes:
         least_s: for so long runtimes stay in any case.
         limit_s: for no longer than that.
-        quiet_since_s: when the last round was over; None: one is under way, or none has been.
+        quiet_since_s: when the last round was over, or the plan after it carried out; None: one is
+            under way, or none has been.
         over: number of the last round that was over, and when.
         asleep: its runtimes were stopped.
         expecting: they are there again, since the next round is expected.
+        planned: they are there for a plan, of which not every role is there yet, and nothing else.
     """
 
     least_s: float = math.inf
@@ -43,6 +49,7 @@ class Idling:
     over: tuple[int, float] = 0, 0.0
     asleep: bool = False
     expecting: bool = False
+    planned: bool = False
 
     @property
     def window(self) -> Window:
@@ -54,8 +61,20 @@ class Idling:
         """Nothing more is to be done for this round; may be said again."""
         if round_ != self.over[0]:  # a run that begins again repeats numbers
             self.over = round_, now_s
+        self.planned = False
         if self.quiet_since_s is None:
             self.quiet_since_s = now_s
+
+    def plan(self, at_s: float) -> None:
+        """Every role is to be there, until `ready` says that it is."""
+        if self.quiet_since_s is not None:
+            self.work(at_s)
+            self.planned = True
+
+    def ready(self, now_s: float) -> None:
+        """Every role of the plan is there; what has begun meanwhile goes on."""
+        if self.planned:
+            self.quiet_since_s, self.planned = now_s, False
 
     def work(self, at_s: float, round_: int | None = None) -> None:
         """Something is to be done from then on; earlier times belong to the round before.
@@ -64,10 +83,12 @@ class Idling:
             round_: what it was done for, where somebody who did it says so, maybe after the end
                 of that round.
         """
+        number, over_at_s = self.over
+        if self.quiet_since_s is None and (round_ is None or round_ > number):
+            self.planned = False
         if self.quiet_since_s is None or at_s < self.quiet_since_s:
             return
         self.idle = seen(self.idle, at_s - self.quiet_since_s)
-        number, over_at_s = self.over
         if round_ is not None and round_ <= number:
             self.quiet_since_s = over_at_s
         else:

@@ -57,7 +57,7 @@ class Node:
         job.idling.least_s = message["scaling"]["keep_alive_s"]
         if job.queue_settings is not None:
             job.idling.limit_s = job.queue_settings.idle_s
-        job.idling.work(time.monotonic())  # whoever sent the plan waits for every role
+        job.idling.plan(time.monotonic())  # whoever sent it waits for every role
         try:
             self._carry_out(job)
         except LiflError as error:
@@ -329,6 +329,7 @@ class Node:
             return
         if job.lanes >= set(job.roles):
             job.announced = True
+            job.idling.ready(time.monotonic())
             self.report({"t": "planned", "job": job.name, "epoch": job.plan["epoch"]})
 
     # -- pokes -------------------------------------------------------------------------------

@@ -319,11 +319,12 @@ class Planning:
     def round_to_gateway(
         self, plan: Plan, node: Known, members: Membership, *, epoch: int, number: int,
         roster: Sequence[str], holder: Known, elapsed_s: float, excused: int,
-        crowd_at: int | None = None,
+        made_in: int, crowd_at: int | None = None,
     ) -> Message:  # fmt: skip
         """A node's part of a round; the model of the one before is at `holder`.
 
         Args:
+            made_in: the start of the run in which that model was made.
             crowd_at: a queue of which its gateway is to tell, once.
         """
         assert plan.top_node is not None
@@ -341,7 +342,7 @@ class Planning:
             "settings": trainer.settings(number) if trainer else {},
             "forward": None if is_top else [top.endpoint, top.key],
             "model_from": None if holder is node else [holder.endpoint, holder.key],
-            "crowd_at": crowd_at,
+            "crowd_at": crowd_at, "made": made_in,
         }  # fmt: skip
 
 

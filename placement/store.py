@@ -51,12 +51,17 @@ class UnderWay:
     deadline_at_s: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Checkpoint:
-    """The model of a round, as it lies on disk or behind a URL."""
+    """The model of a round, as it lies on disk or behind a URL.
+
+    Attributes:
+        start: of the run, in which that model was made; 0: it was not written down.
+    """
 
     number: int
     place: str
+    start: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +99,13 @@ class Saved:
     checkpoint: Checkpoint | None = None
     complete: bool = False
     clock: Clock = Clock()
+
+    @property
+    def base_start(self) -> int:
+        """The start in which the model of `base` was made, while that is the newest."""
+        checkpoint = self.checkpoint
+        is_base = checkpoint is not None and checkpoint.number == self.base
+        return checkpoint.start if checkpoint is not None and is_base else self.start
 
     @property
     def published(self) -> int:

@@ -11,6 +11,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Final
 
@@ -116,9 +117,7 @@ class SqliteStore:
             round=round_from_wire(round_) if round_ else None,
             rows=rows,
             model_at=parts.get("model_at"),
-            checkpoint=Checkpoint(number=checkpoint[0], place=checkpoint[1])
-            if checkpoint
-            else None,
+            checkpoint=Checkpoint(*checkpoint) if checkpoint else None,
             complete=parts.get("complete", False),
             clock=Clock(elapsed_s=clock[0], at_s=clock[1]),
         )
@@ -169,9 +168,8 @@ class SqliteStore:
         if change.model_at is not None:
             self._put("model_at", change.model_at)
         if change.checkpoint is not None:
-            self._put("checkpoint", [change.checkpoint.number, change.checkpoint.place])
+            self._put("checkpoint", astuple(change.checkpoint))
         if change.clock is not None:
             self._put("clock", [change.clock.elapsed_s, change.clock.at_s])
         if change.complete:
             self._put("complete", True)
-

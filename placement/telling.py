@@ -94,7 +94,8 @@ class Telling:
                 course.plan, node, self.members, epoch=course.epoch, number=course.round.number,
                 roster=course.roster, holder=self._holder(),
                 elapsed_s=course.record.elapsed_s(course.round.number),
-                excused=course.round.excused, crowd_at=course.crowds.length(node),
+                excused=course.round.excused, made_in=course.made_in,
+                crowd_at=course.crowds.length(node),
             ),
         )  # fmt: skip
 

@@ -3,14 +3,13 @@
     FLJob, nodes, Jobs, coordinator ─► decide.py ─► Secret, Jobs, coordinator, status, Events
 
 Owns the acting, and what was observed.  Knows no rule: decide.py has them, objects.py what an
-object looks like, story.py what a coordinator's words mean.  The operator wakes it whenever
-something has changed; whatever fails is tried again.
+object looks like, papers.py how it is written down, story.py what a coordinator's words mean.  The
+operator wakes it whenever something has changed; whatever fails is tried again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 import logging
@@ -28,7 +27,7 @@ from lifl.placement import cloudevents, drains
 from lifl.placement.arbiter import Arbiter, Share, Want
 from lifl.placement.cloudevents import About
 from lifl.placement.cluster import names
-from lifl.placement.cluster.api import Api, Conflict, Missing, Object, path_of
+from lifl.placement.cluster.api import Api, Conflict, Object, path_of
 from lifl.placement.cluster.decide import ENDED, Decision, Ready, Seen, decide, fitting
 from lifl.placement.cluster.desk import Desk, Posted
 from lifl.placement.cluster.keys import Record
@@ -41,10 +40,10 @@ from lifl.placement.cluster.objects import (
     member_secret,
 )
 from lifl.placement.cluster.outside import Doors
+from lifl.placement.cluster.papers import Papers, job_of, saved_of, status_of
 from lifl.placement.cluster.runs import MAKE_ROOM, Coordinator
 from lifl.placement.cluster.secrets import Secrets
 from lifl.placement.cluster.services import why_not
-from lifl.placement.cluster.store_cluster import unpacked
 from lifl.placement.cluster.story import News, failed, news, told, with_endpoint, with_model
 from lifl.placement.cluster.visitors import Visitors
 from lifl.placement.limits import full_disk_says
@@ -82,9 +81,8 @@ class Keeper:
         self.full_name = names.full(self.namespace, self.name)
         self.path = names.fljob(self.namespace, self.name)
         self.run_dir: Path = directory / self.namespace / f"{self.name}-{self.uid[:8]}"
-        self.status = _status_of(body)
-        self.written: Status | None = None
-        self.saved: Saved | None = _saved_of(body)
+        self.status = status_of(body)
+        self.saved: Saved | None = saved_of(body)
         self.record: Record | None = None
         self.coordinator: Coordinator | None = None
         self.woken = asyncio.Event()
@@ -100,6 +98,7 @@ class Keeper:
         self.sink: Sink | None = None
         self._events = events
         self.secrets = Secrets(api)
+        self.papers = Papers(api, body, home=install.namespace, epoch=epoch, identity=identity)
         self.visitors = Visitors(
             api, install, self.secrets, self.namespace, self.name, self.run_dir / "keys"
         )
@@ -149,7 +148,7 @@ class Keeper:
             await self._say(News("Refused", str(error), "Warning"))
             return
         if self.record is None:
-            self.record = await asyncio.to_thread(self._load_record, job)
+            self.record = await asyncio.to_thread(self.papers.load_record, job)
         await self._give_up_lost_nodes()
         await self._take_in_nodes(job)
         await asyncio.to_thread(self._see_who_drains)
@@ -187,7 +186,7 @@ class Keeper:
             await asyncio.to_thread(self.api.delete, self._member(member))
         left = {n: key for n, key in self.record.nodes.items() if n not in {*lost, *self.lost}}
         self.record = self.record.again().on(left)
-        await asyncio.to_thread(self._save_record)
+        await self._save_record()
         gone = ", ".join(sorted({*lost, *self.lost}))
         text = f"{gone} began anew, or is lost: rounds go on from the last checkpoint"
         await self._say(News("PlacedAnew", text, "Warning"))
@@ -210,7 +209,7 @@ class Keeper:
             return
         self.lost -= new.keys()
         self.record = self.record.on({**nodes, **new})
-        await asyncio.to_thread(self._save_record)
+        await self._save_record()
         await self._stop()  # and it is started again in this turn
         await self._say(News("NodesJoined", f"{', '.join(sorted(new))}: from the next round on"))
 
@@ -255,10 +254,10 @@ class Keeper:
         assert self.record is not None
         if self.is_rewound:
             self.record, self.is_rewound = self.record.again(), False
-            await asyncio.to_thread(self._save_record)
+            await self._save_record()
         if decision.place:
             self.record = self.record.on(decision.place)
-            await asyncio.to_thread(self._save_record)
+            await self._save_record()
             where = ", ".join(sorted(decision.place))
             await self._say(News("Placed", f"on {where}"))
         for said in decision.conditions:
@@ -461,67 +460,19 @@ class Keeper:
                     self.wake()
 
     # -- the API server ----------------------------------------------------------------------
-    def _load_record(self, job: FLJob) -> Record:
-        path = path_of("", "secrets", self.install.namespace, names.record(self.uid))
-        found = self.api.find(path)
-        if found is not None:
-            return Record.of(_decoded(found["data"]["record"]))
-        self.record = Record.new(job, self.uid)
-        self._save_record()
-        return self.record
-
-    def _save_record(self) -> None:
-        assert self.record is not None
-        name = names.record(self.uid)
-        path = path_of("", "secrets", self.install.namespace, name)
-        self.api.apply(path, {
-            "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-            "metadata": {
-                "name": name, "namespace": self.install.namespace,
-                "labels": names.OURS | {names.COMPONENT: "record"},
-            },
-            "stringData": {"record": self.record.text()},
-        })  # fmt: skip
-
     def _set(self, status: Status) -> None:
         self.status = status
 
+    async def _save_record(self) -> None:
+        assert self.record is not None
+        await asyncio.to_thread(self.papers.save_record, self.record)
+
     async def _write(self) -> None:
-        """The status, where it says something new."""
-        if self.status == self.written:
-            return
-        status = self.status
-        wire = status.wire()
-        wire.pop("store", None)  # the coordinator's
-        wire["epoch"] = self.epoch
-        before = self.written.wire() if self.written else {}
-        for name in before.keys() - wire.keys() - {"store"}:
-            wire[name] = None
-        try:
-            await asyncio.to_thread(self.api.merge, f"{self.path}/status", {"status": wire})
-            self.written = status
-        except Missing:
+        if not await asyncio.to_thread(self.papers.write, self.status):
             self.closed = True
 
     async def _say(self, said: News) -> None:
-        """An Event; one that cannot be written is not worth a job."""
-        stamp = names.now()
-        body = {
-            "apiVersion": "v1", "kind": "Event", "type": said.type, "reason": said.reason,
-            "message": said.message[:1000], "count": 1,
-            "firstTimestamp": stamp, "lastTimestamp": stamp,
-            "metadata": {"generateName": f"{self.name}.", "namespace": self.namespace},
-            "involvedObject": {
-                "apiVersion": names.GROUP, "kind": "FLJob", "name": self.name,
-                "namespace": self.namespace, "uid": self.uid,
-            },
-            "source": {"component": "lifl-operator"}, "reportingComponent": "lifl-operator",
-            "reportingInstance": self.identity,
-        }  # fmt: skip
-        with contextlib.suppress(LiflError):
-            await asyncio.to_thread(
-                self.api.create, path_of("", "events", self.namespace), body
-            )
+        await asyncio.to_thread(self.papers.say, said)
 
     async def _expire(self, job: FLJob) -> None:
         """Delete the FLJob when its time is over."""
@@ -542,8 +493,7 @@ class Keeper:
         self.desk.withdraw(self.full_name)
         for member in names.MEMBERS:
             await asyncio.to_thread(self.api.delete, self._member(member))
-        record = path_of("", "secrets", self.install.namespace, names.record(self.uid))
-        await asyncio.to_thread(self.api.delete, record)
+        await asyncio.to_thread(self.papers.delete_record)
         await asyncio.to_thread(shutil.rmtree, self.run_dir, True)
 
     async def leave(self) -> None:
@@ -561,25 +511,6 @@ class Keeper:
             self.sink.close(LINGER_S)
 
 
-def job_of(body: Object) -> FLJob:
-    """The job of an object; pydantic's ValidationError is a ValueError."""
-    fields = {name: body[name] for name in ("apiVersion", "kind", "metadata", "spec")}
-    return FLJob.model_validate(fields, by_alias=True, by_name=False)
-
-
-def _status_of(body: Object) -> Status:
-    try:
-        return Status.model_validate(dict(body.get("status", {})), by_alias=True, by_name=False)
-    except ValueError as error:
-        log.warning("a status that cannot be read is written anew: %s", error)
-        return Status()
-
-
-def _saved_of(body: Object) -> Saved | None:
-    store = body.get("status", {}).get("store")
-    return unpacked(store) if store and store.get("data") else None
-
-
 def _is_past_initial(saved: Saved | None, start: int) -> bool:
     """Nobody needs the initial model any more: nodes have it, or there is a checkpoint."""
     if saved is None:
@@ -588,7 +519,3 @@ def _is_past_initial(saved: Saved | None, start: int) -> bool:
         return saved.checkpoint is not None
     begun = saved.round is not None and saved.round.started_at_s is not None
     return bool(saved.base or saved.rows or begun)
-
-
-def _decoded(text: str) -> str:
-    return base64.b64decode(text).decode()

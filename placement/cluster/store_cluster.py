@@ -126,8 +126,7 @@ def packed(saved: Saved) -> str:
         "round": _replaced(round_to_wire(saved.round), place) if saved.round else None,
         "rows": {str(number): json.dumps(row) for number, row in saved.rows.items()},
         "model_at": saved.model_at,
-        "checkpoint": [saved.checkpoint.number, saved.checkpoint.place]
-        if saved.checkpoint else None,
+        "checkpoint": dataclasses.astuple(saved.checkpoint) if saved.checkpoint else None,
         "complete": saved.complete, "clock": [saved.clock.elapsed_s, saved.clock.at_s],
     }  # fmt: skip
     data = lzma.compress(msgpack.packb(wire), preset=0)
@@ -154,7 +153,7 @@ def unpacked(store: dict[str, Any]) -> Saved:
         round=round_from_wire(_restored(wire["round"], keys)) if wire["round"] else None,
         rows={int(number): json.loads(row) for number, row in wire["rows"].items()},
         model_at=wire["model_at"],
-        checkpoint=Checkpoint(number=checkpoint[0], place=checkpoint[1]) if checkpoint else None,
+        checkpoint=Checkpoint(*checkpoint) if checkpoint else None,
         complete=wire["complete"],
         clock=Clock(elapsed_s=wire["clock"][0], at_s=wire["clock"][1]),
     )  # fmt: skip

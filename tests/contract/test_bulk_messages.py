@@ -15,7 +15,7 @@ from lifl.errors import Unreachable
 from lifl.exchange import Exchange
 from lifl.functions import bulk as port
 from lifl.functions.bulk_client import Broken, BulkConnection
-from lifl.functions.bulk_state import FIRST, Sending, Stage
+from lifl.functions.bulk_state import FIRST, Connection, Sending, Stage
 from lifl.functions.jobs import Uploading
 from lifl.functions.layout import Layout
 from lifl.functions.sealing import (
@@ -301,6 +301,12 @@ def test_a_message_that_was_changed_or_not_asked_for_ends_the_connection(
     assert listener.heard == []
 
 
+STEPS_TO: dict[Stage, Callable[[Connection], object]] = {
+    Stage.LISTENS: Connection.has_verdict, Stage.TOLD: Connection.is_told,
+    Stage.WORKS: Connection.asks,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("stage", list(Stage))
 @pytest.mark.parametrize("talks", [True, False])
 def test_only_who_was_told_of_a_round_and_did_not_answer_hears_it_again(
@@ -308,7 +314,7 @@ def test_only_who_was_told_of_a_round_and_did_not_answer_hears_it_again(
 ) -> None:
     with gateway.client(gateway.ticket(talks=talks)):
         connection = gateway.connection()
-        connection.stage = stage
+        STEPS_TO[stage](connection)
     gateway.turn()
     assert gateway.untold == ([connection] if talks and stage is Stage.TOLD else [])
 
@@ -316,7 +322,7 @@ def test_only_who_was_told_of_a_round_and_did_not_answer_hears_it_again(
 def test_a_connection_that_is_replaced_has_told_nothing_more(gateway: Gateway) -> None:
     with gateway.client(gateway.ticket(talks=True)):
         before = gateway.connection()
-        before.stage = Stage.TOLD
+        before.is_told()
         with gateway.client(gateway.ticket(talks=True)):
             assert gateway.untold == [before]
             gateway.turn()
@@ -325,7 +331,7 @@ def test_a_connection_that_is_replaced_has_told_nothing_more(gateway: Gateway) -
 
 def test_of_a_job_that_has_left_nobody_is_told_again(gateway: Gateway) -> None:
     with gateway.client(gateway.ticket(talks=True)):
-        gateway.connection().stage = Stage.TOLD
+        gateway.connection().is_told()
         gateway.bulk.close_job("job")
         assert gateway.untold == []
 

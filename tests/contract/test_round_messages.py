@@ -96,6 +96,7 @@ class Node:
             "t": "round", "job": "job", "round": number, "epoch": 1, "roster": NAMES,
             "excused": b"", "settings": settings, "lanes": {"0": 1, "1": 1}, "nodes": {}, "top": 9,
             "forward": None, "model_from": None, "elapsed_s": 0.0,
+            "made": 1,
         })  # fmt: skip
 
     def next_model(self) -> None:

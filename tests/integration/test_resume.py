@@ -196,6 +196,70 @@ def test_a_client_from_outside_takes_part_again(runner: Runner) -> None:
     assert seen[again:] == list(range(first, 31))
 
 
+@pytest.mark.parametrize("lane", ["zmq", "fast"])
+def test_the_round_that_was_under_way_is_trained_once(runner: Runner, lane: str) -> None:
+    """Everything is killed when one of two clients has heard that its update counts.
+
+    The checkpoint is of the round before: both send what they have to the new start, which comes
+    to the model of a run that nobody killed.
+    """
+    under_way, last = 2, 4  # the first checkpoint: none before it can have it skipped
+    path = runner.job_file(
+        rounds=last, trainers=2, trainer=None, clients={"min": 2, "lane": lane},
+        checkpoint={"every": 1},
+    )  # fmt: skip
+    env = {"TOY_SIZE": "100000"}  # more than goes with a message
+    process = runner.start(path, "--proxy", PROXY, env=env)
+    assert process.stdout is not None
+    assert any('"endpoint"' in line for line in process.stdout)
+    run_dir = (runner.folder / "runs" / "latest").resolve()
+    told: dict[int, list[tuple[int, bool]]] = {0: [], 1: []}
+    has_sent, goes_on = threading.Event(), threading.Event()
+
+    def take_part(index: int) -> None:
+        file = str(run_dir / f"clients/client-{index}.json")
+        with lifl.Client.connect({"LIFL_CLIENT": file}) as client:
+            for round_ in client.rounds():
+                if (index, round_.number) == (1, under_way):
+                    assert goes_on.wait(60)
+                value = 1 + index + 100 * round_.number
+                model = {
+                    name: np.full_like(was, value % 2 if was.dtype == bool else value)
+                    for name, was in round_.model.items()
+                }
+                counts = round_.send(model, weight=1.0 + index)
+                told[index].append((round_.number, counts))
+                if (index, round_.number) == (0, under_way):
+                    has_sent.set()
+                if round_.number == last:
+                    return
+
+    clients = [threading.Thread(target=take_part, args=(n,), daemon=True) for n in told]
+    for client in clients:
+        client.start()
+    assert any(
+        '"checkpoint"' in line and f'"round": {under_way - 1},' in line for line in process.stdout
+    )
+    assert has_sent.wait(60)
+    kill_all(runner, process)
+    process = runner.start(None, "--resume", str(run_dir), env=env)
+    goes_on.set()
+    run = runner.finish(process)
+    for client in clients:
+        client.join(30)
+        assert not client.is_alive()
+    assert run.status == 0, run.stderr
+    assert run.of("round_started")[0]["round"] == under_way
+    once = [(number, True) for number in range(1, last + 1)]
+    assert told == {0: once, 1: once}
+    assert [row["clients"] for row in run.rows] == [2] * last
+    values = [(1 + 100 * last, 1.0), (2 + 100 * last, 2.0)]
+    mean = sum(value * weight for value, weight in values) / 3
+    np.testing.assert_allclose(
+        load_model(run_dir / "model.safetensors")["double"], mean, rtol=1e-12
+    )
+
+
 @pytest.fixture
 def little_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system with room for some small files."""

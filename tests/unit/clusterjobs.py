@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lifl.api.job import FLJob
-from lifl.placement.cluster.keeper import job_of
+from lifl.placement.cluster.papers import job_of
 
 UID = "0000002a-1111-4222-8333-444455556666"
 

@@ -138,11 +138,13 @@ class Line:
 
     def __init__(self, *_: object, **__: object) -> None:
         self.layout = Layout.of({"w": np.zeros(3, np.float32)})
-        self.buffers, self.pending, self.start = Buffers(), None, 1
+        self.buffers, self.start = Buffers(), 1
+        self.pending: dict[str, Any] | None = None
+        self.kept: Upload | dict[str, Any] | None = None
         self.taken: list[bytes] = []
 
     def wait_for(self, *_: str) -> tuple[dict[str, Any], None]:
-        return {"t": "round", "round": 1, "need": True, "settings": {}}, None
+        return {"t": "round", "round": 1, "need": True, "settings": {}, "made": 1}, None
 
     def fetch(self, _: int) -> dict[str, np.ndarray]:
         return {"w": np.zeros(3, np.float32)}
@@ -166,3 +168,86 @@ def test_what_counts_already_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) 
     assert round_.send({"w": np.full(3, 2, np.float32)}, weight=1.0)
     assert round_.report(weight=1.0)
     assert client._exchange.taken == [np.ones(3, np.float32).tobytes()]
+
+
+class Restarts(Line):
+    """An exchange with a run that is started again; `news` are the rounds that it says.
+
+    An update is taken where `takes` says so, and is lost with everything else where it says the
+    start that comes instead.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.news: list[tuple[int, int, int]] = []  # start, round, in which its model was made
+        self.takes: list[int] = []
+
+    def wait_for(self, *_: str) -> tuple[dict[str, Any], None]:
+        if self.pending is not None:
+            message, self.pending = self.pending, None
+            return message, None
+        if not self.news:
+            return {"t": "done"}, None
+        self.start, number, made = self.news.pop(0)
+        return {"t": "round", "round": number, "need": True, "settings": {}, "made": made}, None
+
+    def upload(self, upload: Upload) -> bool:
+        super().upload(upload)
+        if self.takes and self.takes.pop(0):
+            self.pending, _ = self.wait_for()
+            return False
+        return True
+
+
+def trained(rig: Restarts, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """Rounds that a client was given, in order, and what its `send` said."""
+    monkeypatch.setattr("lifl.client.Exchange", lambda *_, **__: rig)
+    client = Client(Address("", ""), job="toy", keys=Keys("somebody", ""))
+    return [
+        (round_.number, round_.send({"w": np.full(3, round_.number, np.float32)}, weight=1.0))
+        for round_ in client.rounds()
+    ]
+
+
+def test_a_round_that_is_repeated_from_the_same_model_is_not_trained_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Restarts()
+    rig.news = [(1, 6, 1), (1, 7, 1), (2, 7, 1), (3, 7, 1), (3, 8, 3)]
+    assert trained(rig, monkeypatch) == [(6, True), (7, True), (8, True)]
+    values = [np.frombuffer(data, np.float32)[0] for data in rig.taken]
+    assert values == [6, 7, 7, 7, 8], "each start has it"
+
+
+def test_a_send_that_a_restart_interrupts_counts_when_the_new_start_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Restarts()
+    rig.news, rig.takes = [(1, 7, 1), (2, 7, 1), (2, 8, 2)], [1, 0]
+    assert trained(rig, monkeypatch) == [(7, True), (8, True)]
+    assert len(rig.taken) == 3
+
+
+@pytest.mark.parametrize(
+    ("news", "why"),
+    [
+        ((2, 7, 2), "its model was made again"),
+        ((2, 6, 1), "the checkpoint is older"),
+        ((2, 8, 1), "it is another round"),
+    ],
+)
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_what_was_kept_for_another_model_is_void(
+    monkeypatch: pytest.MonkeyPatch, news: tuple[int, int, int], why: str, *, interrupted: bool
+) -> None:
+    rig = Restarts()
+    rig.news, rig.takes = [(1, 7, 1), news], [int(interrupted)]
+    assert trained(rig, monkeypatch) == [(7, not interrupted), (news[1], True)], why
+
+
+def test_who_has_sent_nothing_is_given_the_round_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Restarts()
+    rig.news = [(1, 7, 1), (2, 7, 1)]
+    monkeypatch.setattr("lifl.client.Exchange", lambda *_, **__: rig)
+    client = Client(Address("", ""), job="toy", keys=Keys("somebody", ""))
+    assert [round_.number for round_ in client.rounds()] == [7, 7]

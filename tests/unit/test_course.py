@@ -15,7 +15,7 @@ from lifl.placement.course import Course
 from lifl.placement.membership import Known, Membership
 from lifl.placement.planning import Planning
 from lifl.placement.rounds import Round
-from lifl.placement.store import Change, Saved, UnderWay
+from lifl.placement.store import Change, Checkpoint, Saved, UnderWay
 from tests.clock import Clock
 from tests.unit.clusterjobs import job as fljob
 
@@ -27,7 +27,9 @@ MEASURED = {
 class Rig:
     """A job of four clients on nodes that are all there, and say what they are asked."""
 
-    def __init__(self, nodes: int = 3, *, policy: str = "bestfit", **spec: Any) -> None:
+    def __init__(
+        self, nodes: int = 3, *, policy: str = "bestfit", start: int = 1, **spec: Any
+    ) -> None:
         self.job = fljob(
             rounds=50, clients={"min": 1}, placement={"policy": policy},
             memory={"inputSlots": 16}, **spec,
@@ -42,7 +44,7 @@ class Rig:
             self.members.comes(key, "node-0")
         layout = Layout.of({"x": np.zeros(4)})
         self.asking = Asking(is_shared=False)
-        self.planning = Planning(self.job, layout, 4, start=1, cores=4, asking=self.asking)
+        self.planning = Planning(self.job, layout, 4, start=start, cores=4, asking=self.asking)
         self.sent: list[tuple[bytes, dict[str, Any]]] = []
         self.saved: list[Change] = []
         self.put: list[tuple[str, int]] = []
@@ -102,6 +104,26 @@ class Rig:
         return self.course.round
 
 
+# -- a start of the run ----------------------------------------------------------------------
+def test_a_round_says_in_which_start_its_model_was_made() -> None:
+    """That of the first round is the checkpoint's, which an earlier start has written."""
+    rig = Rig(start=3)
+    rig.course.go_on(Saved(
+        job="{}", start=3, base=2, rows={2: {"round": 2}},
+        checkpoint=Checkpoint(number=2, place="there", start=1),
+    ))  # fmt: skip
+    rig.begin()
+    assert (last_round(rig)["round"], last_round(rig)["made"]) == (3, 1)
+    rig.publish()
+    assert (last_round(rig)["round"], last_round(rig)["made"]) == (4, 3)
+
+
+@pytest.mark.parametrize("checkpoint", [None, Checkpoint(number=7, place="there", start=4)])
+def test_a_coordinator_that_comes_back_made_what_came_after_the_beginning(
+    checkpoint: Checkpoint | None,
+) -> None:
+    saved = Saved(job="{}", start=4, base=5, checkpoint=checkpoint)
+    assert saved.base_start == 4
 
 
 # -- who hears what --------------------------------------------------------------------------

@@ -11,7 +11,8 @@ import pytest
 
 from lifl.placement import anew
 from lifl.placement import engine as module
-from lifl.placement.engine import RESTARTS, Child, Engine
+from lifl.placement.children import Child
+from lifl.placement.engine import RESTARTS, Engine
 from lifl.placement.output import Speaker
 
 PID = 1 << 30  # nobody's
@@ -40,7 +41,7 @@ def test_a_node_may_be_lost_more_often_than_an_agent_may_crash(
     tmp_path: Path, killed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine: Any = engine_of(tmp_path)
-    monkeypatch.setattr(engine, "_start_agent", lambda name: engine.children.setdefault(
+    monkeypatch.setattr(engine, "_start_agent", lambda name: engine.children.by_pid.setdefault(
         PID, Child(name, PID, Speaker(name, lambda *_: None))
     ))  # fmt: skip
     engine._start_agent("node-0")
@@ -48,8 +49,8 @@ def test_a_node_may_be_lost_more_often_than_an_agent_may_crash(
         killed.clear()
         engine._begin_anew("node-0", engine.jobs["a"])
         assert killed == ["agent", "node-0"]
-        engine._ended(engine.children.pop(PID), -signal.SIGKILL)
-        assert PID in engine.children
+        engine._ended(engine.children.by_pid.pop(PID), -signal.SIGKILL)
+        assert PID in engine.children.by_pid
     assert engine.given_up == set()
     assert engine.restarts["node-0"] == 0
 

@@ -21,7 +21,7 @@ def heard(lanes: dict[int, int], *, round_: int = 1, crowd_at: int | None = None
     return {
         "round": round_, "epoch": 1, "roster": ["a", "b", "c"], "excused": b"", "settings": {},
         "lanes": {str(bit): role for bit, role in lanes.items()}, "nodes": {}, "top": 9,
-        "forward": None, "model_from": None, "elapsed_s": 0.0, "crowd_at": crowd_at,
+        "forward": None, "model_from": None, "elapsed_s": 0.0, "crowd_at": crowd_at, "made": 1,
     }  # fmt: skip
 
 

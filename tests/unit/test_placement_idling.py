@@ -59,9 +59,54 @@ def test_work_that_is_heard_of_after_its_round_keeps_nobody_awake() -> None:
     assert not idling.asleep
 
 
+def test_a_plan_keeps_them_until_every_role_is_there_and_not_until_its_round_is_over() -> None:
+    """A round in which nobody answers is as quiet as the time before it."""
+    idling, at_s = after(0.1, 1.0, limit_s=5.0)
+    idling.plan(at_s + 1.0)
+    assert idling.turn(at_s + 100) is None, "somebody waits for every role"
+    idling.ready(at_s + 100)
+    idling.ready(at_s + 102)  # they are there already
+    assert idling.turn(at_s + 104.9) is None
+    assert idling.turn(at_s + 105) == "stop"
+    idling.plan(at_s + 200)
+    assert not idling.asleep
+    idling.ready(at_s + 201)
+    idling.work(at_s + 202, 3)
+    assert idling.turn(at_s + 1e6) is None, "the round is under way"
+
+
+@pytest.mark.parametrize("first", ["work", "plan"])
+def test_a_plan_in_mid_round_does_not_end_its_work(first: str) -> None:
+    idling, at_s = after(0.1, 1.0, limit_s=5.0)
+    for what in ("work", "plan") if first == "work" else ("plan", "work"):
+        if what == "work":
+            idling.work(at_s + 1.0, 3)
+        else:
+            idling.plan(at_s + 1.0)
+    idling.ready(at_s + 2.0)
+    assert idling.turn(at_s + 1e6) is None
+    idling.round_over(at_s + 10, 3)
+    assert idling.turn(at_s + 15) == "stop"
+
+
+def test_what_is_heard_late_of_the_round_before_does_not_make_a_plan_work() -> None:
+    idling, at_s = after(0.1, 1.0, limit_s=5.0)
+    idling.plan(at_s + 1.0)
+    idling.work(at_s + 0.5, 2)  # the round that `after` ended
+    idling.ready(at_s + 2.0)
+    assert idling.turn(at_s + 7.0) == "stop"
+
+
+def test_the_first_plan_waits_for_the_first_round() -> None:
+    idling = Idling(least_s=0.1, limit_s=5.0)
+    idling.plan(0.0)
+    idling.ready(1.0)
+    assert idling.turn(1e6) is None
+
+
 def test_a_run_that_begins_again_has_its_rounds_again() -> None:
     idling, at_s = after(60.0, *[1.0] * 8)
-    idling.work(at_s + 1.0)  # a plan
+    idling.plan(at_s + 1.0)
     idling.round_over(at_s + 2.0, 5)
     idling.work(at_s + 3.0, 6)
     assert idling.turn(at_s + 1e6) is None
