@@ -358,6 +358,8 @@ class Exchange:
                 self._hear_of(message["gateways"])
             case "ticket":
                 self.fast.hears(message)
+            case "reject" if message["of"] == "ticket":
+                self.fast.is_refused()
             case "redirect":
                 self._go_to(Address(message["endpoint"], message["key"]))
             case "round" | "done":

@@ -76,9 +76,9 @@ class FastLane:
         self.said: deque[Message] = deque()
         self.verdicts: deque[Message] = deque()
         self._transfers = self._tickets = 0
-        self._early = 0  # number of the ticket that was asked for before it is needed
-        self._is_asking = False  # ... and of one that is needed, whether it is waited for
-        self._opening: Opening | None = None  # with the former
+        self._early = 0  # number of a ticket that was asked for before it is needed, until it comes
+        self._opening: Opening | None = None  # with that
+        self._is_asking = False  # for one that is needed
 
     # -- before a round needs it -------------------------------------------------------------
     def prepare(self) -> None:
@@ -87,7 +87,8 @@ class FastLane:
         Nothing waits here, nor in `hears`, and nothing fails: what does not come about in this way
         is `open`'s, as after a connection that was lost.
         """
-        if self.connection is None and self._opening is None and not self._is_asking:
+        is_begun = self._early or self._opening is not None or self._is_asking
+        if self.connection is None and not is_begun:
             self._tickets += 1
             self._early = self._tickets
             self._exchange.send(self._ask())
@@ -102,6 +103,10 @@ class FastLane:
             self._step()  # there and then, on this machine
         if layout is not None:
             self._exchange.buffers.prepare(layout.update_bytes)
+
+    def is_refused(self) -> None:
+        """No ticket comes before one is needed."""
+        self._early = 0
 
     def _step(self) -> None:
         """Go on with a connection that was begun."""
@@ -309,7 +314,7 @@ class FastLane:
         began = time.monotonic()
         while self.connection is None or not self.connection.is_fit:
             opening, self._opening = self._opening, None
-            self.close()
+            self._end()
             try:
                 self.connection = opening.finish() if opening is not None else self._with_ticket()
             except Broken as error:
@@ -324,9 +329,10 @@ class FastLane:
         return self.connection
 
     def _with_ticket(self) -> BulkConnection:
-        self._tickets += 1  # a newer ticket voids the older, so only the last answer is of use
-        ask = self._ask()
-        self._exchange.send(ask)
+        if not self._early:
+            self._tickets += 1  # a newer ticket voids the older: only the last answer is of use
+            self._exchange.send(self._ask())
+        self._early, ask = 0, self._ask()
         verdicts: list[Message] = []
         self._is_asking = True
         try:
@@ -358,6 +364,9 @@ class FastLane:
 
     def close(self) -> None:
         self._leave_early()
+        self._end()
+
+    def _end(self) -> None:
         if self.connection is not None:
             self.connection.close()
             self.connection = None
