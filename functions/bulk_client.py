@@ -14,6 +14,7 @@ import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Callable
 from typing import Final, NoReturn
 
@@ -89,10 +90,7 @@ def admitted(
     except OSError as error:
         raise Broken(f"the bulk port {host}:{port} cannot be reached ({error})") from error
     try:
-        # limits of the kernel, not of Python, which would wait before it looks
-        sock.settimeout(None)
-        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
-            _limit(sock, option, STILL_S)
+        _let_wait(sock)
         sock.sendall(ticket.greeting())
         answer = sock.recv(ANSWER, socket.MSG_WAITALL)
     except OSError as error:
@@ -115,25 +113,36 @@ def _ticket(answer: Message, keys: Keys, *, endpoint: str, gateway: str, job: st
 
 
 class Opening:
-    """A connection that the gateway has not admitted yet; nothing here waits.
+    """A connection that the gateway has not admitted yet; nothing but `finish` waits.
 
-    Arguments and errors are those of `connect`.
+    The other arguments and errors are those of `connect`.
+
+    Args:
+        waits: the connection that comes of it does.
     """
 
     def __init__(
-        self, answer: Message, keys: Keys, *, endpoint: str, gateway: str, job: str
-    ) -> None:
+        self, answer: Message, keys: Keys, *, endpoint: str, gateway: str, job: str,
+        said: Callable[[memoryview], None] | None = None, waits: bool = False,
+    ) -> None:  # fmt: skip
         self._ticket = _ticket(answer, keys, endpoint=endpoint, gateway=gateway, job=job)
+        self._said, self._waits = said, waits
         self._where = f"{host_of(endpoint)}:{answer['port']}"
         self._has_greeted, self._heard = False, b""
         try:
             self._sock = tcp.begin(host_of(endpoint), answer["port"])
-            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STILL_S * 1000)
+            if not waits:
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STILL_S * 1000)
         except OSError as error:
             raise self._unreachable(error) from error
 
     def fileno(self) -> int:
         return self._sock.fileno()
+
+    @property
+    def events(self) -> int:
+        """Of poll(2): when the next step can be made."""
+        return select.POLLIN if self._has_greeted else select.POLLOUT
 
     def step(self) -> BulkConnection | None:
         """The connection once it is admitted; to be called when it is writable, then readable.
@@ -158,13 +167,39 @@ class Opening:
             return None
         if self._heard != self._ticket.answer():
             raise Broken(f"the bulk port {self._where} did not take the ticket")
-        return BulkConnection(self._sock, self._ticket)
+        if self._waits:
+            _let_wait(self._sock)
+        return BulkConnection(self._sock, self._ticket, self._said)
+
+    def finish(self) -> BulkConnection:
+        """The connection, waiting for it.
+
+        Raises:
+            Broken: as `connect`; it is closed then.
+        """
+        poll, until = select.poll(), time.monotonic() + CONNECT_S
+        try:
+            while (connection := self.step()) is None:
+                poll.register(self._sock, self.events)
+                if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+                    raise self._unreachable(TimeoutError("timed out"))
+            return connection
+        except BaseException:
+            self.close()
+            raise
 
     def _unreachable(self, error: OSError) -> Broken:
         return Broken(f"the bulk port {self._where} cannot be reached ({error})")
 
     def close(self) -> None:
         self._sock.close()
+
+
+def _let_wait(sock: socket.socket) -> None:
+    """Within limits of the kernel, not of Python, which would wait before it looks."""
+    sock.settimeout(None)
+    for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+        _limit(sock, option, STILL_S)
 
 
 def _limit(sock: socket.socket, option: int, still_s: int) -> None:

@@ -23,10 +23,12 @@ from lifl.faults import fault
 from lifl.functions.bulk_state import Connection
 from lifl.functions.downlink import Downlink
 from lifl.functions.jobs import Job, measured, rejection
+from lifl.functions.layout import Layout
 from lifl.functions.lines import EVERYTHING
 from lifl.functions.rights import Enrolment, Rights
 from lifl.functions.sealing import MESSAGE, Mode, preload
 from lifl.functions.uploads import Uploads
+from lifl.functions.welcomes import Welcomes
 from lifl.functions.wire import (
     Caller,
     Keys,
@@ -68,7 +70,7 @@ class Clients:
         bulk_port: int, keys: Keys, report: Callable[[Message], None],
         serve: Callable[[Job], None],
     ) -> None:  # fmt: skip
-        self.router, self.node = router, node
+        self.router = router
         self.secure = keys.is_secure
         self.uploads = Uploads(
             jobs, host, bulk_port, keys.public, send=self.send, tell=self.tell, said=self._said,
@@ -79,12 +81,11 @@ class Clients:
         if self.secure:
             preload()
         self.rights, self.jobs = Rights(), jobs
+        self.welcomes = Welcomes(node, self.rights, self.send)
         self.report, self.serve = report, serve
         self.rejected: dict[str, int] = {}  # by code, since the agent last asked
         self.named: Set[str] = frozenset()
         self.over: set[str] = set()
-        # job -> other nodes' gateways, and the same as those from outside find them
-        self.elsewhere: dict[str, tuple[list[list[str]], list[list[str]]]] = {}
         self.unknown: dict[str, dict[str, bytes]] = {}  # hello before the job is here
         self.unlisted: dict[str, dict[str, bytes]] = {}  # ... before it is known who takes part
         self.monitor = router.get_monitor_socket(
@@ -94,6 +95,7 @@ class Clients:
 
     def adopt(self, job: Job) -> None:
         """Take in those who said hello before the job's memory was here."""
+        self.welcomes.coming.pop(job.name, None)
         for key, peer in self.unknown.pop(job.name, {}).items():
             self._belongs(job, key)[key] = peer
 
@@ -107,7 +109,8 @@ class Clients:
     def keep_only(self, names: Set[str]) -> None:
         """These are the jobs that have coordinators; of others, nothing stays."""
         self.named, self.over = names, self.over & names
-        for rows in (self.unknown, self.unlisted, self.elsewhere):
+        self.welcomes.keep_only(names)
+        for rows in (self.unknown, self.unlisted):
             for name in rows.keys() - names:
                 del rows[name]
 
@@ -216,6 +219,9 @@ class Clients:
         if message["t"] == "hello":
             self._let_in(peer, key, right, name)
             return
+        if message["t"] == "ticket" and (job is not None or name in self.welcomes.coming):
+            self._ticket(name, key, right, peer, message)
+            return
         if job is None:
             raise Busy(f"job {name!r} is not at this gateway yet", code="not-started")
         connection = self.bulk.of(key, name)
@@ -239,8 +245,6 @@ class Clients:
                     self.downlink.get_bulk(job, key, peer, message)
                 else:
                     self.downlink.get(job, peer, message)
-            case "ticket":
-                self._ticket(job, key, right, peer, message)
             case "report":
                 self._report(job, peer, key, message)
             case "metrics" if right == "observer":
@@ -268,6 +272,14 @@ class Clients:
         self._say_is_here(name, key)
         if job is not None and job.layout is not None:
             self.welcome(job, key, peer)
+        elif job is None:
+            self.welcomes.early(name, key, peer)
+
+    def comes(self, name: str, layout: Layout, settings: Message) -> None:
+        """A job's memory is not here yet: meanwhile its clients prepare for its models."""
+        self.welcomes.coming[name] = layout, settings
+        for key, peer in self.unknown.get(name, {}).items():
+            self.welcomes.early(name, key, peer)
 
     def _say_is_here(self, name: str, key: str) -> None:
         observer = self.rights.of(name, key) == "observer"
@@ -356,6 +368,8 @@ class Clients:
         for name, keys in gone.items():
             if (job := self.jobs.get(name)) is not None:
                 self._put_out(job, keys)
+            for key in keys:
+                self.bulk.put_out(key, name, self.rights.stranger(key, name))
             waiting = self.unknown.get(name, {})
             for key in keys & waiting.keys():
                 self._turn_out(name, key, waiting.pop(key))
@@ -370,7 +384,6 @@ class Clients:
             error = self.rights.stranger(owner(key), job.name)
             self.uploads.abandon(job, job.uploads[key], error)
         for key in gone:
-            self.bulk.put_out(key, job.name, self.rights.stranger(key, job.name))
             for here in (job.clients, job.workers, job.observers):
                 if (peer := here.pop(key, None)) is not None:
                     self._turn_out(job.name, key, peer)
@@ -412,10 +425,7 @@ class Clients:
 
     def welcome(self, job: Job, key: str, peer: bytes) -> None:
         assert job.layout is not None
-        self.send(peer, {"t": "welcome", "job": job.name, "node": self.node,
-                          "layout": job.layout.to_wire(), "digest": job.layout.digest,
-                          "settings": job.settings,
-                          "elsewhere": self._elsewhere(job.name, key)})  # fmt: skip
+        self.welcomes.say(job.name, key, peer, job.layout, job.settings)
         if job.ended:
             self.send(peer, {"t": "done", "job": job.name, "round": job.round})
         elif key in job.clients:
@@ -425,19 +435,15 @@ class Clients:
         elif (model := job.intake.model()) is not None:
             self.send(peer, {"t": "published", "job": job.name, "round": model[1].round})
 
-    def _elsewhere(self, name: str, key: str) -> list[list[str]]:
-        near, far = self.elsewhere.get(name, ([], []))
-        return near if self.rights.port(name, key) is None else far
-
     def tell_elsewhere(
         self, name: str, near: list[list[str]], far: list[list[str]]
     ) -> None:
         """Where clients of this gateway go when it is gone; workers and observers go to all."""
-        self.elsewhere[name] = near, far
+        self.welcomes.elsewhere[name] = near, far
         job = self.jobs.get(name)
         for peers in (self.unknown.get(name, {}), job.everybody if job else {}):
             for key, peer in peers.items():
-                gateways = self._elsewhere(name, key)
+                gateways = self.welcomes.gateways(name, key)
                 self.send(peer, {"t": "elsewhere", "job": name, "gateways": gateways})
 
     def _report(self, job: Job, peer: bytes, key: str, message: Message) -> None:
@@ -453,17 +459,17 @@ class Clients:
             job.dirty = True
         self.tell(job, key, peer, answer)
 
-    def _ticket(self, job: Job, key: str, right: str, peer: bytes, message: Message) -> None:
+    def _ticket(self, name: str, key: str, right: str, peer: bytes, message: Message) -> None:
         """The right to open one connection to the bulk port."""
         if right not in ("client", "observer", "node", "coordinator"):
             raise Refused(f"a {right} gets no ticket")
         talks = right == "client" and message.get("talks") is True
-        ticket = self.bulk.tickets.issue(
-            key, job.name, self._mode(), talks=talks, listens=key not in job.announced
-        )
+        job = self.jobs.get(name)
+        listens = job is None or key not in job.announced
+        ticket = self.bulk.tickets.issue(key, name, self._mode(), talks=talks, listens=listens)
         self.send(peer, {
-            "t": "ticket", "job": job.name, "n": message["n"],
-            "port": self.rights.port(job.name, key) or self.bulk.port, "id": ticket.id,
+            "t": "ticket", "job": name, "n": message["n"],
+            "port": self.rights.port(name, key) or self.bulk.port, "id": ticket.id,
             "secret": ticket.secret, "mode": ticket.mode.name.lower(), "talks": talks,
         })  # fmt: skip
 

@@ -114,6 +114,9 @@ class Orders:
                     early = self.early.setdefault(message["job"], [])
                     early[:] = [m for m in early if m["t"] != message["t"]]  # newest of each kind
                     early.append(message)
+                    if message["t"] == "job":
+                        layout = Layout.from_wire(message["layout"])
+                        self._clients.comes(message["job"], layout, message["settings"])
 
     def catch_up(self, job: Job) -> None:
         """Memory and lanes of a job are here: do what was asked for meanwhile."""

@@ -27,7 +27,7 @@ from lifl.fastlane import FastLane
 from lifl.functions.layout import Layout
 from lifl.functions.sealing import preload
 from lifl.functions.transfer import STILL_S, Download, Outgoing, Upload
-from lifl.functions.wire import INLINE, Keys, Message, takes_bulk_port
+from lifl.functions.wire import Keys, Message, takes_bulk_port
 
 State = dict[str, np.ndarray[Any, Any]]
 
@@ -89,7 +89,7 @@ class Exchange:
         self._gone_at = math.inf  # since when no gateway is there
         self._forgot_at = math.inf  # since when the gateway knows nothing of what it had asked for
         self._connection = Connection(keys, address)
-        self._poll, self._fds = select.poll(), (-1, -1, -1, -1)
+        self._poll, self._fds = select.poll(), dict[int, int]()
         self._heard_at = time.monotonic()
         self._lane = "zmq"
         self._small: tuple[int, bytes] | None = None  # a model that came with its round
@@ -103,8 +103,7 @@ class Exchange:
         self.hello()
 
     def hello(self) -> None:
-        if self.fast.connection is not None:
-            self.fast.connection.talks = False  # which is what a gateway takes from a hello
+        self.fast.hello()
         self._connection.send([({"t": "hello", "job": self.job}, None)])
 
     def upload(self, upload: Upload) -> bool:
@@ -298,12 +297,13 @@ class Exchange:
     def _ready(self, timeout_ms: int) -> set[int]:
         """Descriptors that have something to read, or may have had it already."""
         connection = self._connection
-        fds = connection.fd, connection.monitor_fd, self._woken_fd, self.fast.fileno()
+        fds = dict.fromkeys((connection.fd, connection.monitor_fd, self._woken_fd), select.POLLIN)
+        if (fd := self.fast.fileno()) >= 0:
+            fds[fd] = self.fast.events
         if fds != self._fds:
             self._fds, self._poll = fds, select.poll()
-            for fd in fds:
-                if fd >= 0:
-                    self._poll.register(fd, select.POLLIN)
+            for fd, events in fds.items():
+                self._poll.register(fd, events)
         ready = {fd for fd, _ in self._poll.poll(timeout_ms if connection.is_quiet else 0)}
         return ready if connection.is_quiet else ready | {connection.fd, connection.monitor_fd}
 
@@ -359,6 +359,10 @@ class Exchange:
                 self._hear_of(message["elsewhere"])
             case "elsewhere":
                 self._hear_of(message["gateways"])
+            case "ticket":
+                self.fast.hears(message)
+            case "reject" if message["of"] == "ticket":
+                self.fast.is_refused()
             case "redirect":
                 self._go_to(Address(message["endpoint"], message["key"]))
             case "round" | "done":
@@ -415,11 +419,13 @@ class Exchange:
         return True
 
     def _prepare(self, size_bytes: int) -> None:
-        """Have memory and code for large models before the first round needs them."""
-        if self._may_bulk and size_bytes > INLINE:
-            self.buffers.prepare(size_bytes)
-            if self._lane == "fast" and self._keys.is_secure:
+        """Have for large models what the first round needs: a connection, code and memory."""
+        if takes_bulk_port(self._lane, size_bytes):
+            self.fast.prepare()  # and memory when it has its ticket
+            if self._keys.is_secure:
                 preload()
+        elif self._may_bulk:
+            self.buffers.prepare(size_bytes)
 
     def close(self) -> None:
         self.fast.close()

@@ -1,6 +1,6 @@
 """A client's fast lane: its bulk connection, and what of a round goes over it.
 
-    ticket ─► connection      round, model ─► buffer      put with the update ─► ack
+    welcome ─► ticket ─► connection      round, model ─► buffer      put with the update ─► ack
 
 Owns the connection from its ticket to its end, transfers over it, and asking again for what was
 lost with it.  Bytes are functions/bulk_client.py's, formats docs/protocol.md's.  Part of
@@ -9,15 +9,17 @@ exchange.py's conversation, which hears what comes here between all else.
 
 from __future__ import annotations
 
+import contextlib
+import select
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from lifl.buffers import Buffers
 from lifl.connection import Address
-from lifl.errors import Unreachable
-from lifl.functions.bulk_client import Broken, BulkConnection, connect
+from lifl.errors import Refused, Unreachable
+from lifl.functions.bulk_client import Broken, BulkConnection, Opening, connect
 from lifl.functions.layout import Layout
 from lifl.functions.sealing import CHUNK, EARLY, MESSAGE, PUSHED
 from lifl.functions.transfer import Outgoing, Upload
@@ -50,6 +52,15 @@ class Conversation(Protocol):
     ) -> tuple[Message, memoryview | None]: ...
 
 
+class _Arguments(TypedDict):
+    """Of `connect` and `Opening`."""
+
+    endpoint: str
+    gateway: str
+    job: str
+    said: Callable[[memoryview], None] | None
+
+
 class FastLane:
     """The bulk connection of one conversation, while there is one.
 
@@ -65,14 +76,79 @@ class FastLane:
         self.said: deque[Message] = deque()
         self.verdicts: deque[Message] = deque()
         self._transfers = self._tickets = 0
+        self._early = 0  # number of a ticket that was asked for before it is needed, until it comes
+        self._opening: Opening | None = None  # with that
+        self._is_asking = False  # for one that is needed
 
+    # -- before a round needs it -------------------------------------------------------------
+    def prepare(self) -> None:
+        """Ask for a ticket: who has its connection before a round is told gets the model unasked.
+
+        Nothing waits here, nor in `hears`, and nothing fails: what does not come about in this way
+        is `open`'s, as after a connection that was lost.
+        """
+        is_begun = self._early or self._opening is not None or self._is_asking
+        if self.connection is None and not is_begun:
+            self._tickets += 1
+            self._early = self._tickets
+            self._exchange.send(self._ask())
+
+    def hears(self, ticket: Message) -> None:
+        """It has come, and nobody waits for it: begin to connect, then have memory for models."""
+        if ticket["n"] != self._early:
+            return
+        self._early, layout = 0, self._exchange.layout
+        with contextlib.suppress(Broken, Refused):
+            self._opening = Opening(ticket, self._keys, **self._with(ticket), waits=True)
+            self._step()  # there and then, on this machine
+        if layout is not None:
+            self._exchange.buffers.prepare(layout.update_bytes)
+
+    def is_refused(self) -> None:
+        """No ticket comes before one is needed."""
+        self._early = 0
+
+    def _step(self) -> None:
+        """Go on with a connection that was begun."""
+        opening, self._opening = self._opening, None
+        assert opening is not None
+        try:
+            self.connection = opening.step()
+        except Broken:
+            opening.close()
+            return
+        if self.connection is None:
+            self._opening = opening
+
+    def hello(self) -> None:
+        """Is about to be said: of a client that says it a gateway takes it to have no connection.
+
+        One that is there carries payloads still.
+        """
+        self._leave_early()
+        if self.connection is not None:
+            self.connection.talks = False
+
+    def _leave_early(self) -> None:
+        self._early = 0
+        if self._opening is not None:
+            self._opening.close()
+            self._opening = None
+
+    # -- rounds ------------------------------------------------------------------------------
     def comes(self, number: int) -> memoryview | None:
         """The buffer of this round's model, where that is on its way unasked."""
         return self.connection.expected(number, PUSHED) if self.connection is not None else None
 
     def fileno(self) -> int:
-        """Of the connection; -1 where there is none."""
-        return self.connection.fileno() if self.connection is not None else -1
+        """Of the connection, or of the one that was begun; -1 where there is neither."""
+        what = self.connection if self.connection is not None else self._opening
+        return what.fileno() if what is not None else -1
+
+    @property
+    def events(self) -> int:
+        """Of poll(2), on `fileno`: when to call `take_in`."""
+        return self._opening.events if self._opening is not None else select.POLLIN
 
     def upload(self, upload: Upload) -> bool:
         """Until acknowledged (True) or too late (False)."""
@@ -189,6 +265,9 @@ class FastLane:
 
     def take_in(self) -> None:
         """Whatever has come over the bulk connection; none is there any more if it has ended."""
+        if self._opening is not None:
+            self._step()
+            return
         assert self.connection is not None
         try:
             self.connection.receive()
@@ -234,9 +313,10 @@ class FastLane:
         """
         began = time.monotonic()
         while self.connection is None or not self.connection.is_fit:
-            self.close()
+            opening, self._opening = self._opening, None
+            self._end()
             try:
-                self.connection = self._with_ticket()
+                self.connection = opening.finish() if opening is not None else self._with_ticket()
             except Broken as error:
                 if time.monotonic() - began > self._exchange.timeout_s:
                     raise Unreachable(
@@ -249,12 +329,12 @@ class FastLane:
         return self.connection
 
     def _with_ticket(self) -> BulkConnection:
-        self._tickets += 1  # a newer ticket voids the older, so only the last answer is of use
-        ask: list[Outgoing] = [
-            ({"t": "ticket", "job": self._exchange.job, "n": self._tickets, "talks": True}, None)
-        ]
-        self._exchange.send(ask)
+        if not self._early:
+            self._tickets += 1  # a newer ticket voids the older: only the last answer is of use
+            self._exchange.send(self._ask())
+        self._early, ask = 0, self._ask()
         verdicts: list[Message] = []
+        self._is_asking = True
         try:
             while True:
                 message, _ = self._exchange.wait_for("ticket", "reject", again=lambda: ask)
@@ -265,14 +345,28 @@ class FastLane:
                 if message["t"] == "reject":  # why the connection before this one was closed
                     verdicts.append(message)
         finally:
+            self._is_asking = False
             self.verdicts.extend(verdicts)
-        where = self._exchange.address
-        return connect(
-            message, self._keys, endpoint=where.endpoint, gateway=where.key, job=self._exchange.job,
-            said=self._hear if message.get("talks") else None,
-        )  # fmt: skip
+        return connect(message, self._keys, **self._with(message))
+
+    def _with(self, ticket: Message) -> _Arguments:
+        """Where this ticket leads to, and who hears what comes from there."""
+        where, said = self._exchange.address, self._hear if ticket.get("talks") else None
+        return {
+            "endpoint": where.endpoint, "gateway": where.key, "job": self._exchange.job,
+            "said": said,
+        }  # fmt: skip
+
+    def _ask(self) -> list[Outgoing]:
+        """For the ticket of this number."""
+        job = self._exchange.job
+        return [({"t": "ticket", "job": job, "n": self._tickets, "talks": True}, None)]
 
     def close(self) -> None:
+        self._leave_early()
+        self._end()
+
+    def _end(self) -> None:
         if self.connection is not None:
             self.connection.close()
             self.connection = None

@@ -61,6 +61,8 @@ class Telling:
                 course.plan, node.name, epoch=course.epoch, number=number, slots=slots
             ),
         )
+        if node.name in course.holding and not node.ready:
+            self.job(node)  # its clients prepare while it does
 
     def plan_again(self, node: Known) -> None:
         """An agent that came back knows of no plan, and of no round that it has not reported."""

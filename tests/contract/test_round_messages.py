@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lifl.errors import InvalidUpdate
+from lifl.errors import Busy, InvalidUpdate
 from lifl.functions.bulk_state import Connection, Stage
 from lifl.functions.gateway import Gateway
 from lifl.functions.intake import Intake
@@ -69,7 +69,7 @@ class Node:
         self.job = Job("job", 1, self.intake, (0, 0, 0), layout=self.layout)
         self.sent: list[tuple[bytes, Message]] = []  # over control channels
         self.clients.send = self.clients.uploads.send = self._send  # type: ignore[method-assign]
-        self.clients.downlink._send = self._send
+        self.clients.downlink._send = self.clients.welcomes._send = self._send
         lead(self.gateway, Keys.new(), "job")
         enrol(self.gateway, "job", dict.fromkeys(NAMES, "client"))
         self.gateway.jobs["job"] = self.job
@@ -304,6 +304,59 @@ def test_who_was_told_of_the_round_before_its_ticket_asks_for_the_model(node: No
     node.next_model()
     assert ann.hears() == ["round"]
     assert "model" not in ann.messages[0]
+
+
+def before_its_memory(node: Node) -> None:
+    """The job's coordinator has said what it is, and its memory is not here."""
+    del node.gateway.jobs["job"]
+    node.job.clients.clear()
+    node.gateway.orders.obey("job", {
+        "t": "job", "job": "job", "layout": node.layout.to_wire(),
+        "settings": {"lane": "fast"},
+    })  # fmt: skip
+
+
+def test_who_comes_before_the_memory_of_a_job_prepares_for_its_first_round(node: Node) -> None:
+    before_its_memory(node)
+    node.says("ann", "hello")
+    (welcome,) = [message for _, message in node.sent if message["t"] == "welcome"]
+    assert Layout.from_wire(welcome["layout"]) == node.layout
+    assert welcome["digest"] == node.layout.digest
+    ann = Talker(node, "ann")
+    with pytest.raises(Busy):  # of the job itself there is nothing yet
+        node.says("ann", "get", round=0, at=0, n=1, transfer=1)
+    node.gateway.jobs["job"] = node.job
+    node.clients.adopt(node.job)
+    assert node.clients.welcomes.coming == {}
+    node.sent.clear()
+    node.round()
+    assert ann.hears() == ["round"]
+    assert ann.messages[0]["model"]
+    assert bytes(ann.model) == node.model.tobytes()
+    assert node.heard("ann") == []
+
+
+def test_who_waits_for_a_job_is_welcome_when_something_is_known_of_it(node: Node) -> None:
+    del node.gateway.jobs["job"]
+    node.says("ann", "hello")
+    with pytest.raises(Busy):
+        node.says("ann", "ticket", n=1)
+    assert node.heard("ann") == []
+    job = {"t": "job", "job": "job", "layout": node.layout.to_wire(), "settings": {}}
+    node.gateway.orders.obey("job", job)
+    assert node.heard("ann") == ["welcome"]
+
+
+def test_who_is_revoked_before_the_memory_is_here_has_no_connection(node: Node) -> None:
+    before_its_memory(node)
+    node.says("ann", "hello")
+    ann = Talker(node, "ann")
+    node.says("bob", "hello")
+    node.says("bob", "ticket", n=1)
+    enrol(node.gateway, "job", {})
+    assert node.bulk.of("ann", "job") is None
+    assert ann.sock.recv(1) == b""
+    assert node.bulk.tickets._by_id == {}
 
 
 def test_a_report_is_answered_where_the_next_round_is_told(node: Node) -> None:

@@ -91,7 +91,7 @@ def bounded(client: lifl.Client) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("insecure", [False, True])
-def test_after_the_first_get_the_control_channel_is_silent(
+def test_after_the_ticket_the_control_channel_is_silent(
     runner: Runner, said: Said, monkeypatch: pytest.MonkeyPatch, *, insecure: bool
 ) -> None:
     """No model is asked for any more, no update offered, and every sum is right."""
@@ -119,9 +119,11 @@ def test_after_the_first_get_the_control_channel_is_silent(
         if process.poll() is None:
             process.kill()
             process.communicate()
-    assert sorted(said.control) == ["get"] * 4 + ["hello"] * 4 + ["ticket"] * 4
+    assert set(said.control) <= {"hello", "ticket", "get"}
+    assert said.control.count("hello") == said.control.count("ticket") == 4
     rounds = sorted((message["round"], message.get("model")) for message in said.heard("round"))
-    assert rounds == [(2, True)] * 4 + [(3, True)] * 4
+    first = 4 - said.control.count("get")  # where nobody was late, all of them
+    assert rounds == [(1, True)] * first + [(2, True)] * 4 + [(3, True)] * 4
     assert len(said.heard("ack")) == 12
     assert said.refused == []
 

@@ -158,6 +158,15 @@ def test_an_idle_node_hears_of_no_plan_of_others_but_of_its_own() -> None:
     assert rig.heard(b"agent of node-2").count("plan") == 2, "a new agent knows nothing"
 
 
+def test_a_gateway_that_waits_for_memory_hears_of_the_job_with_the_plan() -> None:
+    """Its clients prepare meanwhile; one that has the memory has heard it with that."""
+    rig = Rig(3)
+    rig.members["node-0"].ready = False
+    rig.begin()
+    assert rig.heard(b"gateway of node-0")[0] == "job"
+    assert "job" not in rig.heard(b"gateway of node-1") + rig.heard(b"gateway of node-2")
+
+
 # -- slots -----------------------------------------------------------------------------------
 def test_slots_of_a_plan_that_changes_in_mid_round() -> None:
     """The job's share has nothing on node-1, which is all that is left: it has one slot there."""

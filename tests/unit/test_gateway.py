@@ -32,8 +32,9 @@ def rows(gateway: Gateway) -> dict[str, int]:
         "jobs": len(gateway.jobs), "peers": len(gateway.errands.peers),
         "early": len(gateway.orders.early), "enrolled": len(gateway.orders.enrolled),
         "rights": len(clients.rights.keys), "revoked": len(clients.rights._revoked),
-        "elsewhere": len(clients.elsewhere), "over": len(clients.over),
-        "unknown": len(clients.unknown), "expected": len(clients.rights.jobs),
+        "elsewhere": len(clients.welcomes.elsewhere), "over": len(clients.over),
+        "coming": len(clients.welcomes.coming), "unknown": len(clients.unknown),
+        "expected": len(clients.rights.jobs),
         "tickets": len(clients.bulk.tickets._by_id), "lines": len([*gateway.lines]),
     }  # fmt: skip
 
@@ -51,6 +52,7 @@ def begin(gateway: Gateway, keys: Keys, number: int) -> str:
         "t": "elsewhere", "job": name, "gateways": [[NOWHERE, "key"]], "outside": [],
     })  # fmt: skip
     gateway.orders.obey(name, {"t": "round", "job": name})
+    gateway.orders.obey(name, {"t": "job", "job": name, "layout": [["w", 1, [3]]], "settings": {}})
     gateway.clients._let_in(b"peer", f"client of {name}", "client", name)
     intake: Any = SimpleNamespace(ports={})
     gateway.jobs[name] = Job(name, number, intake, (0, 0, 0), forward=other)

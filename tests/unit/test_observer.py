@@ -16,6 +16,7 @@ from lifl.functions.jobs import Job
 from lifl.functions.layout import Layout
 from lifl.functions.rights import Rights
 from lifl.functions.transfer import Outgoing
+from lifl.functions.welcomes import Welcomes
 from lifl.functions.wire import Keys, Message
 from lifl.observer import Observer
 
@@ -151,8 +152,9 @@ def test_a_gateway_tells_observers_of_the_others() -> None:
     job = Job("j", 1, intake, (0, 0, 0))
     job.clients, job.workers, job.observers = {"c": b"1"}, {"w": b"2"}, {"o": b"3"}
     clients.jobs = {"j": job}
-    clients.elsewhere, clients.unknown, clients.rights = {}, {}, Rights()
+    clients.unknown = {}
     clients.send = lambda peer, message: told.append((peer, message))  # type: ignore[assignment]
+    clients.welcomes = Welcomes("n", Rights(), clients.send)
     others = [["tcp://b", "key of b"]]
     clients.tell_elsewhere("j", others, [])
     news = {"t": "elsewhere", "job": "j", "gateways": others}
