@@ -2,7 +2,8 @@
 
 The clients are `lifl.Client`s from outside, threads of eight processes (many_clients.py); the job
 has one leaf and a top, however many clients there are, so that the number of processes that are
-looked at stays.
+looked at stays.  As for eight clients, the data path is what is left without a client's own work:
+memory of its own, and packing arrays into it (bench_trainer.py, `lean`).
 """
 
 from __future__ import annotations
@@ -34,17 +35,22 @@ SPEC: dict[str, Any] = {
 
 @contextmanager
 def clients(
-    job: Job, count: int, size: int, module: str = "benchmarks.many_clients"
+    job: Job, count: int, size: int, module: str = "benchmarks.many_clients", train: str = "train"
 ) -> Iterator[None]:
-    """`count` clients with updates of `size` bytes that take part until the job is done."""
+    """`count` clients with updates of `size` bytes that take part until the job is done.
+
+    Args:
+        train: name of their trainer in bench_trainer.py.
+    """
     files = [str(job.run_dir / "clients" / f"client-{index}.json") for index in range(count)]
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", module, *files[index::PROCESSES]],
-            env=os.environ | {"LIFL_BENCH_BYTES": str(size), "OPENBLAS_NUM_THREADS": "1"},
+            env=os.environ | {"LIFL_BENCH_BYTES": str(size), "LIFL_BENCH_TRAIN": train,
+                              "OPENBLAS_NUM_THREADS": "1"},
         )
         for index in range(min(PROCESSES, count))
-    ]
+    ]  # fmt: skip
 
     def watch(process: subprocess.Popen[bytes]) -> None:
         if process.wait():
@@ -62,12 +68,14 @@ def clients(
             watcher.join()
 
 
-def one_job(count: int, warm: int, *, insecure: bool = False) -> tuple[list[float], int]:
+def one_job(
+    count: int, warm: int, *, insecure: bool = False, train: str = "train"
+) -> tuple[list[float], int]:
     """Seconds of the warm rounds, and the peak of the node's memory beyond the arena in bytes."""
     spec = SPEC | {"insecure": insecure}
     with started(clients=count, size_bytes=SIZE, rounds=warm + 1, trainers=False, spec=spec) as job:
         job.until("waiting")  # client files are written before that
-        with clients(job, count, SIZE):
+        with clients(job, count, SIZE, train=train):
             job.until("published", round=1)
             node = job.pids(AGENT, GATEWAY, AGGREGATOR)
             with peak(lambda: sum(pss(pid).other_bytes for pid in node)) as most:
@@ -82,9 +90,11 @@ def measure(*, turns: int = WARM) -> Found:
     below = floor(MANY, SIZE, turns)
     seconds, many_bytes = one_job(MANY, turns)
     plain, _ = one_job(MANY, turns, insecure=True)
+    path, _ = one_job(MANY, turns, train="lean")
+    path_plain, _ = one_job(MANY, turns, train="lean", insecure=True)
     below_after = floor(MANY, SIZE, turns)
     floor_s = statistics.median(below.seconds + below_after.seconds)
-    note = f"one job, {turns} warm rounds; {turns} floors before and {turns} after both"
+    note = f"one job, {turns} warm rounds; {turns} floors before and {turns} after all four"
 
     def beside_floor(taken: list[float]) -> Figure:
         taken_s = statistics.median(taken)
@@ -93,6 +103,8 @@ def measure(*, turns: int = WARM) -> Found:
     return {
         "time": beside_floor(seconds),
         "plain": beside_floor(plain),
+        "path": beside_floor(path),
+        "path plain": beside_floor(path_plain),
         "memory": Figure(
             value=(many_bytes - few_bytes) / 1e6,
             note=f"peak PSS without job memory: {many_bytes / 1e6:.0f} MB with {MANY:,} clients, "
@@ -104,6 +116,14 @@ def measure(*, turns: int = WARM) -> Found:
 CASE = Case(
     name="clients",
     lines={
+        "path plain": Line(
+            case="round of 1,000 × 1 MB, data path, plain", unit="ms", reference="raw TCP",
+            goal=Goal("ratio", "≤", 2.5),
+        ),
+        "path": Line(
+            case="round of 1,000 × 1 MB, data path, encrypted", unit="ms", reference="raw TCP",
+            goal=Goal("ratio", "≤", 2.5),
+        ),
         "time": Line(
             case="round of 1,000 × 1 MB, whole job, encrypted", unit="ms", reference="raw TCP",
             goal=Goal("ratio", "≤", 2.5),

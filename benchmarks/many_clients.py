@@ -1,6 +1,6 @@
-"""Clients of a job as threads of one process, each with the trainer of the benchmarks.
+"""Clients of a job as threads of one process, each with a trainer of the benchmarks.
 
-    python -m benchmarks.many_clients CLIENT-FILE...
+    LIFL_BENCH_TRAIN=train|lean python -m benchmarks.many_clients CLIENT-FILE...
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import os
 import sys
 import threading
 
-from benchmarks.bench_trainer import train
+from benchmarks import bench_trainer
 from lifl import Client, LiflError
 
 STACK_BYTES = 256 * 1024
+TURN_S = 1.0  # of a thread that goes on: each of a hundred that want to would look every 5 ms
+train = getattr(bench_trainer, os.environ["LIFL_BENCH_TRAIN"])
 
 
 def take_part(path: str) -> None:
@@ -25,6 +27,7 @@ def take_part(path: str) -> None:
 
 
 def main() -> None:
+    sys.setswitchinterval(TURN_S)
     threading.stack_size(STACK_BYTES)
     threads = [
         threading.Thread(target=take_part, args=(path,), daemon=True) for path in sys.argv[1:]

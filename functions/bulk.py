@@ -95,6 +95,7 @@ class Bulk:
         self._in = memoryview(bytearray(TAKEN))
         self._out = memoryview(bytearray(HEAD + CHUNK + TAG))
         self._held = 0
+        self._resumed: list[Connection] = []
         self.refused: Counter[str] = Counter()
 
     def fileno(self) -> int:
@@ -116,6 +117,9 @@ class Bulk:
 
     def turn(self) -> None:
         """Handle what is ready, and what becomes ready meanwhile, but not for ever."""
+        resumed, self._resumed = self._resumed, []
+        for connection in resumed:
+            self.look(connection)
         for _ in range(TURNS):
             ready = self._epoll.poll(0, BATCH)
             if not ready:
@@ -142,6 +146,11 @@ class Bulk:
             except Exception as error:  # whatever it was, it came from outside
                 log.exception("a bulk connection of %s is closed", connection.key)
                 self.close(connection, Unreachable(f"what came cannot be handled: {error!r:.200}"))
+
+    @property
+    def is_due(self) -> bool:
+        """There is something to read that may wake nobody up: call `turn` at once."""
+        return bool(self._resumed)
 
     @property
     def is_waiting(self) -> bool:
@@ -265,15 +274,12 @@ class Bulk:
     def resume(self, connection: Connection) -> None:
         """Read on; what was not granted meanwhile is thrown away."""
         if connection.chunks is not None and connection.is_paused:
-            try:
-                connection.chunks.resume()
-                if connection.sock.fileno() >= 0:  # what was kept may have been its end
-                    self._epoll.modify(connection.sock.fileno(), connection.events)
-            except LiflError as error:
-                self.close(connection, error)
+            connection.chunks.is_paused = False
+            self._epoll.modify(connection.sock.fileno(), connection.events)
+            self._resumed.append(connection)  # all of it may have come, and nothing more wake us
 
     def look(self, connection: Connection) -> None:
-        """Take what has come and was not worth a wake-up."""
+        """Take what has come and was not worth a wake-up, or was kept."""
         self._handle([(connection.sock.fileno(), select.EPOLLIN)])
 
     def _receive(self, connection: Connection) -> None:
@@ -287,15 +293,29 @@ class Bulk:
             raise Unreachable("the client closed its bulk connection")
         try:
             if chunks.is_sealed:
-                size = connection.sock.recv_into(self._in, connection.wanted)
-                chunks.feed(self._in[:size])
+                size = self._receive_sealed(connection, chunks)
             else:
+                chunks.feed(self._in[: chunks.take_kept(self._in)])
                 # no byte of the next payload, which goes straight to its slot
                 size = chunks.receive_plain(connection.sock, self._in, after=TAG + HEAD)
         except BlockingIOError:
             return
         if size == 0:
             raise Unreachable("the client closed its bulk connection")
+
+    def _receive_sealed(self, connection: Connection, chunks: Chunks) -> int:
+        """Read once, behind what was kept: a chunk that is whole is opened in one go."""
+        kept, wanted = chunks.take_kept(self._in), connection.wanted
+        if kept >= wanted:  # as after a put and another right behind it
+            chunks.feed(self._in[:kept])
+            return kept
+        try:
+            size = connection.sock.recv_into(self._in[kept:], wanted - kept)
+        except BlockingIOError:
+            chunks.feed(self._in[:kept])
+            raise
+        chunks.feed(self._in[: kept + size])
+        return size
 
     def _begin_chunk(self, connection: Connection, head: Head) -> memoryview | None:
         """Where in its slot a chunk goes; None where its transfer was given up.

@@ -41,6 +41,7 @@ from lifl.functions.wire import Keys, Message, host_of
 CONNECT_S: Final = 5.0
 STILL_S: Final = 20  # no byte was taken for so long: the gateway or the way to it is gone
 EARLY_S: Final = 3  # ... or there is no slot, and nothing is heard while the first chunk is stuck
+_AT_ONCE: Final = int(socket.MSG_DONTWAIT)  # enumerations are slow
 _TIMEVAL: Final = struct.Struct("@qq")
 
 
@@ -272,6 +273,12 @@ class BulkConnection:
         self.begin(upload, number=number, transfer=transfer)
         self._chunk = [memoryview(message_chunk(self._up, message))]
         self._next_chunk()
+        self.pump(0, _AT_ONCE)
+        if self._chunk:
+            self._wait_early()
+
+    def _wait_early(self) -> None:
+        """The rest of a first chunk, for which the system has no room yet."""
         with contextlib.suppress(OSError):  # of a socket that is gone, as pump finds
             _limit(self._sock, socket.SO_SNDTIMEO, EARLY_S)
         try:
@@ -308,7 +315,7 @@ class BulkConnection:
         """Send no more of it than the chunk that was begun."""
         self._going = None
 
-    def pump(self, chunks: int = -1) -> bool:
+    def pump(self, chunks: int = -1, flags: int = 0) -> bool:
         """Send on, as much as the system takes and no more than so many chunks.
 
         Returns:
@@ -316,7 +323,7 @@ class BulkConnection:
         """
         try:
             while self._chunk or (chunks and self._next_chunk()):
-                if not self._push():
+                if not self._push(flags):
                     return False
                 chunks -= chunks > 0
         except OSError as error:
@@ -342,12 +349,12 @@ class BulkConnection:
         self._payload = len(part)
         return True
 
-    def _push(self) -> bool:
+    def _push(self, flags: int) -> bool:
         """Whether the system has taken the chunk."""
         rest = self._chunk
         while rest:
             try:
-                sent = self._sock.sendmsg(rest)
+                sent = self._sock.sendmsg(rest, (), flags)
             except BlockingIOError:
                 self._keep()
                 return False
@@ -443,7 +450,7 @@ class BulkConnection:
         Returns:
             Fewer bytes than the first say that there are no more, and so many came.
         """
-        flags, down = socket.MSG_DONTWAIT, self._down
+        flags, down = _AT_ONCE, self._down
         if down.is_sealed:
             size = self._sock.recv_into(room, 0, flags)
             down.feed(room[:size])

@@ -67,14 +67,12 @@ class Chunks:
         if self.head is None or self.head.kind != Kind.MESSAGE:  # which belongs to no transfer
             self._target = self._open = None
 
-    def resume(self) -> None:
-        """Go on with what was kept.
-
-        Raises:
-            LiflError: as `feed`.
-        """
-        self.is_paused, kept, self._kept = False, self._kept, b""
-        self.feed(memoryview(kept))
+    def take_kept(self, scratch: memoryview) -> int:
+        """Put what was kept first into `scratch`, to be fed with what follows; its length."""
+        size, kept = len(self._kept), self._kept
+        if size:
+            scratch[:size], self._kept = kept, b""
+        return size
 
     def receive_plain(
         self, sock: socket.socket, scratch: memoryview, *, after: int, flags: int = 0
@@ -152,7 +150,7 @@ class Chunks:
         return 0
 
     def _message(self, head: Head) -> memoryview:
-        if not 0 < head.length <= MESSAGE or head != Head.of_message(head.length):
+        if not 0 < head.length <= MESSAGE or head[2:] != (0, 0, 0):
             raise Unreachable(
                 f"a message says {head}: it has 1 to {MESSAGE} bytes, and no place in a transfer"
             )

@@ -115,7 +115,7 @@ class Gateway:
             self.agent.drain(key)
             self._serve(self.jobs[key[0]])
         self.errands.turn(ready)
-        if self.clients.bulk.fileno() in ready:
+        if self.clients.bulk.is_due or self.clients.bulk.fileno() in ready:
             self.clients.bulk.turn()
         if self.router in ready:
             self.clients.receive()
@@ -146,6 +146,8 @@ class Gateway:
             wanted.append(self.agent.control.fileno())
         else:
             wait_s = min(wait_s, RECONNECT_S)
+        if clients.bulk.is_due:
+            wait_s = 0.0
         timeout_ms = None if wait_s == math.inf else math.ceil(wait_s * 1000)
         return self._sources.ready(wanted, timeout_ms)
 

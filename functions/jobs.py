@@ -10,6 +10,7 @@ import math
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lifl.errors import Busy, InvalidUpdate, Late, LiflError, Refused
@@ -51,7 +52,7 @@ class Asking:
     is_told: bool = False  # that it has to wait
     came_on: Connection | None = None  # the bulk connection; None: the control channel
 
-    @property
+    @cached_property
     def early(self) -> int:
         """Number of the transfer that follows the put unasked; 0: it waits for its `go`."""
         transfer = self.message.get("transfer")
@@ -59,7 +60,7 @@ class Asking:
             return 0
         return transfer if transfer // EARLY == 1 else 0
 
-    @property
+    @cached_property
     def is_bulk(self) -> bool:
         """The payload comes over the bulk port, and not with the put."""
         return takes_bulk_port(self.message.get("lane"), self.length)

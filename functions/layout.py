@@ -35,15 +35,15 @@ class Tensor:
     code: Code
     shape: tuple[int, ...]
 
-    @property
+    @cached_property
     def count(self) -> int:
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def size_bytes(self) -> int:
         return self.count * self.code.size_bytes
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[Any]:
         """As the user sees it: bfloat16 is ml_dtypes' own."""
         return _BFLOAT16 if self.code is Code.BF16 else self.code.dtype
@@ -103,6 +103,12 @@ class Layout:
                 offsets[index] = at
                 at += self.tensors[index].count * code.size_bytes
         return tuple(offsets)
+
+    @cached_property
+    def by_offset(self) -> tuple[tuple[int, Tensor], ...]:
+        """Tensors that have elements, and where they lie, from the first byte of an update on."""
+        rows = zip(self.offsets, self.tensors, strict=True)
+        return tuple(sorted(row for row in rows if row[1].count))
 
     @cached_property
     def update_bytes(self) -> int:

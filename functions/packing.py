@@ -31,12 +31,8 @@ class Packing:
     def __init__(self, layout: Layout, state: Mapping[str, Any], buffer: memoryview) -> None:
         layout.check(state)
         self._buffer = np.frombuffer(buffer, np.uint8)
-        rows = sorted(
-            (offset, tensor)
-            for offset, tensor in zip(layout.offsets, layout.tensors, strict=True) if tensor.count
-        )  # fmt: skip
         self._left: deque[tuple[int, Tensor, Any]] = deque(
-            (offset, tensor, state[tensor.name]) for offset, tensor in rows
+            (offset, tensor, state[tensor.name]) for offset, tensor in layout.by_offset
         )
         self._packed = 0  # bytes of the buffer that are as they will be
 

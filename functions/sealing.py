@@ -152,9 +152,11 @@ class Channel:
     """
 
     def __init__(self, key: bytes, direction: Direction, about: bytes) -> None:
+        from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+        self._invalid = InvalidTag
         self._cipher, self._modes, self._whole = Cipher, modes, AESGCM(key)
         self._key = algorithms.AES(key)
         self._direction, self._about = direction, about
@@ -190,11 +192,9 @@ class Channel:
         Raises:
             Unreachable: it is not what was sent under this key at this place.
         """
-        from cryptography.exceptions import InvalidTag
-
         try:
             self._whole.decrypt_into(self._nonce(), sealed, head + self._about, place)
-        except InvalidTag:
+        except self._invalid:
             raise _wrong_tag() from None
 
     def seal(self, head: bytes) -> Any:

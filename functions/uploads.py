@@ -10,6 +10,7 @@ and, when a slot may have become free, by gateway.py.
 from __future__ import annotations
 
 import itertools
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from lifl.functions.wire import INLINE, UP_WINDOW, Message
 from lifl.shm.slots import Payload
 
 LOOK_AGAIN_S = 1.0
+EXPIRE_S = 0.05  # from one look at everybody's uploads to the next
 TOLD_S = 1.0  # who waits longer than that for a slot is told so; most do not
 
 
@@ -48,6 +50,7 @@ class Uploads:
     ) -> None:  # fmt: skip
         self.jobs, self.send, self.serve = jobs, send, serve
         self._tell = tell
+        self._expired_at = -math.inf
         self.bulk = Bulk(
             host, server_key, wrote=self._wrote, lost=self._lost, said=said, untold=untold,
             port=bulk_port,
@@ -254,6 +257,9 @@ class Uploads:
 
     def expire(self, now: float) -> None:
         """Take slots back from uploads that stand still or keep others waiting."""
+        if now - self._expired_at < EXPIRE_S:
+            return
+        self._expired_at = now
         self.bulk.tick()
         for job in self.jobs.values():
             if job.waiting and now - job.looked_at >= TOLD_S:

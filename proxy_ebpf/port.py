@@ -20,6 +20,7 @@ from lifl.proxy_ebpf.descriptor import SIZE, Descriptor, unpack
 
 _READ: Final = 4096
 _READS: Final = 64  # per call of receive
+_AT_ONCE: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # enumerations are slow
 _AGAIN: Final = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -86,7 +87,7 @@ class Port:
         retried = False
         while data:
             try:
-                sent = self._near.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                sent = self._near.send(data, _AT_ONCE)
                 data = data[sent:]
                 continue
             except OSError as error:

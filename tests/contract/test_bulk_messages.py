@@ -208,6 +208,8 @@ def test_what_was_kept_is_the_end_of_a_connection(
 
         monkeypatch.setattr(gateway.bulk, "_wrote", wrote)
         gateway.bulk.resume(connection)
+        assert gateway.bulk.is_due  # no byte comes that would wake the gateway up
+        gateway.turn()
         assert bytes(upload.grant.view) == small
         assert gateway.bulk.of("C" * 40, "job") is None
 
