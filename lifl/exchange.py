@@ -355,7 +355,7 @@ class Exchange:
                 self.settings = message["settings"]["args"]
                 self._lane = message["settings"]["lane"] if self._may_bulk else "zmq"
                 self.start = message["settings"]["start"]
-                self._prepare(self.layout.update_bytes)
+                self._prepare(self.layout.update_bytes, message["settings"].get("all_drawn", False))
                 self._hear_of(message["elsewhere"])
             case "elsewhere":
                 self._hear_of(message["gateways"])
@@ -418,14 +418,20 @@ class Exchange:
         self._forgot_at = math.inf
         return True
 
-    def _prepare(self, size_bytes: int) -> None:
-        """Have for large models what the first round needs: a connection, code and memory."""
-        if takes_bulk_port(self._lane, size_bytes):
+    def _prepare(self, size_bytes: int, all_drawn: bool) -> None:
+        """Have for large models what the first round needs: a connection, code and memory.
+
+        Args:
+            all_drawn: rounds draw everybody; where they do not, a gateway may have to do with many
+                more clients than with connections.
+        """
+        is_bulk = takes_bulk_port(self._lane, size_bytes)
+        if is_bulk and all_drawn:
             self.fast.prepare()  # and memory when it has its ticket
-            if self._keys.is_secure:
-                preload()
         elif self._may_bulk:
             self.buffers.prepare(size_bytes)
+        if is_bulk and self._keys.is_secure:
+            preload()
 
     def close(self) -> None:
         self.fast.close()

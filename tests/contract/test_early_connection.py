@@ -45,8 +45,10 @@ class Client:
     def hears(self, t: str, **fields: Any) -> None:
         self.exchange._handle({"t": t, "job": "job", **fields})
 
-    def is_welcome(self, layout: Layout = LARGE, lane: str = "fast") -> None:
-        settings = {"args": {}, "lane": lane, "start": 1}
+    def is_welcome(
+        self, layout: Layout = LARGE, lane: str = "fast", *, all_drawn: bool = True
+    ) -> None:
+        settings = {"args": {}, "lane": lane, "start": 1, "all_drawn": all_drawn}
         self.hears("welcome", layout=layout.to_wire(), settings=settings, elsewhere=[])
 
     def ticket(self, number: int, **fields: Any) -> Message:
@@ -132,6 +134,11 @@ def test_who_needs_no_bulk_connection_asks_for_no_ticket(
 ) -> None:
     client = called(may_bulk=may_bulk)
     client.is_welcome(layout, lane)
+    assert client.tickets() == []
+
+
+def test_where_rounds_draw_a_few_only_those_connect(client: Client) -> None:
+    client.is_welcome(all_drawn=False)
     assert client.tickets() == []
 
 
