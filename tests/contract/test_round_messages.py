@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -446,6 +447,23 @@ def test_an_early_update_without_a_slot_waits_and_counts(
         bob.says(bob.part(1, transfer, CHUNK))
     assert bob.hears() == ["ack"]
     assert node.job.answered == 2
+
+
+def test_who_asks_again_while_its_update_waits_is_told_again_that_it_waits(node: Node) -> None:
+    """Or it would think that nobody is here any more."""
+    ann, bob = (Talker(node, name) for name in NAMES)
+    node.round(1)
+    bob.hears()
+    node.says("ann", "put", **ann.asking())
+    bob.puts_early()
+    now = time.monotonic()
+    node.clients.uploads.expire(now + 2)
+    assert bob.hears() == ["wait"]
+    node.clients.uploads.expire(now + 4)
+    assert bob.hears() == []
+    node.says("bob", "put", **bob.asking())
+    node.clients.uploads.expire(now + 6)
+    assert bob.hears() == ["wait"]
 
 
 def test_an_early_update_that_is_refused_is_thrown_away_and_the_next_put_works(
