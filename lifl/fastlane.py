@@ -148,7 +148,10 @@ class FastLane:
     @property
     def events(self) -> int:
         """Of poll(2), on `fileno`: when to call `take_in`."""
-        return self._opening.events if self._opening is not None else select.POLLIN
+        if self._opening is not None:
+            return self._opening.events
+        has_rest = self.connection is not None and self.connection.has_rest
+        return select.POLLIN | (select.POLLOUT if has_rest else 0)
 
     def upload(self, upload: Upload) -> bool:
         """Until acknowledged (True) or too late (False)."""
@@ -264,12 +267,17 @@ class FastLane:
             self.take_in()
 
     def take_in(self) -> None:
-        """Whatever has come over the bulk connection; none is there any more if it has ended."""
+        """Whatever has come over the bulk connection, and on with what is on its way up.
+
+        None is there any more if it has ended.
+        """
         if self._opening is not None:
             self._step()
             return
         assert self.connection is not None
         try:
+            if self.connection.has_rest:
+                self.connection.push_rest()
             self.connection.receive()
         except Broken:
             self.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -76,10 +77,11 @@ class Listener:
 
     def until(self, many: int) -> None:
         """So many messages are there."""
-        for _ in range(10_000):
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
             if len(self.heard) >= many:
                 return
-            if self.bulk.wait(0):
+            if self.bulk.wait(0.001):
                 self.bulk.receive()
             self.gateway.turn(1)
         pytest.fail(f"only {len(self.heard)} messages have come")
@@ -138,6 +140,39 @@ def test_the_library_puts_with_the_first_chunk_and_ends_when_it_may(gateway: Gat
     gateway.bulk.look(gateway.connection())
     assert bytes(upload.grant.view) == DATA
     client.bulk.close()
+
+
+def test_while_a_chunk_finds_no_room_the_library_hears_and_goes_on_with_it(
+    gateway: Gateway, client: Listener
+) -> None:
+    """Also with another put behind it, when the first was given up."""
+    sock = client.bulk._sock
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+    gateway.connection().sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    gateway.pauses = True
+    client.bulk.put(b"put", Upload({}, MODEL), number=2, transfer=EARLY | 1)
+    gateway.turn()
+    assert client.bulk.has_rest
+    gateway.bulk.say(gateway.connection(), b"reject")
+    client.until(1)
+    client.bulk.stop()
+    client.bulk.put(b"put again", Upload({}, MODEL), number=3, transfer=EARLY | 2)
+    upload = None
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        if upload is not None and upload.grant.written == CHUNK:
+            break
+        gateway.bulk.resume(gateway.connection())
+        gateway.turn(1)
+        if len(gateway.said) == 2 and upload is None:
+            upload = gateway.grant(EARLY | 2)
+        if not gateway.connection().is_paused:
+            gateway.bulk.look(gateway.connection())
+        client.bulk.push_rest()
+    assert gateway.said == [b"put", b"put again"]
+    assert not client.bulk.has_rest
+    assert upload is not None
+    assert upload.grant.view[:CHUNK] == MODEL[:CHUNK]
 
 
 # -- an update that comes with its put -----------------------------------------------------------

@@ -5,7 +5,9 @@ The control channel is a list of what the client said over it, and what it hears
 
 from __future__ import annotations
 
+import select
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,8 +19,8 @@ from lifl.errors import Busy, Unreachable
 from lifl.exchange import Exchange
 from lifl.functions.bulk_state import Sending
 from lifl.functions.layout import Layout
-from lifl.functions.sealing import PUSHED, Mode
-from lifl.functions.transfer import Outgoing
+from lifl.functions.sealing import EARLY, PUSHED, Mode
+from lifl.functions.transfer import Outgoing, Upload
 from lifl.functions.wire import Keys, Message, encode
 from tests.contract.test_bulk_port import Gateway
 
@@ -293,3 +295,26 @@ def test_who_leaves_while_it_connects_leaves_nothing(client: Client, gateway: Ga
     assert opening is not None
     client.exchange.close()
     assert opening.fileno() == -1
+
+
+def test_a_put_that_finds_no_room_keeps_nobody_waiting(client: Client, gateway: Gateway) -> None:
+    """The rest of its chunk goes when there is room, while its client listens."""
+    client.is_welcome()
+    client.exchange._handle(client.ticket(1))
+    gateway.turn()
+    client.fast.take_in()
+    bulk, here = client.fast.connection, gateway.connection()
+    assert bulk is not None
+    bulk._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
+    here.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+    gateway.pauses = True
+    put = {"t": "put", "job": "job", "round": 1}
+    assert client.fast._start(put, Upload(put, memoryview(bytes(200_000)))) == (bulk, EARLY | 1)
+    assert client.fast.events == select.POLLIN | select.POLLOUT
+    end = time.monotonic() + 20
+    while bulk.has_rest and time.monotonic() < end:
+        gateway.turn(1)
+        gateway.bulk.resume(here)
+        client.fast.take_in()
+    assert client.fast.events == select.POLLIN
+    assert gateway.errors == []
