@@ -281,6 +281,9 @@ class FastLane:
             self.connection.receive()
         except Broken:
             self.close()
+        except BaseException:  # of a callback, or Ctrl-C: in the middle of a chunk
+            self.close()
+            raise
 
     def _start(
         self, put: Message, upload: Upload | None = None
