@@ -14,7 +14,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,7 @@ class Exchange:
         layout: of the job's model, None until a gateway has said it.
         settings: what the job tells its clients.
         start: how often the run was started; a new one may repeat rounds.
+        elsewhere: other gateways of the job, the next to try first.
         pending: a message that came while another was waited for.
         work: what a worker is to do, as its gateway says it.
         kept: what the last round was answered with, until the next one begins.
@@ -74,7 +75,7 @@ class Exchange:
 
     def __init__(
         self, address: Address, *, job: str, keys: Keys, timeout_s: float, may_bulk: bool = True,
-        moves: bool = True, elsewhere: Sequence[Address] = (),
+        moves: bool = True,
     ) -> None:  # fmt: skip
         self.job, self.timeout_s, self._may_bulk = job, timeout_s, may_bulk
         self.settings: dict[str, Any] = {}
@@ -85,7 +86,7 @@ class Exchange:
         self.kept: Upload | Message | None = None
         self.speaks_for: int | None = None
         self._keys, self._moves = keys, moves
-        self.elsewhere = list(elsewhere)  # other gateways of the job
+        self.elsewhere: list[Address] = []
         self._gone_at = math.inf  # since when no gateway is there
         self._forgot_at = math.inf  # since when the gateway knows nothing of what it had asked for
         self._connection = Connection(keys, address)
