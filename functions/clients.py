@@ -138,7 +138,7 @@ class Clients:
         self._count(message)
         is_final = message["t"] == "ack" or (message["t"] == "reject" and not message["retry"])
         if is_final and message["round"] == job.round:
-            connection.has_verdict()
+            connection.gets_verdict()
         self.bulk.say(connection, data)
         return True
 

@@ -363,7 +363,7 @@ class Exchange:
             case "ticket":
                 self.fast.hears(message)
             case "reject" if message["of"] == "ticket":
-                self.fast.is_refused()
+                self.fast.hears_refusal()
             case "redirect":
                 self._go_to(Address(message["endpoint"], message["key"]))
             case "round" | "done":

@@ -104,8 +104,8 @@ class FastLane:
         if layout is not None:
             self._exchange.buffers.prepare(layout.update_bytes)
 
-    def is_refused(self) -> None:
-        """No ticket comes before one is needed."""
+    def hears_refusal(self) -> None:
+        """No ticket comes, and nobody waits for it: there will be one when it is needed."""
         self._early = 0
 
     def _step(self) -> None:
