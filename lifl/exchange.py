@@ -26,7 +26,7 @@ from lifl.errors import Late, Unreachable
 from lifl.fastlane import FastLane
 from lifl.functions.layout import Layout
 from lifl.functions.sealing import preload
-from lifl.functions.transfer import STILL_S, Download, Outgoing, Upload
+from lifl.functions.transfer import UNDER_WAY_S, Download, Outgoing, Upload
 from lifl.functions.wire import Keys, Message, takes_bulk_port
 
 State = dict[str, np.ndarray[Any, Any]]
@@ -39,6 +39,7 @@ RETRY_LAST_S = 1.0
 ENDS = frozenset({"not-enrolled", "revoked", "displaced", "not-allowed", "unknown-job"})
 """Rejections after which a gateway has nothing more to say to this client."""
 ANSWERS = frozenset({"go", "more", "ack", "reject"})
+"""What follows a `put` or a `report`."""
 
 
 class Interrupted(Exception):
@@ -117,21 +118,42 @@ class Exchange:
 
             After a reconnection the gateway says `round`, which begins it again.
             """
-            is_still = time.monotonic() - self._heard_at > STILL_S
+            is_still = time.monotonic() - self._heard_at > UNDER_WAY_S
             return upload.start() if is_still or not upload.granted else []
 
-        self._connection.send(upload.start())
-        number, start = upload.put["round"], self.start
+        return self._bring(upload.put["round"], upload.start, again, upload.take)
+
+    def report(self, message: Message) -> bool:
+        """Figures without an update, until acknowledged (True) or too late (False)."""
+
+        def say() -> list[Outgoing]:
+            return [(message, None)]
+
+        return self._bring(message["round"], say, say, lambda _: [])
+
+    def _bring(
+        self, number: int, begin: Callable[[], list[Outgoing]], again: Callable[[], list[Outgoing]],
+        take: Callable[[Message], list[Outgoing]],
+    ) -> bool:  # fmt: skip
+        """Answer a round over the control channel, until that counts (True) or is too late (False).
+
+        Args:
+            begin: what is said first, also to a gateway that was restarted.
+            again: as of `wait_for`.
+            take: what a `go` or a `more` lets go out.
+        """
+        self._connection.send(begin())
+        start = self.start
         while True:
-            message, _ = self.wait_for("go", "more", "ack", "reject", "round", again=again)
+            message, _ = self.wait_for(*ANSWERS, "round", again=again)
             counts = self.counts(message, number, start)
             if counts is not None:
                 return counts
             match message["t"]:
                 case "go" | "more":
-                    self._connection.send(upload.take(message))
+                    self._connection.send(take(message))
                 case "round":  # a gateway that was restarted
-                    self._connection.send(upload.start())
+                    self._connection.send(begin())
 
     def counts(self, message: Message, number: int, start: int) -> bool | None:
         """Whether what was sent for a round counts, as far as this message says; None: not yet.
@@ -178,22 +200,6 @@ class Exchange:
         """
         self._retry_at = time.monotonic() + retry_s(self._refusals) * random.uniform(0.5, 1.0)
         self._refusals += 1
-
-    def report(self, message: Message) -> bool:
-        """Figures without an update, until acknowledged (True) or too late (False)."""
-
-        def start() -> list[Outgoing]:
-            return [(message, None)]
-
-        self._connection.send(start())
-        number, run_start = message["round"], self.start
-        while True:
-            answer, _ = self.wait_for("ack", "reject", "round", again=start)
-            counts = self.counts(answer, number, run_start)
-            if counts is not None:
-                return counts
-            if answer["t"] == "round":  # a gateway that was restarted
-                self._connection.send(start())
 
     def fetch(self, number: int) -> State | None:
         """The model of a round as arrays of one's own; None when it is already replaced."""
