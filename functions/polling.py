@@ -33,8 +33,10 @@ class Sources:
 
         Args:
             wanted: ZeroMQ sockets, and file descriptors as numbers or of what has `fileno`.
-            timeout_ms: None: until one has, or a ZeroMQ socket has stirred for nothing: what is
-                there then is none of them, and sooner than that.
+            timeout_ms: None: no limit.
+
+        Returns:
+            None of them when the time is over, or sooner where a ZeroMQ socket stirred for nothing.
         """
         if wanted != self._polled:
             self._register(wanted)
