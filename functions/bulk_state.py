@@ -72,7 +72,7 @@ class Connection:
     chunks: Chunks | None = None  # None: a stranger's, or closed
     upload: Uploading | None = None
     newest: int = 0  # transfer that was granted last, of the gateway's own numbers
-    least: int = 1
+    least: int = 1  # bytes that wake the gateway up
     # what goes
     down: Channel | None = None
     sending: Sending | None = None
@@ -80,9 +80,9 @@ class Connection:
     talks: bool = False
     _stage: Stage = field(default=Stage.WORKS, init=False)
     words: deque[bytes] = field(default_factory=deque)  # messages that go next
-    rest: list[memoryview] = field(default_factory=list)
-    held: int = 0
-    writing: bool = False
+    rest: list[memoryview] = field(default_factory=list)  # what the network has not taken yet
+    held: int = 0  # bytes of that, where they are sealed and kept
+    writing: bool = False  # there is more to write: epoll says when
 
     # -- where its client is in the round -------------------------------------------------------
     @property

@@ -105,6 +105,7 @@ class Exchange:
         self.hello()
 
     def hello(self) -> None:
+        """First on every connection: the gateway answers with a welcome, and with the round."""
         self.fast.hello()
         self._connection.send([({"t": "hello", "job": self.job}, None)])
 

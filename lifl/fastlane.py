@@ -25,7 +25,7 @@ from lifl.functions.sealing import CHUNK, EARLY, MESSAGE, PUSHED
 from lifl.functions.transfer import Outgoing, Upload
 from lifl.functions.wire import LARGEST_TRUSTED, Keys, Message, decode, encode
 
-LISTEN_S = 0.01
+LISTEN_S = 0.01  # for bytes of a model, from one look at the control channel to the next
 RETRY_S = 0.05  # before the next ticket
 
 
