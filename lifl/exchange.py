@@ -191,10 +191,10 @@ class Exchange:
             return True
         if not error.retryable:
             raise error
-        self.retry_later()
+        self._retry_later()
         return False
 
-    def retry_later(self) -> None:
+    def _retry_later(self) -> None:
         """Was refused for now: what is under way is asked again after a while, not before.
 
         Meanwhile every message is heard: a gateway that begins the round says so at once.

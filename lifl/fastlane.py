@@ -154,8 +154,8 @@ class FastLane:
         """Until acknowledged (True) or too late (False)."""
         number, start = upload.put["round"], self._exchange.start
         put = upload.put | {"length": len(upload.data), "lane": "fast"}
-        bulk, early = self._start(put, upload)
-        sent = early
+        bulk, early = self._start(put, upload)  # the transfer that was begun unasked, 0 if none
+        sent = early  # the transfer that was begun last
         while bulk is not None:
             message, _ = self._exchange.wait_for(
                 "go", "ack", "reject", "round", "bulk", again=lambda: [(put, None)]
