@@ -71,14 +71,14 @@ class Clients:
         serve: Callable[[Job], None],
     ) -> None:  # fmt: skip
         self.router = router
-        self.secure = keys.is_secure
         self.uploads = Uploads(
             jobs, host, bulk_port, keys.public, send=self.send, tell=self.tell, said=self._said,
             untold=lambda connection: self.downlink.untold(connection), serve=serve,
         )  # fmt: skip
         self.bulk = self.uploads.bulk
         self.downlink = Downlink(jobs, self.bulk, send=self.send, tell=self.tell)
-        if self.secure:
+        self._mode = Mode.SEALED if keys.is_secure else Mode.PLAIN
+        if keys.is_secure:
             preload()
         self.rights, self.jobs = Rights(), jobs
         self.welcomes = Welcomes(node, self.rights, self.send)
@@ -138,7 +138,7 @@ class Clients:
         self._count(message)
         is_final = message["t"] == "ack" or (message["t"] == "reject" and not message["retry"])
         if is_final and message["round"] == job.round:
-            connection.has_verdict()
+            connection.gets_verdict()
         self.bulk.say(connection, data)
         return True
 
@@ -466,15 +466,12 @@ class Clients:
         talks = right == "client" and message.get("talks") is True
         job = self.jobs.get(name)
         listens = job is None or key not in job.announced
-        ticket = self.bulk.tickets.issue(key, name, self._mode(), talks=talks, listens=listens)
+        ticket = self.bulk.tickets.issue(key, name, self._mode, talks=talks, listens=listens)
         self.send(peer, {
             "t": "ticket", "job": name, "n": message["n"],
             "port": self.rights.port(name, key) or self.bulk.port, "id": ticket.id,
             "secret": ticket.secret, "mode": ticket.mode.name.lower(), "talks": talks,
         })  # fmt: skip
-
-    def _mode(self) -> Mode:
-        return Mode.SEALED if self.secure else Mode.PLAIN
 
 
 def _is_about(message: Message, round_: int) -> bool:

@@ -167,12 +167,12 @@ class Job:
 
         In mid-round it says who is here now, and where the top is, when a node was lost.
         """
-        if message["round"] != self.round:
-            self.bytes_in, self.metrics, self.told, self.excused = 0, [], (0, 0), 0
-        if message["round"] != self.round or self.cut:  # who was told that it is late hears it too
-            self.announced.clear()
         is_again = message["round"] == self.round
-        if message["round"] != self.round or _forward(message["forward"]) != self.forward:
+        if not is_again:
+            self.bytes_in, self.metrics, self.told, self.excused = 0, [], (0, 0), 0
+        if not is_again or self.cut:  # who was told that it is late hears it too
+            self.announced.clear()
+        if not is_again or _forward(message["forward"]) != self.forward:
             self.forwarding.clear()
         self.excused |= clients_of(message["excused"])
         self.round, self.epoch = message["round"], message["epoch"]
@@ -299,7 +299,7 @@ class Job:
                 f"round {round_!r} and length {length!r} must be integers", code="malformed"
             )
         if kind == "update":
-            weight = weight_of(message.get("weight", 1.0))
+            weight = weight_of(weight)
         _check_metrics(message.get("metrics"))
         self._must_be_open(round_)
         if kind == "update":

@@ -14,7 +14,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from lifl.errors import Late, Unreachable
 from lifl.fastlane import FastLane
 from lifl.functions.layout import Layout
 from lifl.functions.sealing import preload
-from lifl.functions.transfer import STILL_S, Download, Outgoing, Upload
+from lifl.functions.transfer import UNDER_WAY_S, Download, Outgoing, Upload
 from lifl.functions.wire import Keys, Message, takes_bulk_port
 
 State = dict[str, np.ndarray[Any, Any]]
@@ -39,6 +39,7 @@ RETRY_LAST_S = 1.0
 ENDS = frozenset({"not-enrolled", "revoked", "displaced", "not-allowed", "unknown-job"})
 """Rejections after which a gateway has nothing more to say to this client."""
 ANSWERS = frozenset({"go", "more", "ack", "reject"})
+"""What follows a `put` or a `report`."""
 
 
 class Interrupted(Exception):
@@ -66,6 +67,7 @@ class Exchange:
         layout: of the job's model, None until a gateway has said it.
         settings: what the job tells its clients.
         start: how often the run was started; a new one may repeat rounds.
+        elsewhere: other gateways of the job, the next to try first.
         pending: a message that came while another was waited for.
         work: what a worker is to do, as its gateway says it.
         kept: what the last round was answered with, until the next one begins.
@@ -74,7 +76,7 @@ class Exchange:
 
     def __init__(
         self, address: Address, *, job: str, keys: Keys, timeout_s: float, may_bulk: bool = True,
-        moves: bool = True, elsewhere: Sequence[Address] = (),
+        moves: bool = True,
     ) -> None:  # fmt: skip
         self.job, self.timeout_s, self._may_bulk = job, timeout_s, may_bulk
         self.settings: dict[str, Any] = {}
@@ -85,7 +87,7 @@ class Exchange:
         self.kept: Upload | Message | None = None
         self.speaks_for: int | None = None
         self._keys, self._moves = keys, moves
-        self.elsewhere = list(elsewhere)  # other gateways of the job
+        self.elsewhere: list[Address] = []
         self._gone_at = math.inf  # since when no gateway is there
         self._forgot_at = math.inf  # since when the gateway knows nothing of what it had asked for
         self._connection = Connection(keys, address)
@@ -103,6 +105,7 @@ class Exchange:
         self.hello()
 
     def hello(self) -> None:
+        """First on every connection: the gateway answers with a welcome, and with the round."""
         self.fast.hello()
         self._connection.send([({"t": "hello", "job": self.job}, None)])
 
@@ -116,21 +119,42 @@ class Exchange:
 
             After a reconnection the gateway says `round`, which begins it again.
             """
-            is_still = time.monotonic() - self._heard_at > STILL_S
+            is_still = time.monotonic() - self._heard_at > UNDER_WAY_S
             return upload.start() if is_still or not upload.granted else []
 
-        self._connection.send(upload.start())
-        number, start = upload.put["round"], self.start
+        return self._bring(upload.put["round"], upload.start, again, upload.take)
+
+    def report(self, message: Message) -> bool:
+        """Figures without an update, until acknowledged (True) or too late (False)."""
+
+        def say() -> list[Outgoing]:
+            return [(message, None)]
+
+        return self._bring(message["round"], say, say, lambda _: [])
+
+    def _bring(
+        self, number: int, begin: Callable[[], list[Outgoing]], again: Callable[[], list[Outgoing]],
+        take: Callable[[Message], list[Outgoing]],
+    ) -> bool:  # fmt: skip
+        """Answer a round over the control channel, until that counts (True) or is too late (False).
+
+        Args:
+            begin: what is said first, also to a gateway that was restarted.
+            again: as of `wait_for`.
+            take: what a `go` or a `more` lets go out.
+        """
+        self._connection.send(begin())
+        start = self.start
         while True:
-            message, _ = self.wait_for("go", "more", "ack", "reject", "round", again=again)
+            message, _ = self.wait_for(*ANSWERS, "round", again=again)
             counts = self.counts(message, number, start)
             if counts is not None:
                 return counts
             match message["t"]:
                 case "go" | "more":
-                    self._connection.send(upload.take(message))
+                    self._connection.send(take(message))
                 case "round":  # a gateway that was restarted
-                    self._connection.send(upload.start())
+                    self._connection.send(begin())
 
     def counts(self, message: Message, number: int, start: int) -> bool | None:
         """Whether what was sent for a round counts, as far as this message says; None: not yet.
@@ -167,32 +191,16 @@ class Exchange:
             return True
         if not error.retryable:
             raise error
-        self.retry_later()
+        self._retry_later()
         return False
 
-    def retry_later(self) -> None:
+    def _retry_later(self) -> None:
         """Was refused for now: what is under way is asked again after a while, not before.
 
         Meanwhile every message is heard: a gateway that begins the round says so at once.
         """
         self._retry_at = time.monotonic() + retry_s(self._refusals) * random.uniform(0.5, 1.0)
         self._refusals += 1
-
-    def report(self, message: Message) -> bool:
-        """Figures without an update, until acknowledged (True) or too late (False)."""
-
-        def start() -> list[Outgoing]:
-            return [(message, None)]
-
-        self._connection.send(start())
-        number, run_start = message["round"], self.start
-        while True:
-            answer, _ = self.wait_for("ack", "reject", "round", again=start)
-            counts = self.counts(answer, number, run_start)
-            if counts is not None:
-                return counts
-            if answer["t"] == "round":  # a gateway that was restarted
-                self._connection.send(start())
 
     def fetch(self, number: int) -> State | None:
         """The model of a round as arrays of one's own; None when it is already replaced."""
@@ -362,7 +370,7 @@ class Exchange:
             case "ticket":
                 self.fast.hears(message)
             case "reject" if message["of"] == "ticket":
-                self.fast.is_refused()
+                self.fast.hears_refusal()
             case "redirect":
                 self._go_to(Address(message["endpoint"], message["key"]))
             case "round" | "done":

@@ -25,7 +25,7 @@ from lifl.functions.sealing import CHUNK, EARLY, MESSAGE, PUSHED
 from lifl.functions.transfer import Outgoing, Upload
 from lifl.functions.wire import LARGEST_TRUSTED, Keys, Message, decode, encode
 
-LISTEN_S = 0.01
+LISTEN_S = 0.01  # for bytes of a model, from one look at the control channel to the next
 RETRY_S = 0.05  # before the next ticket
 
 
@@ -104,8 +104,8 @@ class FastLane:
         if layout is not None:
             self._exchange.buffers.prepare(layout.update_bytes)
 
-    def is_refused(self) -> None:
-        """No ticket comes before one is needed."""
+    def hears_refusal(self) -> None:
+        """No ticket comes, and nobody waits for it: there will be one when it is needed."""
         self._early = 0
 
     def _step(self) -> None:
@@ -157,8 +157,8 @@ class FastLane:
         """Until acknowledged (True) or too late (False)."""
         number, start = upload.put["round"], self._exchange.start
         put = upload.put | {"length": len(upload.data), "lane": "fast"}
-        bulk, early = self._start(put, upload)
-        sent = early
+        bulk, early = self._start(put, upload)  # the transfer that was begun unasked, 0 if none
+        sent = early  # the transfer that was begun last
         while bulk is not None:
             message, _ = self._exchange.wait_for(
                 "go", "ack", "reject", "round", "bulk", again=lambda: [(put, None)]

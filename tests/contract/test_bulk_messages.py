@@ -339,7 +339,7 @@ def test_a_message_that_was_changed_or_not_asked_for_ends_the_connection(
 
 
 STEPS_TO: dict[Stage, Callable[[Connection], object]] = {
-    Stage.LISTENS: Connection.has_verdict, Stage.TOLD: Connection.is_told,
+    Stage.LISTENS: Connection.gets_verdict, Stage.TOLD: Connection.gets_round,
     Stage.WORKS: Connection.asks,
 }  # fmt: skip
 
@@ -359,7 +359,7 @@ def test_only_who_was_told_of_a_round_and_did_not_answer_hears_it_again(
 def test_a_connection_that_is_replaced_has_told_nothing_more(gateway: Gateway) -> None:
     with gateway.client(gateway.ticket(talks=True)):
         before = gateway.connection()
-        before.is_told()
+        before.gets_round()
         with gateway.client(gateway.ticket(talks=True)):
             assert gateway.untold == [before]
             gateway.turn()
@@ -368,7 +368,7 @@ def test_a_connection_that_is_replaced_has_told_nothing_more(gateway: Gateway) -
 
 def test_of_a_job_that_has_left_nobody_is_told_again(gateway: Gateway) -> None:
     with gateway.client(gateway.ticket(talks=True)):
-        gateway.connection().is_told()
+        gateway.connection().gets_round()
         gateway.bulk.close_job("job")
         assert gateway.untold == []
 
