@@ -142,6 +142,25 @@ def test_the_library_puts_with_the_first_chunk_and_ends_when_it_may(gateway: Gat
 
 # -- an update that comes with its put -----------------------------------------------------------
 @MODES
+def test_an_update_that_has_to_wait_after_another_that_may_be_read_keeps_its_connection(
+    gateway: Gateway, mode: Mode
+) -> None:
+    """As of a client that gives up, and puts again behind what it had begun."""
+    ticket = gateway.ticket(mode=mode)
+    with gateway.client(ticket) as sock:
+        gateway.pauses = True
+        deliver(gateway, sock, up(ticket, b"put") + up(ticket, b"again", before=1))
+        connection = gateway.connection()
+        gateway.bulk.resume(connection)
+        gateway.bulk.look(connection)  # more has come before its turn
+        assert gateway.said == [b"put", b"again"]
+        assert connection.is_paused
+        gateway.turn()
+        assert gateway.connection() is connection
+        assert not gateway.bulk.is_due
+
+
+@MODES
 def test_nothing_of_an_early_update_is_read_until_it_has_a_slot(
     gateway: Gateway, mode: Mode
 ) -> None:

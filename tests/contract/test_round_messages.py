@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lifl.errors import Busy, InvalidUpdate
+from lifl.errors import Busy, InvalidUpdate, Refused
 from lifl.functions.bulk_state import Connection, Stage
 from lifl.functions.gateway import Gateway
 from lifl.functions.intake import Intake
@@ -357,6 +357,19 @@ def test_who_is_revoked_before_the_memory_is_here_has_no_connection(node: Node) 
     assert node.bulk.of("ann", "job") is None
     assert ann.sock.recv(1) == b""
     assert node.bulk.tickets._by_id == {}
+
+
+def test_a_worker_is_nobody_else_where_something_of_its_clients_would_stay(node: Node) -> None:
+    """It has numbers without end, and what is theirs is not found where its key is revoked."""
+    worker, here = "w" * 40, len(node.job.clients)
+    enrol(node.gateway, "job", dict.fromkeys(NAMES, "client") | {worker: "worker"})
+    for number in range(3):
+        node.says(worker, "hello", **{"as": number})
+        with pytest.raises(Refused, match="worker gets no ticket"):
+            node.says(worker, "ticket", n=1, talks=True, **{"as": number})
+    assert node.job.workers == {worker: worker.encode()}
+    assert len(node.job.clients) == here
+    assert not node.bulk.tickets._by_id
 
 
 def test_a_report_is_answered_where_the_next_round_is_told(node: Node) -> None:
