@@ -48,7 +48,6 @@ LEAVE_S = 1.0  # for clients to hear that a job is done
 LOOK_S = 0.1  # many connections end at once when a machine of clients does
 TAKE_PART = frozenset({"client", "worker", "observer"})
 OF_A_ROUND = frozenset({"put", "get", "report"})
-AS_VIRTUAL = OF_A_ROUND | {"chunk"}  # what a worker says for a client that has nothing of its own
 
 
 class Clients:
@@ -214,7 +213,7 @@ class Clients:
         if name not in self.rights.jobs:  # whatever it may be in others
             self._waits_for_its_list(peer, key, message["t"], name)
             return
-        if "as" in message and right == "worker" and message["t"] in AS_VIRTUAL:
+        if "as" in message and right == "worker" and message["t"] not in ("hello", "ticket"):
             peer = caller = Caller.of(peer, message["as"])
             key, right = virtual_key(key, caller.number), "client"
         if message["t"] == "hello":

@@ -336,6 +336,20 @@ def test_who_comes_before_the_memory_of_a_job_prepares_for_its_first_round(node:
     assert node.heard("ann") == []
 
 
+def test_a_round_that_was_ordered_before_the_job_was_said_again_begins(node: Node) -> None:
+    before_its_memory(node)
+    node.says("ann", "hello")
+    ann = Talker(node, "ann")
+    (job,) = node.gateway.orders.early["job"]
+    node.round()
+    node.gateway.orders.obey("job", job)  # as with each plan
+    node.gateway.jobs["job"], node.job.layout = node.job, None
+    node.clients.adopt(node.job)
+    node.gateway.orders.catch_up(node.job)
+    assert ann.hears() == ["round"]
+    assert ann.messages[0]["model"]
+
+
 def test_who_waits_for_a_job_is_welcome_when_something_is_known_of_it(node: Node) -> None:
     del node.gateway.jobs["job"]
     node.says("ann", "hello")
