@@ -386,6 +386,27 @@ def test_a_worker_is_nobody_else_where_something_of_its_clients_would_stay(node:
     assert not node.bulk.tickets._by_id
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"round": 1, "metrics": [1]},
+        {"round": 1},
+        {"round": "1", "metrics": {}},
+        {"round": 1, "metrics": {"loss": "low"}},
+    ],
+    ids=str,
+)
+def test_an_observer_says_figures_or_nothing(node: Node, said: Message) -> None:
+    """The coordinator hears them as they are, and again when it comes back."""
+    enrol(node.gateway, "job", {"eve": "observer"})
+    node.says("eve", "metrics", round=1, metrics={"loss": 0.5})
+    before = node.job.evaluation
+    assert before["metrics"] == {"loss": 0.5}
+    with pytest.raises(InvalidUpdate):
+        node.says("eve", "metrics", **said)
+    assert node.job.evaluation is before
+
+
 def test_a_report_is_answered_where_the_next_round_is_told(node: Node) -> None:
     """Its answer must not be overtaken by that; and its sender has nothing more to do."""
     ann = Talker(node, "ann")
