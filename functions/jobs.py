@@ -369,7 +369,7 @@ def evaluation(job: str, message: Message) -> Message:
     round_, metrics = message.get("round"), message.get("metrics")
     if not isinstance(round_, int) or not isinstance(metrics, dict):
         raise InvalidUpdate(
-            f"round is {round_!r:.40} and metrics are {metrics!r:.40}: they must be an integer, and "
+            f"round is {round_!r:.40} and metrics are {metrics!r:.40}: they must be an integer and "
             "a dict of numbers by name", code="bad-metrics",
         )  # fmt: skip
     _check_figures(metrics)
