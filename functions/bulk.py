@@ -119,7 +119,8 @@ class Bulk:
         """Handle what is ready, and what becomes ready meanwhile, but not for ever."""
         resumed, self._resumed = self._resumed, []
         for connection in resumed:
-            self.look(connection)
+            if not connection.is_paused:  # again, by what was read meanwhile
+                self.look(connection)
         for _ in range(TURNS):
             ready = self._epoll.poll(0, BATCH)
             if not ready:

@@ -22,7 +22,7 @@ from lifl.errors import Busy, InvalidUpdate, Late, LiflError, PermanentError, Re
 from lifl.faults import fault
 from lifl.functions.bulk_state import Connection
 from lifl.functions.downlink import Downlink
-from lifl.functions.jobs import Job, measured, rejection
+from lifl.functions.jobs import Job, evaluation, measured, rejection
 from lifl.functions.layout import Layout
 from lifl.functions.lines import EVERYTHING
 from lifl.functions.rights import Enrolment, Rights
@@ -213,7 +213,7 @@ class Clients:
         if name not in self.rights.jobs:  # whatever it may be in others
             self._waits_for_its_list(peer, key, message["t"], name)
             return
-        if "as" in message and right == "worker":
+        if "as" in message and right == "worker" and message["t"] not in ("hello", "ticket"):
             peer = caller = Caller.of(peer, message["as"])
             key, right = virtual_key(key, caller.number), "client"
         if message["t"] == "hello":
@@ -248,8 +248,7 @@ class Clients:
             case "report":
                 self._report(job, peer, key, message)
             case "metrics" if right == "observer":
-                job.evaluation = {"t": "metrics", "job": name, "round": message["round"],
-                                  "metrics": message["metrics"]}  # fmt: skip
+                job.evaluation = evaluation(name, message)
                 self.report(job.evaluation)
             case other:
                 raise Refused(f"a {right} may not send a {other!r}", code="not-allowed")

@@ -360,6 +360,22 @@ def measured(message: Message) -> dict[str, float]:
     return {name: float(value) for name, value in (given or {}).items() if math.isfinite(value)}
 
 
+def evaluation(job: str, message: Message) -> Message:
+    """What an observer says of the model of a round, as the coordinator takes it.
+
+    Raises:
+        InvalidUpdate: it is no round, or no numbers by name.
+    """
+    round_, metrics = message.get("round"), message.get("metrics")
+    if not isinstance(round_, int) or not isinstance(metrics, dict):
+        raise InvalidUpdate(
+            f"round is {round_!r:.40} and metrics are {metrics!r:.40}: they must be an integer and "
+            "a dict of numbers by name", code="bad-metrics",
+        )  # fmt: skip
+    _check_figures(metrics)
+    return {"t": "metrics", "job": job, "round": round_, "metrics": metrics}
+
+
 def rejection(job: str, message: Message, error: LiflError) -> Message:
     """What the sender is told: a code, a sentence, and whether to try again."""
     return {
@@ -386,6 +402,10 @@ def _check_metrics(metrics: object) -> None:
         raise InvalidUpdate(
             f"metrics must be a dict of at most {MOST_METRICS} numbers by name", code="bad-metrics"
         )
+    _check_figures(metrics)
+
+
+def _check_figures(metrics: dict[object, object]) -> None:
     for name, value in metrics.items():
         if not isinstance(name, str) or len(name) > 100 or not isinstance(value, int | float):
             raise InvalidUpdate(

@@ -208,20 +208,26 @@ class Exchange:
         small, self._small = self._small, None
         if small is not None and small[0] == number and len(small[1]) == self.layout.update_bytes:
             return self.layout.views(memoryview(bytearray(small[1])))
-        comes = self.fast.comes(number)
+        comes, start = self.fast.comes(number), self.start
         buffer = comes if comes is not None else self.buffers.take(self.layout.update_bytes)
         if takes_bulk_port(self._lane, len(buffer)):
             got = self.fast.fetch(number, buffer, comes=comes is not None)
-            return self.layout.views(buffer) if got else None
+        else:
+            got = self._download(number, buffer)
+        # a new start may have made it again: a part of each would be neither
+        return self.layout.views(buffer) if got and self.start == start else None
+
+    def _download(self, number: int, buffer: memoryview) -> bool:
+        """Over the control channel; False when the model is gone."""
         download = Download(self.job, number, buffer)
         self._connection.send(download.ask())
         while not download.done:
             message, payload = self.wait_for("model", "gone", again=download.again)
             if message["t"] == "gone" and message["round"] == number:
-                return None
+                return False
             if message["t"] == "model" and payload is not None:
                 self._connection.send(download.take(message, payload))
-        return self.layout.views(buffer)
+        return True
 
     def wait_for(
         self, *kinds: str, again: Callable[[], list[Outgoing]] | None = None

@@ -177,6 +177,25 @@ def test_while_a_chunk_finds_no_room_the_library_hears_and_goes_on_with_it(
 
 # -- an update that comes with its put -----------------------------------------------------------
 @MODES
+def test_an_update_that_has_to_wait_after_another_that_may_be_read_keeps_its_connection(
+    gateway: Gateway, mode: Mode
+) -> None:
+    """As of a client that gives up, and puts again behind what it had begun."""
+    ticket = gateway.ticket(mode=mode)
+    with gateway.client(ticket) as sock:
+        gateway.pauses = True
+        deliver(gateway, sock, up(ticket, b"put") + up(ticket, b"again", before=1))
+        connection = gateway.connection()
+        gateway.bulk.resume(connection)
+        gateway.bulk.look(connection)  # more has come before its turn
+        assert gateway.said == [b"put", b"again"]
+        assert connection.is_paused
+        gateway.turn()
+        assert gateway.connection() is connection
+        assert not gateway.bulk.is_due
+
+
+@MODES
 def test_nothing_of_an_early_update_is_read_until_it_has_a_slot(
     gateway: Gateway, mode: Mode
 ) -> None:

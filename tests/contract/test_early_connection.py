@@ -17,15 +17,26 @@ import pytest
 from lifl.connection import Address, Connection
 from lifl.errors import Busy, Unreachable
 from lifl.exchange import Exchange
+from lifl.functions.bulk_client import BulkConnection
 from lifl.functions.bulk_state import Sending
 from lifl.functions.layout import Layout
-from lifl.functions.sealing import EARLY, PUSHED, Mode
+from lifl.functions.sealing import (
+    CHUNK,
+    EARLY,
+    NO_TAG,
+    PUSHED,
+    Head,
+    Kind,
+    Mode,
+    message_chunk,
+)
 from lifl.functions.transfer import Outgoing, Upload
 from lifl.functions.wire import Keys, Message, encode
-from tests.contract.test_bulk_port import Gateway
+from tests.contract.test_bulk_port import Gateway, _connect
 
 CLIENT = "C" * 40
 LARGE = Layout.of({"w": np.zeros(50_000, np.float32)})
+TWO_CHUNKS = Layout.of({"w": np.zeros(300_000, np.float32)})
 SMALL = Layout.of({"w": np.zeros(3, np.float32)})
 
 
@@ -48,14 +59,14 @@ class Client:
         self.exchange._handle({"t": t, "job": "job", **fields})
 
     def is_welcome(
-        self, layout: Layout = LARGE, lane: str = "fast", *, all_drawn: bool = True
+        self, layout: Layout = LARGE, lane: str = "fast", *, start: int = 1, all_drawn: bool = True
     ) -> None:
-        settings = {"args": {}, "lane": lane, "start": 1, "all_drawn": all_drawn}
+        settings = {"args": {}, "lane": lane, "start": start, "all_drawn": all_drawn}
         self.hears("welcome", layout=layout.to_wire(), settings=settings, elsewhere=[])
 
     def ticket(self, number: int, **fields: Any) -> Message:
         """An answer to the ticket of this number."""
-        ticket = self.gateway.ticket(CLIENT, Mode.PLAIN, talks=True)
+        self.redeemed = ticket = self.gateway.ticket(CLIENT, Mode.PLAIN, talks=True)
         return {
             "t": "ticket", "n": number, "port": self.port, "id": ticket.id,
             "secret": ticket.secret, "mode": "plain", "talks": True, **fields,
@@ -125,6 +136,49 @@ def test_who_is_welcome_gets_the_first_model_without_asking_for_it(
     assert found is not None
     assert found["w"].tobytes() == model
     assert client.said == []
+
+
+@pytest.mark.parametrize("start", [1, 2])
+def test_parts_of_a_model_from_two_starts_of_the_run_are_no_model(
+    client: Client, gateway: Gateway, monkeypatch: pytest.MonkeyPatch, start: int
+) -> None:
+    """What was made again is not the same to the bit; after a gateway's restart it is."""
+    client.is_welcome(TWO_CHUNKS)
+    client.exchange._handle(client.ticket(1))
+    gateway.turn()
+    client.fast.take_in()
+    size, bulk = TWO_CHUNKS.update_bytes, client.fast.connection
+    assert bulk is not None
+    news = {"t": "round", "job": "job", "round": 1, "need": True, "settings": {}, "model": True}
+    head = Head(Kind.MODEL, CHUNK, 0, PUSHED, 0).pack()
+    rest = memoryview(message_chunk(None, encode(news)) + head + b"\1" * CHUNK + NO_TAG)
+    while bulk.verified < CHUNK:
+        rest = rest[gateway.connection().sock.send(rest) :] if rest else rest
+        client.fast.look()
+
+    def wait_for(*kinds: str, **_: object) -> tuple[Message, None]:
+        if "ticket" in kinds:
+            client.is_welcome(TWO_CHUNKS, start=start)
+            return client.ticket(2), None
+        if client.fast.connection is bulk:
+            gateway.bulk.close(gateway.connection(), Unreachable("the gateway is killed"))
+            client.fast.look()
+            return {"t": "bulk"}, None
+        (get,) = (message for message in client.said if message["t"] == "get")
+        again = memoryview(b"\2" * size)
+        sending = Sending(0, get["transfer"], get["at"], size, lambda: again)
+        gateway.bulk.send(gateway.connection(), sending)
+        gateway.turn()
+        return {"t": "bulk"}, None
+
+    def connect(*_: object, **__: object) -> BulkConnection:
+        return _connect(gateway, client.redeemed, client.fast._hear)
+
+    monkeypatch.setattr(client.exchange, "wait_for", wait_for)
+    monkeypatch.setattr("lifl.fastlane.connect", connect)
+    found = client.exchange.fetch(0)
+    assert [m["at"] for m in client.said if m["t"] == "get"] == [CHUNK]
+    assert (found is not None) == (start == 1)
 
 
 @pytest.mark.parametrize(
