@@ -8,9 +8,9 @@ uploads.py says what a connection may write, downlink.py what is sent on it, and
 the messages that come between payloads.  One epoll descriptor for all connections, which gateway.py
 polls with its sockets; a turn costs what is ready and not what is connected.
 
-Memory beyond the arena: two chunks for all that comes (a chunk is opened piece by piece, into a
-slot that nobody reads before the last tag), one for all that goes, and at most HELD_BYTES of sealed
-bytes that the network did not take at once, then HELD_PIECE a connection.
+Memory beyond the arena: two chunks for all that comes (it is opened into a slot, which nobody reads
+before the last tag), one for all that goes, and at most HELD_BYTES of sealed bytes that the network
+did not take at once, then HELD_PIECE a connection.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ class Bulk:
         """Handle what is ready, and what becomes ready meanwhile, but not for ever."""
         resumed, self._resumed = self._resumed, []
         for connection in resumed:
-            self.look(connection)
+            if not connection.is_paused:  # again, by what was read meanwhile
+                self.look(connection)
         for _ in range(TURNS):
             ready = self._epoll.poll(0, BATCH)
             if not ready:

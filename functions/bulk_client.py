@@ -16,7 +16,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Final
 
 from lifl.errors import LiflError, Refused, Unreachable
 from lifl.functions import tcp
@@ -40,7 +40,6 @@ from lifl.functions.wire import Keys, Message, host_of
 
 CONNECT_S: Final = 5.0
 STILL_S: Final = 20  # no byte was taken for so long: the gateway or the way to it is gone
-EARLY_S: Final = 3  # ... or there is no slot, and nothing is heard while the first chunk is stuck
 _AT_ONCE: Final = int(socket.MSG_DONTWAIT)  # enumerations are slow
 _TIMEVAL: Final = struct.Struct("@qq")
 
@@ -200,12 +199,7 @@ def _let_wait(sock: socket.socket) -> None:
     """Within limits of the kernel, not of Python, which would wait before it looks."""
     sock.settimeout(None)
     for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
-        _limit(sock, option, STILL_S)
-
-
-def _limit(sock: socket.socket, option: int, still_s: int) -> None:
-    """How long the kernel waits for a byte to come or go."""
-    sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(still_s, 0))
+        sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(STILL_S, 0))
 
 
 def _unwanted(message: memoryview) -> None:
@@ -267,27 +261,29 @@ class BulkConnection:
     def put(self, message: bytes, upload: Upload, *, number: int, transfer: int) -> None:
         """A message that asks for a slot, and the update's first chunk, which need not wait for it.
 
+        Waits for nothing: where there is no slot the system may have no room for all of the chunk,
+        and `has_rest` until there is one.
+
         Raises:
-            Broken: the connection is gone, or took no byte for EARLY_S.
+            Broken: the connection is gone.
         """
         self.begin(upload, number=number, transfer=transfer)
-        self._chunk = [memoryview(message_chunk(self._up, message))]
+        self._chunk.append(memoryview(message_chunk(self._up, message)))
         self._next_chunk()
-        self.pump(0, _AT_ONCE)
-        if self._chunk:
-            self._wait_early()
+        self.push_rest()
 
-    def _wait_early(self) -> None:
-        """The rest of a first chunk, for which the system has no room yet."""
-        with contextlib.suppress(OSError):  # of a socket that is gone, as pump finds
-            _limit(self._sock, socket.SO_SNDTIMEO, EARLY_S)
-        try:
-            self.pump(0)
-        finally:
-            with contextlib.suppress(OSError):
-                _limit(self._sock, socket.SO_SNDTIMEO, STILL_S)
-        if self._chunk:
-            self._give_up(EARLY_S)
+    @property
+    def has_rest(self) -> bool:
+        """Of a chunk that was begun: `push_rest` when the connection is writable."""
+        return bool(self._chunk)
+
+    def push_rest(self) -> None:
+        """As much of it as the system takes now.
+
+        Raises:
+            Broken: the connection is gone.
+        """
+        self.pump(0, _AT_ONCE)
 
     def end(self) -> None:
         """Whatever is left of an upload that was begun; waits until the system has taken it.
@@ -296,11 +292,8 @@ class BulkConnection:
             Broken: the connection is gone, or took no byte for STILL_S.
         """
         if not self.pump():
-            self._give_up(STILL_S)
-
-    def _give_up(self, still_s: int) -> NoReturn:
-        self.close()
-        raise Broken(f"the gateway took no byte for {still_s} s")
+            self.close()
+            raise Broken(f"the gateway took no byte for {STILL_S} s")
 
     def begin(self, upload: Upload, *, number: int, transfer: int, at: int = 0) -> None:
         """What `pump` sends from now on; a chunk of another that was begun is ended first.

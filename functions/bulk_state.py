@@ -4,7 +4,7 @@ Owns what is remembered of a connection; bulk.py, which has the events of all, c
 and receives nothing by itself.  Where its client is in the round is a state machine, of which each
 step may be taken from anywhere, since messages cross:
 
-    greeting ─ opens ─► LISTENS ─ is_told ─► TOLD ─ asks ─► WORKS ─ has_verdict ─► LISTENS
+    greeting ─ opens ─► LISTENS ─ gets_round ─► TOLD ─ asks ─► WORKS ─ gets_verdict ─► LISTENS
                   └───► WORKS, where it was in a round already when it asked for its ticket
 
 A model goes down unasked to who listens.  Who was told and has said nothing since may not have
@@ -72,7 +72,7 @@ class Connection:
     chunks: Chunks | None = None  # None: a stranger's, or closed
     upload: Uploading | None = None
     newest: int = 0  # transfer that was granted last, of the gateway's own numbers
-    least: int = 1
+    least: int = 1  # bytes that wake the gateway up
     # what goes
     down: Channel | None = None
     sending: Sending | None = None
@@ -80,9 +80,9 @@ class Connection:
     talks: bool = False
     _stage: Stage = field(default=Stage.WORKS, init=False)
     words: deque[bytes] = field(default_factory=deque)  # messages that go next
-    rest: list[memoryview] = field(default_factory=list)
-    held: int = 0
-    writing: bool = False
+    rest: list[memoryview] = field(default_factory=list)  # what the network has not taken yet
+    held: int = 0  # bytes of that, where they are sealed and kept
+    writing: bool = False  # there is more to write: epoll says when
 
     # -- where its client is in the round -------------------------------------------------------
     @property
@@ -93,8 +93,8 @@ class Connection:
         """Its ticket says whether its client was in no round yet when it asked."""
         self._stage = Stage.LISTENS if listens else Stage.WORKS
 
-    def is_told(self) -> bool:
-        """Of a round that needs its client; True where that had nothing to do."""
+    def gets_round(self) -> bool:
+        """Its client is told of a round that needs it; True where that had nothing to do."""
         listened, self._stage = self._stage is Stage.LISTENS, Stage.TOLD
         return listened
 
@@ -102,7 +102,7 @@ class Connection:
         """Its client asks for the round's model, or answers: it has heard of the round."""
         self._stage = Stage.WORKS
 
-    def has_verdict(self) -> None:
+    def gets_verdict(self) -> None:
         """Its client is told that its answer counts, or never will: it waits for the next round."""
         self._stage = Stage.LISTENS
 

@@ -22,7 +22,7 @@ from lifl.errors import Busy, InvalidUpdate, Late, LiflError, PermanentError, Re
 from lifl.faults import fault
 from lifl.functions.bulk_state import Connection
 from lifl.functions.downlink import Downlink
-from lifl.functions.jobs import Job, measured, rejection
+from lifl.functions.jobs import Job, evaluation, measured, rejection
 from lifl.functions.layout import Layout
 from lifl.functions.lines import EVERYTHING
 from lifl.functions.rights import Enrolment, Rights
@@ -71,14 +71,14 @@ class Clients:
         serve: Callable[[Job], None],
     ) -> None:  # fmt: skip
         self.router = router
-        self.secure = keys.is_secure
         self.uploads = Uploads(
             jobs, host, bulk_port, keys.public, send=self.send, tell=self.tell, said=self._said,
             untold=lambda connection: self.downlink.untold(connection), serve=serve,
         )  # fmt: skip
         self.bulk = self.uploads.bulk
         self.downlink = Downlink(jobs, self.bulk, send=self.send, tell=self.tell)
-        if self.secure:
+        self._mode = Mode.SEALED if keys.is_secure else Mode.PLAIN
+        if keys.is_secure:
             preload()
         self.rights, self.jobs = Rights(), jobs
         self.welcomes = Welcomes(node, self.rights, self.send)
@@ -138,7 +138,7 @@ class Clients:
         self._count(message)
         is_final = message["t"] == "ack" or (message["t"] == "reject" and not message["retry"])
         if is_final and message["round"] == job.round:
-            connection.has_verdict()
+            connection.gets_verdict()
         self.bulk.say(connection, data)
         return True
 
@@ -213,7 +213,7 @@ class Clients:
         if name not in self.rights.jobs:  # whatever it may be in others
             self._waits_for_its_list(peer, key, message["t"], name)
             return
-        if "as" in message and right == "worker":
+        if "as" in message and right == "worker" and message["t"] not in ("hello", "ticket"):
             peer = caller = Caller.of(peer, message["as"])
             key, right = virtual_key(key, caller.number), "client"
         if message["t"] == "hello":
@@ -248,8 +248,7 @@ class Clients:
             case "report":
                 self._report(job, peer, key, message)
             case "metrics" if right == "observer":
-                job.evaluation = {"t": "metrics", "job": name, "round": message["round"],
-                                  "metrics": message["metrics"]}  # fmt: skip
+                job.evaluation = evaluation(name, message)
                 self.report(job.evaluation)
             case other:
                 raise Refused(f"a {right} may not send a {other!r}", code="not-allowed")
@@ -466,15 +465,12 @@ class Clients:
         talks = right == "client" and message.get("talks") is True
         job = self.jobs.get(name)
         listens = job is None or key not in job.announced
-        ticket = self.bulk.tickets.issue(key, name, self._mode(), talks=talks, listens=listens)
+        ticket = self.bulk.tickets.issue(key, name, self._mode, talks=talks, listens=listens)
         self.send(peer, {
             "t": "ticket", "job": name, "n": message["n"],
             "port": self.rights.port(name, key) or self.bulk.port, "id": ticket.id,
             "secret": ticket.secret, "mode": ticket.mode.name.lower(), "talks": talks,
         })  # fmt: skip
-
-    def _mode(self) -> Mode:
-        return Mode.SEALED if self.secure else Mode.PLAIN
 
 
 def _is_about(message: Message, round_: int) -> bool:

@@ -63,7 +63,7 @@ class Downlink:
     ) -> None:
         """The model comes unasked where nothing keeps the client from reading it."""
         assert job.layout is not None
-        listens = connection.is_told()
+        listens = connection.gets_round()
         data = encode(news | {"model": True})
         if listens and connection.sending is None and len(data) <= MESSAGE:
             sending = self._sending(job, job.round - 1, PUSHED, 0, job.layout.update_bytes)

@@ -209,7 +209,7 @@ class Intake:
         self.release(slot, state, header)
         return True
 
-    def release_old(self) -> None:
+    def _release_old(self) -> None:
         """Let go, unread, of what is of older rounds."""
         self.sealed()
 
@@ -235,7 +235,7 @@ class Intake:
         self.arena.set_model(header.round, slot)
         self._look_at_model()
         fault("gateway_published", "gateway")
-        self.release_old()
+        self._release_old()
 
     def release(self, slot: int, state: State, header: Header) -> None:
         """Let go of what `state` says: of nothing, if the slot has moved on since."""
@@ -271,7 +271,7 @@ class Intake:
             arena.set_accepted(round_ + 1, 0)
         arena.set_model(round_, slot)
         self._look_at_model()
-        self.release_old()  # an own model, for one
+        self._release_old()  # an own model, for one
 
     def model(self) -> tuple[int, Header] | None:
         """(slot, header) of the current global model; None before there is one."""

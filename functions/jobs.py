@@ -167,12 +167,12 @@ class Job:
 
         In mid-round it says who is here now, and where the top is, when a node was lost.
         """
-        if message["round"] != self.round:
-            self.bytes_in, self.metrics, self.told, self.excused = 0, [], (0, 0), 0
-        if message["round"] != self.round or self.cut:  # who was told that it is late hears it too
-            self.announced.clear()
         is_again = message["round"] == self.round
-        if message["round"] != self.round or _forward(message["forward"]) != self.forward:
+        if not is_again:
+            self.bytes_in, self.metrics, self.told, self.excused = 0, [], (0, 0), 0
+        if not is_again or self.cut:  # who was told that it is late hears it too
+            self.announced.clear()
+        if not is_again or _forward(message["forward"]) != self.forward:
             self.forwarding.clear()
         self.excused |= clients_of(message["excused"])
         self.round, self.epoch = message["round"], message["epoch"]
@@ -299,7 +299,7 @@ class Job:
                 f"round {round_!r} and length {length!r} must be integers", code="malformed"
             )
         if kind == "update":
-            weight = weight_of(message.get("weight", 1.0))
+            weight = weight_of(weight)
         _check_metrics(message.get("metrics"))
         self._must_be_open(round_)
         if kind == "update":
@@ -360,6 +360,22 @@ def measured(message: Message) -> dict[str, float]:
     return {name: float(value) for name, value in (given or {}).items() if math.isfinite(value)}
 
 
+def evaluation(job: str, message: Message) -> Message:
+    """What an observer says of the model of a round, as the coordinator takes it.
+
+    Raises:
+        InvalidUpdate: it is no round, or no numbers by name.
+    """
+    round_, metrics = message.get("round"), message.get("metrics")
+    if not isinstance(round_, int) or not isinstance(metrics, dict):
+        raise InvalidUpdate(
+            f"round is {round_!r:.40} and metrics are {metrics!r:.40}: they must be an integer and "
+            "a dict of numbers by name", code="bad-metrics",
+        )  # fmt: skip
+    _check_figures(metrics)
+    return {"t": "metrics", "job": job, "round": round_, "metrics": metrics}
+
+
 def rejection(job: str, message: Message, error: LiflError) -> Message:
     """What the sender is told: a code, a sentence, and whether to try again."""
     return {
@@ -386,6 +402,10 @@ def _check_metrics(metrics: object) -> None:
         raise InvalidUpdate(
             f"metrics must be a dict of at most {MOST_METRICS} numbers by name", code="bad-metrics"
         )
+    _check_figures(metrics)
+
+
+def _check_figures(metrics: dict[object, object]) -> None:
     for name, value in metrics.items():
         if not isinstance(name, str) or len(name) > 100 or not isinstance(value, int | float):
             raise InvalidUpdate(

@@ -132,8 +132,7 @@ class Layout:
 
     def name_at(self, offset: int) -> str:
         """The tensor that has this byte of an update, and which element of it."""
-        at = [(o, t) for o, t in zip(self.offsets, self.tensors, strict=True) if o <= offset]
-        start, tensor = max((pair for pair in at if pair[1].count), key=lambda pair: pair[0])
+        *_, (start, tensor) = (row for row in self.by_offset if row[0] <= offset)
         return f"tensor {tensor.name!r}, element {(offset - start) // tensor.code.size_bytes}"
 
     def to_wire(self) -> list[Any]:

@@ -120,8 +120,8 @@ class Orders:
 
     def catch_up(self, job: Job) -> None:
         """Memory and lanes of a job are here: do what was asked for meanwhile."""
-        for early in self.early.pop(job.name, []):
-            self.obey(job.name, early)
+        for early in sorted(self.early.pop(job.name, []), key=lambda each: each["t"] != "job"):
+            self.obey(job.name, early)  # a round needs the layout, which may have come again since
 
     def _obey_of_job(self, job: Job, message: Message) -> None:
         """What needs the job's memory."""

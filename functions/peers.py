@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import zmq
 
 from lifl.functions.outlets import Outlets
-from lifl.functions.transfer import STILL_S, Download, Outgoing, Upload
+from lifl.functions.transfer import UNDER_WAY_S, Download, Outgoing, Upload
 from lifl.functions.wire import Keys, Message, dealer, decode, encode, takes_bulk_port
 
 AGAIN_S = 1.0
@@ -40,7 +40,7 @@ class Transfer:
         """How long nothing may be heard of it."""
         work = self.work
         is_sending = isinstance(work, Upload) and work.granted and not self.is_bulk
-        return STILL_S if is_sending or isinstance(work, Download) else AGAIN_S
+        return UNDER_WAY_S if is_sending or isinstance(work, Download) else AGAIN_S
 
     @property
     def is_bulk(self) -> bool:

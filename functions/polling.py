@@ -1,7 +1,8 @@
 """Waiting for several sources at once, without registering them again each time.
 
 Owns no source.  Called by loops whose sources seldom change: gateway, agent and worker.  A client's
-conversation, which has one socket and uses it itself, asks for less (lifl/exchange.py).
+conversation, whose one socket nobody else uses, knows when that is quiet and need not look
+(lifl/connection.py); who waits once, or without ZeroMQ, has waiting.py.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ class Sources:
 
         Args:
             wanted: ZeroMQ sockets, and file descriptors as numbers or of what has `fileno`.
-            timeout_ms: None: until one has.
+            timeout_ms: None: no limit.
+
+        Returns:
+            None of them when the time is over, or sooner where a ZeroMQ socket stirred for nothing.
         """
         if wanted != self._polled:
             self._register(wanted)

@@ -13,7 +13,7 @@ from typing import Final
 
 from lifl.functions.wire import DOWN_CHUNK, DOWN_WINDOW, INLINE, UP_CHUNK, Message
 
-STILL_S: Final = 15.0
+UNDER_WAY_S: Final = 15.0
 """A chunk over ZeroMQ may be on its way for so long: to ask sooner is to begin again, for ever on a
 slow link."""
 

@@ -93,6 +93,8 @@ class Uploads:
         keeps = before is not None and before.message["round"] == asking.message["round"]
         if asking.early or before is None or not keeps or not self._follows(job, before):
             job.waiting[asking.key] = asking
+        else:
+            before.is_told = False  # it asks whether anybody is here
         if asking.came_on is not None and asking.early:
             self.bulk.pause(asking.came_on)
         if begins:

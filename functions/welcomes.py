@@ -48,6 +48,7 @@ class Welcomes:
             self.say(name, key, peer, *self.coming[name])
 
     def say(self, name: str, key: str, peer: bytes, layout: Layout, settings: Message) -> None:
+        """Welcome a client, worker or observer."""
         self._send(peer, {
             "t": "welcome", "job": name, "node": self._node, "layout": layout.to_wire(),
             "digest": layout.digest, "settings": settings, "elsewhere": self.gateways(name, key),

@@ -1,7 +1,7 @@
 """Messages between clients, gateways, agents, the coordinator and a cluster's operator.
 
 Owns framing: one msgpack map, then at most one frame of payload.  Does not own what a gateway
-answers (gateway.py) or how an update is cut into chunks (transfer.py).  Every ZeroMQ socket of
+answers (clients.py) or how an update is cut into chunks (transfer.py).  Every ZeroMQ socket of
 the platform is made here, so that all of them have CURVE, no silent drops and heartbeats.
 
     client ─► gateway           hello, ticket, put, chunk, get, report

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import mmap
 import sys
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from lifl.functions.wire import INLINE
+
+MOST: Final = 4  # arrays that are kept
 
 
 class Buffers:
@@ -18,8 +20,7 @@ class Buffers:
     every view, a torch tensor's too, holds a reference to it.
     """
 
-    def __init__(self, most: int = 4) -> None:
-        self._most = most
+    def __init__(self) -> None:
         self._arrays: list[np.ndarray[Any, Any]] = []
 
     def prepare(self, size: int) -> None:
@@ -35,7 +36,7 @@ class Buffers:
             if self._arrays[index].size == size and sys.getrefcount(self._arrays[index]) == 2:
                 return self._arrays[index].data
         array = np.zeros(size, np.uint8)  # padding that nobody writes tells nothing
-        if len(self._arrays) == self._most:
+        if len(self._arrays) == MOST:
             self._arrays.pop(0)
         self._arrays.append(array)
         return array.data

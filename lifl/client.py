@@ -296,7 +296,7 @@ def update(
     """A trained model on its way into `buffer`, or into memory of its own.
 
     Raises:
-        InvalidUpdate: another layout, or a weight that is not finite and positive.
+        InvalidUpdate: another layout, or a weight that is none.
     """
     if layout is None:
         raise InvalidUpdate("no round has begun")

@@ -14,7 +14,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from lifl.errors import Late, Unreachable
 from lifl.fastlane import FastLane
 from lifl.functions.layout import Layout
 from lifl.functions.sealing import preload
-from lifl.functions.transfer import STILL_S, Download, Outgoing, Upload
+from lifl.functions.transfer import UNDER_WAY_S, Download, Outgoing, Upload
 from lifl.functions.wire import Keys, Message, takes_bulk_port
 
 State = dict[str, np.ndarray[Any, Any]]
@@ -39,6 +39,7 @@ RETRY_LAST_S = 1.0
 ENDS = frozenset({"not-enrolled", "revoked", "displaced", "not-allowed", "unknown-job"})
 """Rejections after which a gateway has nothing more to say to this client."""
 ANSWERS = frozenset({"go", "more", "ack", "reject"})
+"""What follows a `put` or a `report`."""
 
 
 class Interrupted(Exception):
@@ -66,6 +67,7 @@ class Exchange:
         layout: of the job's model, None until a gateway has said it.
         settings: what the job tells its clients.
         start: how often the run was started; a new one may repeat rounds.
+        elsewhere: other gateways of the job, the next to try first.
         pending: a message that came while another was waited for.
         work: what a worker is to do, as its gateway says it.
         kept: what the last round was answered with, until the next one begins.
@@ -74,7 +76,7 @@ class Exchange:
 
     def __init__(
         self, address: Address, *, job: str, keys: Keys, timeout_s: float, may_bulk: bool = True,
-        moves: bool = True, elsewhere: Sequence[Address] = (),
+        moves: bool = True,
     ) -> None:  # fmt: skip
         self.job, self.timeout_s, self._may_bulk = job, timeout_s, may_bulk
         self.settings: dict[str, Any] = {}
@@ -85,7 +87,7 @@ class Exchange:
         self.kept: Upload | Message | None = None
         self.speaks_for: int | None = None
         self._keys, self._moves = keys, moves
-        self.elsewhere = list(elsewhere)  # other gateways of the job
+        self.elsewhere: list[Address] = []
         self._gone_at = math.inf  # since when no gateway is there
         self._forgot_at = math.inf  # since when the gateway knows nothing of what it had asked for
         self._connection = Connection(keys, address)
@@ -103,6 +105,7 @@ class Exchange:
         self.hello()
 
     def hello(self) -> None:
+        """First on every connection: the gateway answers with a welcome, and with the round."""
         self.fast.hello()
         self._connection.send([({"t": "hello", "job": self.job}, None)])
 
@@ -116,21 +119,42 @@ class Exchange:
 
             After a reconnection the gateway says `round`, which begins it again.
             """
-            is_still = time.monotonic() - self._heard_at > STILL_S
+            is_still = time.monotonic() - self._heard_at > UNDER_WAY_S
             return upload.start() if is_still or not upload.granted else []
 
-        self._connection.send(upload.start())
-        number, start = upload.put["round"], self.start
+        return self._bring(upload.put["round"], upload.start, again, upload.take)
+
+    def report(self, message: Message) -> bool:
+        """Figures without an update, until acknowledged (True) or too late (False)."""
+
+        def say() -> list[Outgoing]:
+            return [(message, None)]
+
+        return self._bring(message["round"], say, say, lambda _: [])
+
+    def _bring(
+        self, number: int, begin: Callable[[], list[Outgoing]], again: Callable[[], list[Outgoing]],
+        take: Callable[[Message], list[Outgoing]],
+    ) -> bool:  # fmt: skip
+        """Answer a round over the control channel, until that counts (True) or is too late (False).
+
+        Args:
+            begin: what is said first, also to a gateway that was restarted.
+            again: as of `wait_for`.
+            take: what a `go` or a `more` lets go out.
+        """
+        self._connection.send(begin())
+        start = self.start
         while True:
-            message, _ = self.wait_for("go", "more", "ack", "reject", "round", again=again)
+            message, _ = self.wait_for(*ANSWERS, "round", again=again)
             counts = self.counts(message, number, start)
             if counts is not None:
                 return counts
             match message["t"]:
                 case "go" | "more":
-                    self._connection.send(upload.take(message))
+                    self._connection.send(take(message))
                 case "round":  # a gateway that was restarted
-                    self._connection.send(upload.start())
+                    self._connection.send(begin())
 
     def counts(self, message: Message, number: int, start: int) -> bool | None:
         """Whether what was sent for a round counts, as far as this message says; None: not yet.
@@ -167,10 +191,10 @@ class Exchange:
             return True
         if not error.retryable:
             raise error
-        self.retry_later()
+        self._retry_later()
         return False
 
-    def retry_later(self) -> None:
+    def _retry_later(self) -> None:
         """Was refused for now: what is under way is asked again after a while, not before.
 
         Meanwhile every message is heard: a gateway that begins the round says so at once.
@@ -178,42 +202,32 @@ class Exchange:
         self._retry_at = time.monotonic() + retry_s(self._refusals) * random.uniform(0.5, 1.0)
         self._refusals += 1
 
-    def report(self, message: Message) -> bool:
-        """Figures without an update, until acknowledged (True) or too late (False)."""
-
-        def start() -> list[Outgoing]:
-            return [(message, None)]
-
-        self._connection.send(start())
-        number, run_start = message["round"], self.start
-        while True:
-            answer, _ = self.wait_for("ack", "reject", "round", again=start)
-            counts = self.counts(answer, number, run_start)
-            if counts is not None:
-                return counts
-            if answer["t"] == "round":  # a gateway that was restarted
-                self._connection.send(start())
-
     def fetch(self, number: int) -> State | None:
         """The model of a round as arrays of one's own; None when it is already replaced."""
         assert self.layout is not None
         small, self._small = self._small, None
         if small is not None and small[0] == number and len(small[1]) == self.layout.update_bytes:
             return self.layout.views(memoryview(bytearray(small[1])))
-        comes = self.fast.comes(number)
+        comes, start = self.fast.comes(number), self.start
         buffer = comes if comes is not None else self.buffers.take(self.layout.update_bytes)
         if takes_bulk_port(self._lane, len(buffer)):
             got = self.fast.fetch(number, buffer, comes=comes is not None)
-            return self.layout.views(buffer) if got else None
+        else:
+            got = self._download(number, buffer)
+        # a new start may have made it again: a part of each would be neither
+        return self.layout.views(buffer) if got and self.start == start else None
+
+    def _download(self, number: int, buffer: memoryview) -> bool:
+        """Over the control channel; False when the model is gone."""
         download = Download(self.job, number, buffer)
         self._connection.send(download.ask())
         while not download.done:
             message, payload = self.wait_for("model", "gone", again=download.again)
             if message["t"] == "gone" and message["round"] == number:
-                return None
+                return False
             if message["t"] == "model" and payload is not None:
                 self._connection.send(download.take(message, payload))
-        return self.layout.views(buffer)
+        return True
 
     def wait_for(
         self, *kinds: str, again: Callable[[], list[Outgoing]] | None = None
@@ -355,14 +369,14 @@ class Exchange:
                 self.settings = message["settings"]["args"]
                 self._lane = message["settings"]["lane"] if self._may_bulk else "zmq"
                 self.start = message["settings"]["start"]
-                self._prepare(self.layout.update_bytes)
+                self._prepare(self.layout.update_bytes, message["settings"].get("all_drawn", False))
                 self._hear_of(message["elsewhere"])
             case "elsewhere":
                 self._hear_of(message["gateways"])
             case "ticket":
                 self.fast.hears(message)
             case "reject" if message["of"] == "ticket":
-                self.fast.is_refused()
+                self.fast.hears_refusal()
             case "redirect":
                 self._go_to(Address(message["endpoint"], message["key"]))
             case "round" | "done":
@@ -418,14 +432,20 @@ class Exchange:
         self._forgot_at = math.inf
         return True
 
-    def _prepare(self, size_bytes: int) -> None:
-        """Have for large models what the first round needs: a connection, code and memory."""
-        if takes_bulk_port(self._lane, size_bytes):
+    def _prepare(self, size_bytes: int, all_drawn: bool) -> None:
+        """Have for large models what the first round needs: a connection, code and memory.
+
+        Args:
+            all_drawn: rounds draw everybody; where they do not, a gateway may have to do with many
+                more clients than with connections.
+        """
+        is_bulk = takes_bulk_port(self._lane, size_bytes)
+        if is_bulk and all_drawn:
             self.fast.prepare()  # and memory when it has its ticket
-            if self._keys.is_secure:
-                preload()
         elif self._may_bulk:
             self.buffers.prepare(size_bytes)
+        if is_bulk and self._keys.is_secure:
+            preload()
 
     def close(self) -> None:
         self.fast.close()

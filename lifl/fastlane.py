@@ -25,7 +25,7 @@ from lifl.functions.sealing import CHUNK, EARLY, MESSAGE, PUSHED
 from lifl.functions.transfer import Outgoing, Upload
 from lifl.functions.wire import LARGEST_TRUSTED, Keys, Message, decode, encode
 
-LISTEN_S = 0.01
+LISTEN_S = 0.01  # for bytes of a model, from one look at the control channel to the next
 RETRY_S = 0.05  # before the next ticket
 
 
@@ -104,8 +104,8 @@ class FastLane:
         if layout is not None:
             self._exchange.buffers.prepare(layout.update_bytes)
 
-    def is_refused(self) -> None:
-        """No ticket comes before one is needed."""
+    def hears_refusal(self) -> None:
+        """No ticket comes, and nobody waits for it: there will be one when it is needed."""
         self._early = 0
 
     def _step(self) -> None:
@@ -148,14 +148,17 @@ class FastLane:
     @property
     def events(self) -> int:
         """Of poll(2), on `fileno`: when to call `take_in`."""
-        return self._opening.events if self._opening is not None else select.POLLIN
+        if self._opening is not None:
+            return self._opening.events
+        has_rest = self.connection is not None and self.connection.has_rest
+        return select.POLLIN | (select.POLLOUT if has_rest else 0)
 
     def upload(self, upload: Upload) -> bool:
         """Until acknowledged (True) or too late (False)."""
         number, start = upload.put["round"], self._exchange.start
         put = upload.put | {"length": len(upload.data), "lane": "fast"}
-        bulk, early = self._start(put, upload)
-        sent = early
+        bulk, early = self._start(put, upload)  # the transfer that was begun unasked, 0 if none
+        sent = early  # the transfer that was begun last
         while bulk is not None:
             message, _ = self._exchange.wait_for(
                 "go", "ack", "reject", "round", "bulk", again=lambda: [(put, None)]
@@ -264,15 +267,23 @@ class FastLane:
             self.take_in()
 
     def take_in(self) -> None:
-        """Whatever has come over the bulk connection; none is there any more if it has ended."""
+        """Whatever has come over the bulk connection, and on with what is on its way up.
+
+        None is there any more if it has ended.
+        """
         if self._opening is not None:
             self._step()
             return
         assert self.connection is not None
         try:
+            if self.connection.has_rest:
+                self.connection.push_rest()
             self.connection.receive()
         except Broken:
             self.close()
+        except BaseException:  # of a callback, or Ctrl-C: in the middle of a chunk
+            self.close()
+            raise
 
     def _start(
         self, put: Message, upload: Upload | None = None

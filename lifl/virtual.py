@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from lifl.client import Progress, Round, answer, report, update
 from lifl.connection import Address
@@ -26,6 +26,8 @@ from lifl.exchange import AGAIN_MS, Away, Exchange, State
 from lifl.functions.polling import Sources
 from lifl.functions.transfer import Upload
 from lifl.functions.wire import Keys, Message
+
+TIMEOUT_S: Final = 60.0  # without a gateway
 
 
 @dataclass
@@ -98,12 +100,10 @@ class Worker:
         count: clients of the job, all workers' together.
     """
 
-    def __init__(
-        self, addresses: list[Address], *, job: str, keys: Keys, count: int, timeout_s: float = 60.0
-    ) -> None:
+    def __init__(self, addresses: list[Address], *, job: str, keys: Keys, count: int) -> None:
         self.job, self.count = job, count
         self._open = partial(
-            Exchange, job=job, keys=keys, timeout_s=timeout_s, may_bulk=False, moves=False
+            Exchange, job=job, keys=keys, timeout_s=TIMEOUT_S, may_bulk=False, moves=False
         )
         self._exchanges = {address: self._open(address) for address in addresses}
         self.round = 0  # the newest that was heard of

@@ -18,7 +18,6 @@ from lifl.errors import Busy
 from lifl.functions.wire import Message, decode, encode
 from lifl.placement.autoscaler import Settings
 from lifl.placement.idling import Idling
-from lifl.proxy_ebpf.descriptor import lane
 from lifl.shm.arena import ArenaFiles
 
 
@@ -60,10 +59,6 @@ class NodeJob:
         if scaling["leaves"] != "queue":
             return None
         return Settings(**{name: scaling[name] for name in ("alpha", "period_s", "idle_s")})
-
-    @property
-    def endpoints(self) -> list[int]:
-        return [*self.roles, *(lane(role) for role in self.roles)]
 
     def belongs(self, endpoint: int) -> bool:
         """A holder of this role is part of the plan as what it was told to be."""

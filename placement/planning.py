@@ -310,6 +310,7 @@ class Planning:
             "start": self.start,
             "args": dict(spec.trainer.args) if spec.trainer else {},
             "lane": spec.clients.lane,
+            "all_drawn": spec.clients.fraction == 1,
         }
         return {
             "t": "job", "job": self.name, "layout": self.layout.to_wire(),

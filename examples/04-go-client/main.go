@@ -40,6 +40,7 @@ const (
 	getBytes   = 256 << 10 // most of one `get` on the simple lane
 	getsAtOnce = 3         // on the simple lane
 	silence    = 2 * time.Second
+	underWay   = 15 * time.Second       // a chunk may be for so long, on the simple lane
 	pause      = 100 * time.Millisecond // before a request that was refused is said again
 	giveUp     = 60 * time.Second       // without a connection
 )
@@ -618,8 +619,11 @@ type client struct {
 	digest []byte
 	simple bool // the job asks for the simple lane
 
+	start   int64 // how often the run was started, as the gateway says
+	began   int64 // the start in which `round` was heard of
 	waiting waiting
 	round   int64
+	made    int64 // the start in which the model was made that the round starts from
 	model   []byte
 	have    int // bytes of the model, from the first one on
 	asked   int // the same with what was asked for, simple lane
@@ -867,7 +871,7 @@ func (c *client) message(parts [][]byte) (done bool, err error) {
 	if err != nil || !ok {
 		return false, fmt.Errorf("the gateway said %x: %v", parts[0], err)
 	}
-	if m["job"] != c.Job {
+	if m["job"] != c.Job && m["job"] != "" { // none: of a key without a right in any job
 		return false, nil
 	}
 	number, numbered := m["round"].(int64)
@@ -880,6 +884,7 @@ func (c *client) message(parts [][]byte) (done bool, err error) {
 		c.digest, _ = m["digest"].([]byte)
 		settings, _ := m["settings"].(fields)
 		c.simple = settings["lane"] == "zmq"
+		c.start, _ = settings["start"].(int64)
 		if c.waiting == forWelcome {
 			c.waiting = forRound
 		}
@@ -889,7 +894,8 @@ func (c *client) message(parts [][]byte) (done bool, err error) {
 		if len(parts) > 1 {
 			payload = parts[1]
 		}
-		c.begin(number, need, payload)
+		made, _ := m["made"].(int64)
+		c.begin(number, made, need, payload)
 	case "ticket":
 		if n, _ := m["n"].(int64); c.link == nil && int(n) == c.tickets {
 			c.dial(m)
@@ -939,7 +945,13 @@ func (c *client) message(parts [][]byte) (done bool, err error) {
 }
 
 // begin acts on `round`.
-func (c *client) begin(number int64, need bool, model []byte) {
+func (c *client) begin(number, made int64, need bool, model []byte) {
+	if c.start != c.began { // the run goes on from its checkpoint
+		c.began = c.start
+		if number != c.round || made != c.made {
+			c.round = 0 // what is here was made from another model
+		}
+	}
 	if number < c.round {
 		return
 	}
@@ -947,7 +959,7 @@ func (c *client) begin(number int64, need bool, model []byte) {
 		if c.getting != 0 || c.sending {
 			c.drop("a new round")
 		}
-		c.round, c.model, c.update = number, nil, nil
+		c.round, c.made, c.model, c.update = number, made, nil, nil
 	}
 	switch {
 	case !need:
@@ -1053,7 +1065,7 @@ func (c *client) chunks(n int64) {
 		}, c.update[c.sent:end])
 		c.sent = end
 	}
-	c.again = time.Now().Add(silence)
+	c.again = time.Now().Add(underWay) // a `put` begins it anew
 }
 
 // rejected acts on `reject`.

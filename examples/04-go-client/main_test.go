@@ -185,3 +185,17 @@ func TestAdd(t *testing.T) {
 		}
 	}
 }
+
+// What was answered before the run was started again is sent again only where the model is the same.
+func TestStartedAgain(t *testing.T) {
+	for _, c := range []struct {
+		start, number, made int64
+		kept                bool
+	}{{1, 8, 1, true}, {2, 8, 1, true}, {2, 8, 2, false}, {2, 6, 1, false}, {2, 9, 2, false}} {
+		client := &client{began: 1, start: c.start, round: 8, made: 1, length: 9, update: make([]byte, 9)}
+		client.begin(c.number, c.made, true, nil)
+		if kept := client.update != nil; kept != c.kept || client.round != c.number || client.made != c.made {
+			t.Errorf("%v: round %d made in %d, kept: %v", c, client.round, client.made, kept)
+		}
+	}
+}

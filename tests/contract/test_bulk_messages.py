@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -76,10 +77,11 @@ class Listener:
 
     def until(self, many: int) -> None:
         """So many messages are there."""
-        for _ in range(10_000):
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
             if len(self.heard) >= many:
                 return
-            if self.bulk.wait(0):
+            if self.bulk.wait(0.001):
                 self.bulk.receive()
             self.gateway.turn(1)
         pytest.fail(f"only {len(self.heard)} messages have come")
@@ -140,7 +142,59 @@ def test_the_library_puts_with_the_first_chunk_and_ends_when_it_may(gateway: Gat
     client.bulk.close()
 
 
+def test_while_a_chunk_finds_no_room_the_library_hears_and_goes_on_with_it(
+    gateway: Gateway, client: Listener
+) -> None:
+    """Also with another put behind it, when the first was given up."""
+    sock = client.bulk._sock
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+    gateway.connection().sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    gateway.pauses = True
+    client.bulk.put(b"put", Upload({}, MODEL), number=2, transfer=EARLY | 1)
+    gateway.turn()
+    assert client.bulk.has_rest
+    gateway.bulk.say(gateway.connection(), b"reject")
+    client.until(1)
+    client.bulk.stop()
+    client.bulk.put(b"put again", Upload({}, MODEL), number=3, transfer=EARLY | 2)
+    upload = None
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        if upload is not None and upload.grant.written == CHUNK:
+            break
+        gateway.bulk.resume(gateway.connection())
+        gateway.turn(1)
+        if len(gateway.said) == 2 and upload is None:
+            upload = gateway.grant(EARLY | 2)
+        if not gateway.connection().is_paused:
+            gateway.bulk.look(gateway.connection())
+        client.bulk.push_rest()
+    assert gateway.said == [b"put", b"put again"]
+    assert not client.bulk.has_rest
+    assert upload is not None
+    assert upload.grant.view[:CHUNK] == MODEL[:CHUNK]
+
+
 # -- an update that comes with its put -----------------------------------------------------------
+@MODES
+def test_an_update_that_has_to_wait_after_another_that_may_be_read_keeps_its_connection(
+    gateway: Gateway, mode: Mode
+) -> None:
+    """As of a client that gives up, and puts again behind what it had begun."""
+    ticket = gateway.ticket(mode=mode)
+    with gateway.client(ticket) as sock:
+        gateway.pauses = True
+        deliver(gateway, sock, up(ticket, b"put") + up(ticket, b"again", before=1))
+        connection = gateway.connection()
+        gateway.bulk.resume(connection)
+        gateway.bulk.look(connection)  # more has come before its turn
+        assert gateway.said == [b"put", b"again"]
+        assert connection.is_paused
+        gateway.turn()
+        assert gateway.connection() is connection
+        assert not gateway.bulk.is_due
+
+
 @MODES
 def test_nothing_of_an_early_update_is_read_until_it_has_a_slot(
     gateway: Gateway, mode: Mode
@@ -304,7 +358,7 @@ def test_a_message_that_was_changed_or_not_asked_for_ends_the_connection(
 
 
 STEPS_TO: dict[Stage, Callable[[Connection], object]] = {
-    Stage.LISTENS: Connection.has_verdict, Stage.TOLD: Connection.is_told,
+    Stage.LISTENS: Connection.gets_verdict, Stage.TOLD: Connection.gets_round,
     Stage.WORKS: Connection.asks,
 }  # fmt: skip
 
@@ -324,7 +378,7 @@ def test_only_who_was_told_of_a_round_and_did_not_answer_hears_it_again(
 def test_a_connection_that_is_replaced_has_told_nothing_more(gateway: Gateway) -> None:
     with gateway.client(gateway.ticket(talks=True)):
         before = gateway.connection()
-        before.is_told()
+        before.gets_round()
         with gateway.client(gateway.ticket(talks=True)):
             assert gateway.untold == [before]
             gateway.turn()
@@ -333,7 +387,7 @@ def test_a_connection_that_is_replaced_has_told_nothing_more(gateway: Gateway) -
 
 def test_of_a_job_that_has_left_nobody_is_told_again(gateway: Gateway) -> None:
     with gateway.client(gateway.ticket(talks=True)):
-        gateway.connection().is_told()
+        gateway.connection().gets_round()
         gateway.bulk.close_job("job")
         assert gateway.untold == []
 

@@ -5,7 +5,9 @@ The control channel is a list of what the client said over it, and what it hears
 
 from __future__ import annotations
 
+import select
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,15 +17,26 @@ import pytest
 from lifl.connection import Address, Connection
 from lifl.errors import Busy, Unreachable
 from lifl.exchange import Exchange
+from lifl.functions.bulk_client import BulkConnection
 from lifl.functions.bulk_state import Sending
 from lifl.functions.layout import Layout
-from lifl.functions.sealing import PUSHED, Mode
-from lifl.functions.transfer import Outgoing
+from lifl.functions.sealing import (
+    CHUNK,
+    EARLY,
+    NO_TAG,
+    PUSHED,
+    Head,
+    Kind,
+    Mode,
+    message_chunk,
+)
+from lifl.functions.transfer import Outgoing, Upload
 from lifl.functions.wire import Keys, Message, encode
-from tests.contract.test_bulk_port import Gateway
+from tests.contract.test_bulk_port import Gateway, _connect
 
 CLIENT = "C" * 40
 LARGE = Layout.of({"w": np.zeros(50_000, np.float32)})
+TWO_CHUNKS = Layout.of({"w": np.zeros(300_000, np.float32)})
 SMALL = Layout.of({"w": np.zeros(3, np.float32)})
 
 
@@ -45,13 +58,15 @@ class Client:
     def hears(self, t: str, **fields: Any) -> None:
         self.exchange._handle({"t": t, "job": "job", **fields})
 
-    def is_welcome(self, layout: Layout = LARGE, lane: str = "fast") -> None:
-        settings = {"args": {}, "lane": lane, "start": 1}
+    def is_welcome(
+        self, layout: Layout = LARGE, lane: str = "fast", *, start: int = 1, all_drawn: bool = True
+    ) -> None:
+        settings = {"args": {}, "lane": lane, "start": start, "all_drawn": all_drawn}
         self.hears("welcome", layout=layout.to_wire(), settings=settings, elsewhere=[])
 
     def ticket(self, number: int, **fields: Any) -> Message:
         """An answer to the ticket of this number."""
-        ticket = self.gateway.ticket(CLIENT, Mode.PLAIN, talks=True)
+        self.redeemed = ticket = self.gateway.ticket(CLIENT, Mode.PLAIN, talks=True)
         return {
             "t": "ticket", "n": number, "port": self.port, "id": ticket.id,
             "secret": ticket.secret, "mode": "plain", "talks": True, **fields,
@@ -123,6 +138,49 @@ def test_who_is_welcome_gets_the_first_model_without_asking_for_it(
     assert client.said == []
 
 
+@pytest.mark.parametrize("start", [1, 2])
+def test_parts_of_a_model_from_two_starts_of_the_run_are_no_model(
+    client: Client, gateway: Gateway, monkeypatch: pytest.MonkeyPatch, start: int
+) -> None:
+    """What was made again is not the same to the bit; after a gateway's restart it is."""
+    client.is_welcome(TWO_CHUNKS)
+    client.exchange._handle(client.ticket(1))
+    gateway.turn()
+    client.fast.take_in()
+    size, bulk = TWO_CHUNKS.update_bytes, client.fast.connection
+    assert bulk is not None
+    news = {"t": "round", "job": "job", "round": 1, "need": True, "settings": {}, "model": True}
+    head = Head(Kind.MODEL, CHUNK, 0, PUSHED, 0).pack()
+    rest = memoryview(message_chunk(None, encode(news)) + head + b"\1" * CHUNK + NO_TAG)
+    while bulk.verified < CHUNK:
+        rest = rest[gateway.connection().sock.send(rest) :] if rest else rest
+        client.fast.look()
+
+    def wait_for(*kinds: str, **_: object) -> tuple[Message, None]:
+        if "ticket" in kinds:
+            client.is_welcome(TWO_CHUNKS, start=start)
+            return client.ticket(2), None
+        if client.fast.connection is bulk:
+            gateway.bulk.close(gateway.connection(), Unreachable("the gateway is killed"))
+            client.fast.look()
+            return {"t": "bulk"}, None
+        (get,) = (message for message in client.said if message["t"] == "get")
+        again = memoryview(b"\2" * size)
+        sending = Sending(0, get["transfer"], get["at"], size, lambda: again)
+        gateway.bulk.send(gateway.connection(), sending)
+        gateway.turn()
+        return {"t": "bulk"}, None
+
+    def connect(*_: object, **__: object) -> BulkConnection:
+        return _connect(gateway, client.redeemed, client.fast._hear)
+
+    monkeypatch.setattr(client.exchange, "wait_for", wait_for)
+    monkeypatch.setattr("lifl.fastlane.connect", connect)
+    found = client.exchange.fetch(0)
+    assert [m["at"] for m in client.said if m["t"] == "get"] == [CHUNK]
+    assert (found is not None) == (start == 1)
+
+
 @pytest.mark.parametrize(
     ("layout", "lane", "may_bulk"),
     [(SMALL, "fast", True), (LARGE, "zmq", True), (LARGE, "fast", False)],
@@ -132,6 +190,11 @@ def test_who_needs_no_bulk_connection_asks_for_no_ticket(
 ) -> None:
     client = called(may_bulk=may_bulk)
     client.is_welcome(layout, lane)
+    assert client.tickets() == []
+
+
+def test_where_rounds_draw_a_few_only_those_connect(client: Client) -> None:
+    client.is_welcome(all_drawn=False)
     assert client.tickets() == []
 
 
@@ -286,3 +349,26 @@ def test_who_leaves_while_it_connects_leaves_nothing(client: Client, gateway: Ga
     assert opening is not None
     client.exchange.close()
     assert opening.fileno() == -1
+
+
+def test_a_put_that_finds_no_room_keeps_nobody_waiting(client: Client, gateway: Gateway) -> None:
+    """The rest of its chunk goes when there is room, while its client listens."""
+    client.is_welcome()
+    client.exchange._handle(client.ticket(1))
+    gateway.turn()
+    client.fast.take_in()
+    bulk, here = client.fast.connection, gateway.connection()
+    assert bulk is not None
+    bulk._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
+    here.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+    gateway.pauses = True
+    put = {"t": "put", "job": "job", "round": 1}
+    assert client.fast._start(put, Upload(put, memoryview(bytes(200_000)))) == (bulk, EARLY | 1)
+    assert client.fast.events == select.POLLIN | select.POLLOUT
+    end = time.monotonic() + 20
+    while bulk.has_rest and time.monotonic() < end:
+        gateway.turn(1)
+        gateway.bulk.resume(here)
+        client.fast.take_in()
+    assert client.fast.events == select.POLLIN
+    assert gateway.errors == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lifl.errors import Busy, InvalidUpdate
+from lifl.errors import Busy, InvalidUpdate, Refused
 from lifl.functions.bulk_state import Connection, Stage
 from lifl.functions.gateway import Gateway
 from lifl.functions.intake import Intake
@@ -336,6 +337,20 @@ def test_who_comes_before_the_memory_of_a_job_prepares_for_its_first_round(node:
     assert node.heard("ann") == []
 
 
+def test_a_round_that_was_ordered_before_the_job_was_said_again_begins(node: Node) -> None:
+    before_its_memory(node)
+    node.says("ann", "hello")
+    ann = Talker(node, "ann")
+    (job,) = node.gateway.orders.early["job"]
+    node.round()
+    node.gateway.orders.obey("job", job)  # as with each plan
+    node.gateway.jobs["job"], node.job.layout = node.job, None
+    node.clients.adopt(node.job)
+    node.gateway.orders.catch_up(node.job)
+    assert ann.hears() == ["round"]
+    assert ann.messages[0]["model"]
+
+
 def test_who_waits_for_a_job_is_welcome_when_something_is_known_of_it(node: Node) -> None:
     del node.gateway.jobs["job"]
     node.says("ann", "hello")
@@ -357,6 +372,40 @@ def test_who_is_revoked_before_the_memory_is_here_has_no_connection(node: Node) 
     assert node.bulk.of("ann", "job") is None
     assert ann.sock.recv(1) == b""
     assert node.bulk.tickets._by_id == {}
+
+
+def test_a_worker_is_nobody_else_where_something_of_its_clients_would_stay(node: Node) -> None:
+    """It has numbers without end, and what is theirs is not found where its key is revoked."""
+    worker, here = "w" * 40, len(node.job.clients)
+    enrol(node.gateway, "job", dict.fromkeys(NAMES, "client") | {worker: "worker"})
+    for number in range(3):
+        node.says(worker, "hello", **{"as": number})
+        with pytest.raises(Refused, match="worker gets no ticket"):
+            node.says(worker, "ticket", n=1, talks=True, **{"as": number})
+    assert node.job.workers == {worker: worker.encode()}
+    assert len(node.job.clients) == here
+    assert not node.bulk.tickets._by_id
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"round": 1, "metrics": [1]},
+        {"round": 1},
+        {"round": "1", "metrics": {}},
+        {"round": 1, "metrics": {"loss": "low"}},
+    ],
+    ids=str,
+)
+def test_an_observer_says_figures_or_nothing(node: Node, said: Message) -> None:
+    """The coordinator hears them as they are, and again when it comes back."""
+    enrol(node.gateway, "job", {"eve": "observer"})
+    node.says("eve", "metrics", round=1, metrics={"loss": 0.5})
+    before = node.job.evaluation
+    assert before["metrics"] == {"loss": 0.5}
+    with pytest.raises(InvalidUpdate):
+        node.says("eve", "metrics", **said)
+    assert node.job.evaluation is before
 
 
 def test_a_report_is_answered_where_the_next_round_is_told(node: Node) -> None:
@@ -446,6 +495,23 @@ def test_an_early_update_without_a_slot_waits_and_counts(
         bob.says(bob.part(1, transfer, CHUNK))
     assert bob.hears() == ["ack"]
     assert node.job.answered == 2
+
+
+def test_who_asks_again_while_its_update_waits_is_told_again_that_it_waits(node: Node) -> None:
+    """Or it would think that nobody is here any more."""
+    ann, bob = (Talker(node, name) for name in NAMES)
+    node.round(1)
+    bob.hears()
+    node.says("ann", "put", **ann.asking())
+    bob.puts_early()
+    now = time.monotonic()
+    node.clients.uploads.expire(now + 2)
+    assert bob.hears() == ["wait"]
+    node.clients.uploads.expire(now + 4)
+    assert bob.hears() == []
+    node.says("bob", "put", **bob.asking())
+    node.clients.uploads.expire(now + 6)
+    assert bob.hears() == ["wait"]
 
 
 def test_an_early_update_that_is_refused_is_thrown_away_and_the_next_put_works(

@@ -14,12 +14,12 @@ Step = Callable[[Connection], object]
 STEPS: dict[str, tuple[Step, Stage]] = {
     "opens listening": (lambda c: c.opens(listens=True), Stage.LISTENS),
     "opens in a round": (lambda c: c.opens(listens=False), Stage.WORKS),
-    "is told": (Connection.is_told, Stage.TOLD),
+    "gets a round": (Connection.gets_round, Stage.TOLD),
     "asks": (Connection.asks, Stage.WORKS),
-    "has a verdict": (Connection.has_verdict, Stage.LISTENS),
+    "gets a verdict": (Connection.gets_verdict, Stage.LISTENS),
 }
 TO: dict[Stage, Step] = {
-    Stage.LISTENS: Connection.has_verdict, Stage.TOLD: Connection.is_told,
+    Stage.LISTENS: Connection.gets_verdict, Stage.TOLD: Connection.gets_round,
     Stage.WORKS: Connection.asks,
 }  # fmt: skip
 
@@ -39,7 +39,7 @@ def test_each_step_leads_to_its_stage_from_anywhere(before: Stage, step: str) ->
     said = take(connection)
     assert connection.stage is after
     assert connection.has_untold is (after is Stage.TOLD)
-    if step == "is told":
+    if step == "gets a round":
         assert said is (before is Stage.LISTENS), "who has nothing to do is sent the model, too"
 
 
@@ -50,13 +50,13 @@ def test_what_does_not_talk_has_told_nothing(stage: Stage) -> None:
 
 def test_a_stranger_is_sent_nothing_unasked() -> None:
     sock: Any = None
-    assert not Connection(sock, 0.0).is_told()
+    assert not Connection(sock, 0.0).gets_round()
 
 
 def test_a_round_from_end_to_end() -> None:
     connection = made(Stage.LISTENS)
-    assert connection.is_told()
+    assert connection.gets_round()
     connection.asks()
-    connection.has_verdict()
-    assert connection.is_told()
-    assert not connection.is_told(), "twice, before it has said anything"
+    connection.gets_verdict()
+    assert connection.gets_round()
+    assert not connection.gets_round(), "twice, before it has said anything"

@@ -31,8 +31,8 @@ class Rig:
         self, nodes: int = 3, *, policy: str = "bestfit", start: int = 1, **spec: Any
     ) -> None:
         self.job = fljob(
-            rounds=50, clients={"min": 1}, placement={"policy": policy},
-            memory={"inputSlots": 16}, **spec,
+            rounds=50, clients={"min": 1} | spec.pop("clients", {}),
+            placement={"policy": policy}, memory={"inputSlots": 16}, **spec,
         )  # fmt: skip
         names = {f"key {n}": f"client-{n}" for n in range(4)}
         self.members = Membership({f"node-{n}": f"node key {n}" for n in range(nodes)}, names, [])
@@ -156,6 +156,12 @@ def test_an_idle_node_hears_of_no_plan_of_others_but_of_its_own() -> None:
     assert rig.heard(b"agent of node-1").count("plan") == 2
     rig.course.agent_is_back(rig.members["node-2"])
     assert rig.heard(b"agent of node-2").count("plan") == 2, "a new agent knows nothing"
+
+
+@pytest.mark.parametrize(("fraction", "all_drawn"), [(1.0, True), (0.99, False)])
+def test_clients_hear_whether_rounds_draw_everybody(fraction: float, *, all_drawn: bool) -> None:
+    rig = Rig(clients={"fraction": fraction})
+    assert rig.planning.job_to_gateway()["settings"]["all_drawn"] is all_drawn
 
 
 def test_a_gateway_that_waits_for_memory_hears_of_the_job_with_the_plan() -> None:

@@ -193,3 +193,35 @@ def test_an_observer_reads_what_it_is_told() -> None:
     cases = set(re.findall(r'case "([a-z]+)"', source))
     assert listed()["gateway ─► observer"] - cases == {"reject", "here"}
     assert cases <= listed()["gateway ─► observer"]
+
+
+# -- what a client of another kind goes by -----------------------------------------------------
+TABLES = [
+    line for line in (ROOT / "docs" / "protocol.md").read_text().splitlines() if line[:1] == "|"
+]
+TO_CLIENTS = listed()["gateway ─► client"]
+
+
+def rows_of(kind: str) -> str:
+    """All that the tables say of messages of this type, which is the first word in its rows."""
+    return "\n".join(row for row in TABLES if re.match(rf"\| (?:[→←] \| )?[^|]*`{kind}`", row))
+
+
+@pytest.mark.parametrize("kind", sorted(TO_CLIENTS | listed()["client ─► gateway"]))
+def test_the_protocol_has_each_message_of_a_client(kind: str) -> None:
+    assert rows_of(kind)
+
+
+def test_the_protocol_has_each_field_that_a_client_is_sent() -> None:
+    sent = set[tuple[str, str]]()
+    for name in ("clients", "downlink", "jobs", "uploads", "welcomes"):
+        for node in ast.walk(ast.parse((ROOT / "functions" / f"{name}.py").read_text())):
+            if isinstance(node, ast.Dict):
+                pairs = zip(node.keys, node.values, strict=True)
+                fields = {key.value: value for key, value in pairs if isinstance(key, ast.Constant)}
+                kind = fields.pop("t", None)
+                if isinstance(kind, ast.Constant) and kind.value in TO_CLIENTS:
+                    sent |= {(kind.value, field) for field in fields}
+    assert {kind for kind, _ in sent} >= {"welcome", "round", "ticket", "reject", "redirect"}
+    missing = {(kind, field) for kind, field in sent if f"`{field}`" not in rows_of(kind)}
+    assert missing == {("gone", "key")}, "which a coordinator is told of a client"
