@@ -160,7 +160,7 @@ DEFINE_FOLD(fold_f32, float, vec_f32, F32, weight_f32, FN(load_f32), element_f32
 DEFINE_FOLD(fold_f64, double, vec_f64, F64, weight, FN(load_f64), element_f64, STREAM_F64, FN(mean_f64))
 
 /* Updates of float32, sums streamed. With few terms the number of them is a constant as well, and
- * the next page is asked for: a seventh of a later fold of 2. */
+ * the next page is asked for: 7 % of a later fold of 2 (docs/benchmarks.md). */
 TARGET INLINE void FN(stream_f32)(char *out, const char *acc, const struct term *terms, size_t k,
                                   size_t at, size_t n)
 {
