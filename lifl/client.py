@@ -118,14 +118,15 @@ class Client:
         keys: this client's CURVE key pair, which is its identity.
         index, count: which of how many clients this is, for splitting data; 0 of 1 by default.
         timeout_s: how long to try when no gateway answers, or none is there any more.
+        name: what errors call it, beside its key.
     """
 
     def __init__(
         self, address: Address, *, job: str, keys: Keys, index: int = 0, count: int = 1,
-        timeout_s: float = 60.0,
+        timeout_s: float = 60.0, name: str = "",
     ) -> None:  # fmt: skip
         self.job, self.index, self.count = job, index, count
-        self._exchange = Exchange(address, job=job, keys=keys, timeout_s=timeout_s)
+        self._exchange = Exchange(address, job=job, keys=keys, timeout_s=timeout_s, name=name)
         self._last = self._start = 0  # round that was given out last, in which start of the run
         self._made = 0  # start of the run in which the model of that round was made
         self._counted = 0, 0  # start and number of the round whose answer counts
@@ -150,7 +151,7 @@ class Client:
         found = read_client_file(environment)
         return cls(
             found.address, job=found.job, keys=found.keys, index=found.index, count=found.count,
-            timeout_s=timeout_s,
+            timeout_s=timeout_s, name=found.name,
         )  # fmt: skip
 
     @property

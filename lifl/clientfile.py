@@ -27,8 +27,13 @@ _OF_A_COMPLETE_RUN = "summary.json"
 
 @dataclass(frozen=True)
 class ClientFile:
-    """Who a client is, and where it calls."""
+    """Who a client is, and where it calls.
 
+    Attributes:
+        name: as it was enrolled, after which the file is called; for errors.
+    """
+
+    name: str
     address: Address
     job: str
     keys: Keys
@@ -50,7 +55,7 @@ def read_client_file(environment: Mapping[str, str]) -> ClientFile:
     try:
         fields = json.loads(path.read_bytes())
         found = ClientFile(
-            Address(fields["endpoint"], fields["server_key"]), fields["job"],
+            path.stem, Address(fields["endpoint"], fields["server_key"]), fields["job"],
             _keys(fields, environment), fields["index"], fields["count"],
         )  # fmt: skip
     except FileNotFoundError:

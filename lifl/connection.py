@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import zmq
@@ -62,6 +64,9 @@ class Address:
 class Connection:
     """One DEALER to a gateway that says when it has (re)connected.
 
+    Args:
+        whose: context of its errors.
+
     Attributes:
         fd, monitor_fd: descriptors that stir when there is something on socket or monitor.
         is_quiet: nothing can have come on the socket that would not stir `fd` again: libzmq may
@@ -70,8 +75,10 @@ class Connection:
         down_at: since when not, where it is not (monotonic seconds).
     """
 
-    def __init__(self, keys: Keys, address: Address) -> None:
-        self.address, self._pid = address, os.getpid()
+    def __init__(
+        self, keys: Keys, address: Address, whose: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self.address, self._whose, self._pid = address, whose, os.getpid()
         context = _borrow()
         try:
             self.socket = dealer(
@@ -109,7 +116,7 @@ class Connection:
                     "it was revoked: lifl keys list says which, where the job runs; a new key is "
                     "enrolled (lifl keys enroll), and in place of a revoked one a new one is made "
                     "(lifl keys new)",
-                    code="not-enrolled",
+                    code="not-enrolled", **self._whose,
                 )
             if event == zmq.EVENT_DISCONNECTED:  # also of each attempt that gets no further
                 self.down_at = time.monotonic() if self.is_up else self.down_at

@@ -62,6 +62,7 @@ class Exchange:
         moves: whether it goes to another gateway when its own is gone; a worker, which talks to all
             of them, does not: it hears `Away`.
         may_bulk: whether payloads may take the bulk port; a worker's, for its many clients, do not.
+        name: of the client, where it has one; errors name it.
 
     Attributes:
         layout: of the job's model, None until a gateway has said it.
@@ -76,8 +77,9 @@ class Exchange:
 
     def __init__(
         self, address: Address, *, job: str, keys: Keys, timeout_s: float, may_bulk: bool = True,
-        moves: bool = True,
+        moves: bool = True, name: str = "",
     ) -> None:  # fmt: skip
+        self._whose = {"job": job, **({"client": name} if name else {})}  # context of errors
         self.job, self.timeout_s, self._may_bulk = job, timeout_s, may_bulk
         self.settings: dict[str, Any] = {}
         self.start = 0
@@ -90,7 +92,7 @@ class Exchange:
         self.elsewhere: list[Address] = []
         self._gone_at = math.inf  # since when no gateway is there
         self._forgot_at = math.inf  # since when the gateway knows nothing of what it had asked for
-        self._connection = Connection(keys, address)
+        self._connection = Connection(keys, address, self._whose)
         self._poll, self._fds = select.poll(), dict[int, int]()
         self._heard_at = time.monotonic()
         self._lane = "zmq"
@@ -185,7 +187,7 @@ class Exchange:
         """
         error = error_of(
             rejection["code"], rejection["text"], retry=rejection["retry"],
-            job=self.job, round=rejection["round"],
+            **self._whose, round=rejection["round"],
         )  # fmt: skip
         if isinstance(error, Late):
             return True
@@ -293,7 +295,7 @@ class Exchange:
                 continue  # to what was asked on behalf of another
             if message["t"] == "reject" and message["code"] in ENDS:
                 raise error_of(
-                    message["code"], message["text"], retry=message["retry"], job=self.job
+                    message["code"], message["text"], retry=message["retry"], **self._whose
                 )
             if message["t"] == "round":
                 small = payload is not None and message["need"]
@@ -389,7 +391,7 @@ class Exchange:
 
     def _go_to(self, address: Address) -> None:
         before = self._connection
-        self._connection = Connection(self._keys, address)
+        self._connection = Connection(self._keys, address, self._whose)
         before.close()
         self.fast.close()
         self.fast.said.clear()

@@ -53,6 +53,13 @@ class Keyring:
         self.directory = directory
 
     def make(self) -> None:
+        """Make the directory, unless it is there.
+
+        Raises:
+            InvalidJob: a file has its place.
+        """
+        if (file := _in_the_way(self.directory)) is not None:
+            raise _no_directory(self.directory, file)
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @property
@@ -182,6 +189,36 @@ def check_name(name: str) -> None:
         raise InvalidJob(
             f"{name!r} is what a run calls its own clients: choose another name", code="bad-keys"
         )
+
+
+def check_is_there(directory: Path) -> None:
+    """See that a key directory that was named can be gone by.
+
+    Raises:
+        InvalidJob: there is none, or a file has its place.
+    """
+    if (file := _in_the_way(directory)) is not None:
+        raise _no_directory(directory, file)
+    if not directory.is_dir():
+        raise InvalidJob(
+            f"--keys {directory}: there is no such key directory: lifl keys enroll KEY.pub "
+            f"--name NAME --keys {directory} makes it",
+            code="bad-keys",
+        )
+
+
+def _in_the_way(directory: Path) -> Path | None:
+    """The file that has the directory's place, or that of one above it."""
+    above = (directory, *directory.parents)
+    return next((path for path in above if path.exists() and not path.is_dir()), None)
+
+
+def _no_directory(directory: Path, file: Path) -> InvalidJob:
+    return InvalidJob(
+        f"--keys {directory}: {file} is a file, and keys are kept in a directory: name one, which "
+        "lifl keys enroll makes where it is not there",
+        code="bad-keys",
+    )
 
 
 def is_key(text: str) -> bool:

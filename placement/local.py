@@ -29,7 +29,7 @@ from lifl.functions.wire import Keys, virtual_key
 from lifl.placement import resume
 from lifl.placement.fabric import check_network, link_text
 from lifl.placement.host import LOOPBACK, check_host, warning_of
-from lifl.placement.keyring import Keyring
+from lifl.placement.keyring import Keyring, check_is_there
 from lifl.placement.latest import Latest, latest_beside, make_run_dir
 from lifl.placement.limits import full_disk_says
 from lifl.placement.monitoring import end_of_metrics
@@ -78,7 +78,7 @@ def run(
 
     Returns:
         0 when all jobs completed, 1 when one failed, 2 when what a job names cannot be used, 130
-        after Ctrl-C or SIGTERM.
+        after Ctrl-C, SIGTERM or SIGHUP.
     """
     stop = Stop()
     with stop.heard():
@@ -111,12 +111,8 @@ def run(
                     "--network netns: clients from outside cannot reach its nodes: give the job a "
                     "trainer, and leave out --keys and a spec.clients.max beyond its clients"
                 )
-            if keys_dir is not None and not keys_dir.is_dir():
-                raise InvalidJob(
-                    f"--keys {keys_dir}: there is no such key directory: lifl keys enroll KEY.pub "
-                    f"--name NAME --keys {keys_dir} makes it",
-                    code="bad-keys",
-                )
+            if keys_dir is not None:
+                check_is_there(keys_dir)
             check_together(jobs)
             if resumed:
                 configs = list(resumed)
@@ -164,7 +160,7 @@ def run(
             give_back()
             raise
         except KeyboardInterrupt:
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(OSError):  # where it is shown may be gone, too
                 handle({"event": "stopped", "by": stop.by})
             return 130
         finally:
@@ -222,7 +218,10 @@ def folder_of(job: FLJob) -> str:
 
 
 class Stop:
-    """Ctrl-C or SIGTERM: the first interrupts, later ones do not interrupt the clearing up."""
+    """Ctrl-C, SIGTERM or SIGHUP: the first interrupts, later ones do not interrupt clearing up.
+
+    SIGHUP, of a terminal that is closed, stays ignored where it was, as nohup wants it.
+    """
 
     def __init__(self) -> None:
         self.by = ""
@@ -230,7 +229,10 @@ class Stop:
 
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
-        before = {sign: signal.signal(sign, self._hear) for sign in (signal.SIGINT, signal.SIGTERM)}
+        signs = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signs.append(signal.SIGHUP)
+        before = {sign: signal.signal(sign, self._hear) for sign in signs}
         try:
             yield
         finally:
@@ -239,7 +241,7 @@ class Stop:
 
     def _hear(self, sign: int, _: object) -> None:
         if not self.by:
-            self.by = "Ctrl-C" if sign == signal.SIGINT else "SIGTERM"
+            self.by = "Ctrl-C" if sign == signal.SIGINT else signal.Signals(sign).name
             raise KeyboardInterrupt
         if self.engine is not None and self.engine.returncode is None:
             self.engine.kill()  # not in order then, but at once
@@ -369,7 +371,7 @@ def _supervise(config: Path, handle: Handle, stop: Stop) -> int:
             name = signal.Signals(-engine.returncode).name
             handle({"event": "failed", "error": f"the engine was killed by {name}"})
             failures.add(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OSError):  # or what happens can no longer be shown
         with contextlib.suppress(subprocess.TimeoutExpired):
             engine.stdin.close()
             engine.stdout.close()  # so that it does not wait for a reader

@@ -17,6 +17,7 @@ import click
 from lifl.cli.keys import keys
 from lifl.cli.nodes import nodes as nodes_of_a_run
 from lifl.cli.plainly import plainly as _plainly
+from lifl.cli.plainly import showing
 
 if TYPE_CHECKING:
     from lifl.api.job import FLJob
@@ -220,9 +221,14 @@ def run(
 
     views = [] if as_json else [view_of(job) for job, _ in jobs]
     view = Views(views)
-    handle: Callable[[Mapping[str, Any]], None] = (
-        (lambda event: emit(**event)) if as_json else view.handle
-    )
+
+    def handle(event: Mapping[str, Any]) -> None:
+        with showing():
+            if as_json:
+                emit(**event)
+            else:
+                view.handle(event)
+
     for job, path in jobs:
         if unused := unused_by_run(job):
             text = f"of use to a cluster alone: {', '.join(unused)}"
@@ -235,7 +241,8 @@ def run(
             resumed=resumed,
         )  # fmt: skip
     finally:
-        view.close()
+        with showing():
+            view.close()
     for each, (_, path) in zip(views, jobs, strict=bool(views)):
         if (failure := each.story.error) is not None:
             click.secho(f"error: {each.prefix}{failure}", fg="red", err=True)

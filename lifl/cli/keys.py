@@ -180,10 +180,17 @@ def _public(key: str) -> str:
 
     if is_key(key):
         return key
+    path = Path(key)
     try:
-        lines = Path(key).read_text().splitlines()
+        lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError):
         lines = []
+    if _are_a_pair(lines[:2]):
+        raise InvalidJob(
+            f"{key} holds a secret key, which stays with the client: enroll the public one, "
+            f"{path.with_suffix('.pub')}",
+            code="bad-keys",
+        )
     if not lines or not is_key(lines[0]):
         raise InvalidJob(
             f"{key!r} is neither a public key of 40 characters nor a file that begins with one: "
@@ -191,6 +198,17 @@ def _public(key: str) -> str:
             code="bad-keys",
         )
     return lines[0]
+
+
+def _are_a_pair(lines: list[str]) -> bool:
+    """A public key and its secret one, as `lifl keys new` writes NAME.key."""
+    import zmq
+
+    from lifl.placement.keyring import is_key
+
+    if len(lines) < 2 or not all(map(is_key, lines)):
+        return False
+    return zmq.curve_public(lines[1].encode()) == lines[0].encode()
 
 
 def _not_over(directory: Path) -> None:

@@ -1,9 +1,15 @@
-"""How a command fails: one red line for an error, the shell's 130 for an interruption."""
+"""How a command fails: one red line for an error, the shell's 130 for an interruption.
+
+Owns also what happens when nobody can be told: a full disk behind standard output, or a terminal
+that is gone.  A closed pipe is click's, which ends in silence.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -13,6 +19,25 @@ from lifl.errors import InvalidJob, LiflError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Unwritable(OSError):
+    """What a command shows can no longer be written."""
+
+
+@contextlib.contextmanager
+def showing() -> Iterator[None]:
+    """Around what writes to standard output, and to no file.
+
+    Raises:
+        Unwritable: that failed; a closed pipe is an error of its own.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Unwritable(error.errno, error.strerror) from error
 
 
 def plainly(command: Callable[P, R]) -> Callable[P, R]:
@@ -28,5 +53,33 @@ def plainly(command: Callable[P, R]) -> Callable[P, R]:
         except KeyboardInterrupt:
             click.echo("stopped by Ctrl-C", err=True)
             sys.exit(130)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            if not _give_up_output() and not isinstance(error, Unwritable):
+                raise
+            with contextlib.suppress(OSError):
+                text = f"error: standard output cannot be written ({error.strerror})"
+                click.secho(f"{text}: send it where it can", fg="red", err=True)
+            _give_up_output()
+            sys.exit(1)
 
     return run
+
+
+def _give_up_output() -> bool:
+    """Send what could not be written, and all to come, to nowhere; False: all could be written.
+
+    What failed to be written stays in its stream's buffer, and would fail again at exit.
+    """
+    failed = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            failed = True
+            nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+            stream.flush()
+    return failed

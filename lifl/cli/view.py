@@ -6,6 +6,7 @@ it, whatever happens.  What the run's processes print goes above the live screen
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -30,6 +31,14 @@ _NO_RESULTS: Final = (
     "clients", "draining.json", "keys", "metrics.json", "trace.jsonl", RUN, STORE, f"{STORE}-wal",
     f"{STORE}-shm",
 )  # of what is in a run directory
+
+
+class _Screen(Live):
+    """Drawn in a thread of its own, which stays silent when the terminal is gone."""
+
+    def refresh(self) -> None:
+        with contextlib.suppress(OSError):
+            super().refresh()
 
 
 class View:
@@ -61,7 +70,7 @@ class View:
         self._live: Live | None = None
         able = self._console.is_terminal and not self._console.is_dumb_terminal
         if able and not plain and self._console.encoding.startswith("utf"):
-            self._live = Live(
+            self._live = _Screen(
                 console=self._console,
                 get_renderable=self._screen,
                 refresh_per_second=REFRESH_PER_S,

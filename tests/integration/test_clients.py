@@ -263,6 +263,7 @@ def test_two_programs_with_one_client_file(runner: Runner) -> None:
                     with pytest.raises(lifl.Refused, match="program for each client file") as said:
                         next(mine)
                     assert said.value.code == "displaced"
+                    assert "client client-0" in str(said.value)
                 numbers.append(round_.number)
                 assert round_.send(round_.model, weight=1.0)
     assert numbers == [1, 2, 3, 4]

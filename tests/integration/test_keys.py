@@ -61,6 +61,7 @@ def test_enrolled_and_revoked_while_a_job_runs(runner: Runner, tmp_path: Path, l
         ):
             next(client.rounds())
         assert caught.value.code == "not-enrolled"
+        assert caught.value.context == {"job": "toy", "client": "client-1"}
 
         # another one comes, and what it needs is no secret of this side
         out = lifl_keys("new", "hospital-a", "--out", str(tmp_path))

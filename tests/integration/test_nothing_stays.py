@@ -43,7 +43,7 @@ def end(process: subprocess.Popen[str]) -> None:
     process.wait(30)
 
 
-@pytest.mark.parametrize("sign", ["SIGKILL", "SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("sign", ["SIGKILL", "SIGINT", "SIGTERM", "SIGHUP"])
 def test_the_command_is_ended(runner: Runner, sign: str) -> None:
     process = start(runner)
     assert (runner.folder / "runs/latest/metrics.json").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -153,6 +154,7 @@ def test_an_agent_that_cannot_start_says_why(runner: Runner) -> None:
         # the coordinator may have begun to write meanwhile, or not
         ("run directory", signal.SIGTERM, "SIGTERM", "nothing was written|no round is done"),
         ("hand-offs", signal.SIGINT, "Ctrl-C", "rounds.jsonl; lifl run --resume "),
+        ("hand-offs", signal.SIGHUP, "SIGHUP", "rounds.jsonl; lifl run --resume "),
     ],
 )
 def test_a_stopped_run_says_what_there_is(
@@ -180,6 +182,51 @@ def test_a_stopped_run_says_what_there_is(
     assert re.search(what, last), last
     assert (out + err).count("stopped by") == 1
     assert err == ""
+
+
+@pytest.mark.parametrize("how", ["--plain", "--json"])
+def test_a_full_disk_behind_standard_output(runner: Runner, how: str) -> None:
+    """One line says so, and the run ends in order: see `runner`."""
+    path = runner.job_file(rounds=100_000, trainers=2)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "lifl", "run", str(path), "--proxy", PROXY, how,
+             "--out", str(runner.folder / "runs")],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+            env=os.environ | {MARKER: runner.mark, "XDG_RUNTIME_DIR": str(runner.runtime_dir)},
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: standard output cannot be written (No space left on device): send it where it can\n"
+    )
+
+
+@pytest.mark.parametrize("goes", [[], ["--plain"]])
+def test_a_terminal_that_is_closed(runner: Runner, goes: list[str]) -> None:
+    """Writing to it fails then, live or in lines, and no traceback is left in the log."""
+    path = runner.job_file(rounds=100_000, trainers=2)
+    ours, theirs = pty.openpty()
+    log = runner.folder / "log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lifl", "run", str(path), "--proxy", PROXY, *goes,
+             "--out", str(runner.folder / "runs")],
+            stdout=theirs, stderr=errors,
+            env=os.environ
+            | {MARKER: runner.mark, "XDG_RUNTIME_DIR": str(runner.runtime_dir), "TERM": "xterm",
+               "TOY_MODELS": str(runner.folder)},
+        )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    while b"round" not in seen:
+        seen += os.read(ours, 1 << 16)
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)
+    process.wait(30)
+    assert process.returncode in (1, 130)
+    assert log.read_text() in ("", (
+        "error: standard output cannot be written (Input/output error): send it where it can\n"
+    ))  # fmt: skip
 
 
 def test_the_words_of_a_killed_process(runner: Runner) -> None:

@@ -14,6 +14,14 @@ from lifl.functions.wire import Keys
 from lifl.placement.enrolment import Enrolment
 from lifl.placement.keyring import Keyring
 
+JOB = """\
+apiVersion: fl.lifl.dev/v1alpha1
+kind: FLJob
+metadata: {name: a}
+spec:
+  model: {initial: "m:f"}
+"""
+
 
 @pytest.fixture
 def ring(tmp_path: Path) -> Keyring:
@@ -110,3 +118,29 @@ def test_wrong_use(tmp_path: Path, arguments: list[str], sentence: str) -> None:
     result = invoke(*(argument.format(tmp_path) for argument in arguments))
     assert result.exit_code == 2
     assert sentence in result.output
+
+
+def test_the_secret_file_is_not_enrolled(tmp_path: Path) -> None:
+    invoke("new", "a", "--out", str(tmp_path))
+    to = ("--name", "a", "--keys", str(tmp_path / "ring"))
+    refused = invoke("enroll", str(tmp_path / "a.key"), *to)
+    assert refused.exit_code == 2
+    assert f"{tmp_path / 'a.key'} holds a secret key, which stays with the client" in refused.output
+    assert f"enroll the public one, {tmp_path / 'a.pub'}" in refused.output
+    assert Keys.load(tmp_path / "a.key").secret not in refused.output
+    assert invoke("enroll", str(tmp_path / "a.pub"), *to).exit_code == 0
+
+
+@pytest.mark.parametrize("below", ["", "ring"])
+def test_a_file_is_no_key_directory(tmp_path: Path, below: str) -> None:
+    file = tmp_path / "afile"
+    file.touch()
+    for arguments in (
+        ["keys", "enroll", Keys.new().public, "--name", "a"],
+        ["run", str(tmp_path / "job.yaml"), "--out", str(tmp_path / "runs")],
+    ):
+        (tmp_path / "job.yaml").write_text(JOB)
+        done = CliRunner().invoke(main, [*arguments, "--keys", str(file / below)])
+        assert done.exit_code == 2
+        assert f"--keys {file / below}: {file} is a file, and keys are kept in a" in done.output
+        assert done.output.count("\n") == 1
