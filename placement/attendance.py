@@ -192,6 +192,8 @@ class Attendance:
         if [node.name for node in self.members.here] == [name]:
             raise TransientError(f"{name}: {why}", code="node-lost")
         self.course.losses.lose(name, why)
+        if where := self.members.gateways:  # clients may have been waiting for this node's
+            self.record.gateways(where)
 
     # -- ... and come back -------------------------------------------------------------------
     def comes_back(self, node: Known, peer: bytes, message: Message) -> None:

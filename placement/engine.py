@@ -308,9 +308,13 @@ class Engine:
         self.jobs[name].say("share", **share.wire())
 
     def _give_up(self, node: str, why: str) -> None:
-        """The agent of a node cannot be kept up; the others go on, if there are any."""
+        """The agent of a node cannot be kept up; the others go on, if there are any.
+
+        Before the first round nothing is lost by an end, and what is in the way can be mended.
+        """
         self.given_up.add(node)
-        if self.given_up >= set(self.config["nodes"]):
+        has_begun = any(job.has_begun for job in self.jobs.values())
+        if not has_begun or self.given_up >= set(self.config["nodes"]):
             raise Over(f"{node}: {why}")
         emit("warning", text=f"{node} is given up: {why}")
         end_those_with(self.directory / node)

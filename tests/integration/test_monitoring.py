@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -141,6 +142,34 @@ def test_a_metrics_port_in_use_ends_the_run_with_a_sentence(runner: Runner) -> N
         run = runner("--metrics-port", str(port), "--proxy", PROXY)
     assert run.status == 1
     assert f"127.0.0.1:{port}" in run.of("failed")[0]["error"]
+
+
+def test_a_metrics_port_of_one_of_two_nodes_in_use_ends_the_run_as_well(runner: Runner) -> None:
+    """Without it the other would wait for clients that nobody starts."""
+    with _taken_after_free() as taken:
+        port = taken.getsockname()[1]
+        run = runner(
+            "--metrics-port", str(port - 1), "--nodes", "2", "--proxy", PROXY, trainers=2
+        )  # fmt: skip
+    assert run.status == 1
+    (failed,) = run.of("failed")
+    assert failed["error"].startswith("node-0: the agent ended with status 1: metrics cannot be")
+    assert f"127.0.0.1:{port}" in failed["error"]
+    assert "--metrics-port" in failed["error"]
+    assert not run.of("node_lost")
+
+
+def _taken_after_free() -> socket.socket:
+    """Listens at a port; the one before it is free, and so is the one after it."""
+    for _ in range(100):
+        taken = socket.create_server(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with contextlib.suppress(OSError, OverflowError):
+            for beside in (port - 1, port + 1):
+                socket.create_server(("127.0.0.1", beside)).close()
+            return taken
+        taken.close()
+    raise AssertionError("no port is free beside another")
 
 
 def test_a_full_disk_at_the_report_does_not_undo_the_run(runner: Runner) -> None:

@@ -12,7 +12,7 @@ import pytest
 from lifl.placement import anew
 from lifl.placement import engine as module
 from lifl.placement.children import Child
-from lifl.placement.engine import RESTARTS, Engine
+from lifl.placement.engine import RESTARTS, Engine, Over
 from lifl.placement.output import Speaker
 
 PID = 1 << 30  # nobody's
@@ -60,3 +60,21 @@ def test_a_node_that_is_given_up_does_not_begin_anew(tmp_path: Path, killed: lis
     engine.given_up.add("node-0")
     engine._begin_anew("node-0", engine.jobs["a"])
     assert killed == []
+
+
+def test_a_node_that_cannot_start_ends_the_run(tmp_path: Path, killed: list[str]) -> None:
+    engine: Any = engine_of(tmp_path)
+    engine.children.by_pid[PID] = child = Child("node-0", PID, Speaker("node-0", lambda *_: None))
+    with pytest.raises(Over, match="node-0: the agent ended with status 1"):
+        engine._ended(child, 1)
+    assert killed == []
+
+
+def test_once_a_round_has_begun_the_other_nodes_go_on(tmp_path: Path, killed: list[str]) -> None:
+    engine: Any = engine_of(tmp_path)
+    engine._on_event(engine.jobs["b"], {"event": "round_started"})
+    engine._ended(Child("node-0", PID, Speaker("node-0", lambda *_: None)), 1)
+    assert engine.given_up == {"node-0"}
+    assert killed == ["node-0"]
+    with pytest.raises(Over, match="node-1: the agent ended with status 1"):
+        engine._ended(Child("node-1", PID, Speaker("node-1", lambda *_: None)), 1)
