@@ -152,6 +152,12 @@ INLINE double element_f64(const char *data, size_t i, unsigned code)
  * folded block by block through a scratch that stays in the first-level cache. */
 enum { GROUP = 8, SCRATCH_BYTES = 16384 };
 
+/* Numbers of terms that a streamed fold of float32 is compiled for. */
+#define EACH_FEW(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
+
+/* How far ahead such a fold asks for its streams: a page of the arena. */
+enum { AHEAD_BYTES = 4096 };
+
 /* Vectors of a sum that are in registers at once, while every term is added. */
 enum { BURST = 8 };
 
