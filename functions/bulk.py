@@ -16,7 +16,9 @@ did not take at once, then HELD_PIECE a connection.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import math
 import select
 import socket
 import time
@@ -55,6 +57,9 @@ PIECES: Final = 3  # of a model in one go
 BATCH: Final = 64
 TURNS: Final = 8  # the gateway's own loop costs more than a look at this one
 UNREAD: Final = 128  # messages that wait for one client
+FULL: Final = frozenset({errno.EMFILE, errno.ENFILE})  # of accept: no descriptor is left
+FULL_S: Final = 0.5  # until it is tried again
+WARN_S: Final = 60.0  # between two warnings of it
 DEAD_MS: Final = 30_000  # bytes unacknowledged for so long: the peer is gone
 
 
@@ -96,6 +101,8 @@ class Bulk:
         self._out = memoryview(bytearray(HEAD + CHUNK + TAG))
         self._held = 0
         self._resumed: list[Connection] = []
+        self._accepts_at = math.inf  # when the listener is heard again, while it is not
+        self._warns_at = -math.inf
         self.refused: Counter[str] = Counter()
 
     def fileno(self) -> int:
@@ -155,11 +162,14 @@ class Bulk:
 
     @property
     def is_waiting(self) -> bool:
-        """Somebody has connected and not said who it is: call `tick` in time."""
-        return bool(self._strangers)
+        """Somebody has connected and is not known yet, or not let in: call `tick` in time."""
+        return bool(self._strangers) or self._accepts_at < math.inf
 
     def tick(self) -> None:
         now = time.monotonic()
+        if now >= self._accepts_at:
+            self._accepts_at = math.inf
+            self._epoll.register(self.listener.fileno(), select.EPOLLIN)
         for stranger in list(self._strangers.values()):
             if now - stranger.since < GREETING_S:
                 break  # the oldest come first
@@ -169,7 +179,9 @@ class Bulk:
         for _ in range(BATCH):
             try:
                 sock, _ = self.listener.accept()
-            except OSError:
+            except OSError as error:
+                if error.errno in FULL:
+                    self._accept_later(error)
                 return
             sock.setblocking(False)
             try:
@@ -184,6 +196,19 @@ class Bulk:
             self._epoll.register(sock.fileno(), stranger.events)
             if len(self._strangers) > STRANGERS:
                 self._refuse(next(iter(self._strangers.values())), "crowded out")
+
+    def _accept_later(self, error: OSError) -> None:
+        """Whoever waits to be let in would wake up every turn, for nothing."""
+        now = time.monotonic()
+        self._epoll.unregister(self.listener.fileno())
+        self._accepts_at = now + FULL_S
+        if now >= self._warns_at:
+            self._warns_at = now + WARN_S
+            how = "ulimit -n" if error.errno == errno.EMFILE else "sysctl fs.file-max"
+            log.warning(
+                "no descriptor is left for who connects to the bulk port (%s; %d are connected): "
+                "raise the limit (%s) and start again", error.strerror, len(self._by_fd), how,
+            )  # fmt: skip
 
     def _greet(self, stranger: Connection) -> None:
         """Read the greeting and not a byte more; close on anything else."""

@@ -39,6 +39,7 @@ RETRY_LAST_S = 1.0
 ENDS = frozenset({"not-enrolled", "revoked", "displaced", "not-allowed", "unknown-job"})
 """Rejections after which a gateway has nothing more to say to this client."""
 ANSWERS = frozenset({"go", "more", "ack", "reject"})
+KNOWS = ANSWERS | {"model", "gone", "round", "work", "done"}  # who says so was told of the round
 """What follows a `put` or a `report`."""
 
 
@@ -145,6 +146,7 @@ class Exchange:
             again: as of `wait_for`.
             take: what a `go` or a `more` lets go out.
         """
+        self._forgot_at = math.inf
         self._connection.send(begin())
         start = self.start
         while True:
@@ -221,7 +223,7 @@ class Exchange:
 
     def _download(self, number: int, buffer: memoryview) -> bool:
         """Over the control channel; False when the model is gone."""
-        download = Download(self.job, number, buffer)
+        download, self._forgot_at = Download(self.job, number, buffer), math.inf
         self._connection.send(download.ask())
         while not download.done:
             message, payload = self.wait_for("model", "gone", again=download.again)
@@ -425,7 +427,7 @@ class Exchange:
         tell on connections that nobody reads while something is under way on this one.
         """
         if message["t"] != "reject" or message["code"] != "not-started":
-            if message["t"] in ANSWERS or message["t"] == "model":
+            if message["t"] in KNOWS:
                 self._forgot_at = math.inf
             return False
         self._forgot_at = min(self._forgot_at, now)

@@ -15,12 +15,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from lifl.api.job import Trainer
 from lifl.api.near import did_you_mean
 from lifl.errors import InvalidJob
 
+KNOWN: Final = 12  # functions that are named to whoever names one that is not there
 _from_jobs: set[str] = set()  # top-level modules that entry points brought in
 
 
@@ -47,12 +48,21 @@ def entrypoint(name: str, base_dir: str | os.PathLike[str]) -> Callable[..., Any
     where = getattr(module, "__file__", None) or module_name
     if function is None:
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise InvalidJob(
-            f"{where} has no {function_name!r}{did_you_mean(function_name, functions)}"
-        )
+        near = did_you_mean(function_name, functions)
+        raise InvalidJob(f"{where} has no {function_name!r}{near or _known(module, functions)}")
     if not callable(function):
         raise InvalidJob(f"{function_name!r} in {where} is {what(function)}, not a function")
     return function  # type: ignore[no-any-return]
+
+
+def _known(module: ModuleType, functions: list[str]) -> str:
+    """ "; its functions: f, g": those first that are its own, not imported."""
+    public = [name for name in functions if not name.startswith("_")]
+    public.sort(key=lambda name: getattr(module, name).__module__ != module.__name__)
+    if not public:
+        return "; it has no function"
+    more = ", ..." if len(public) > KNOWN else ""
+    return f"; its functions: {', '.join(public[:KNOWN])}{more}"
 
 
 def takes_round(function: Callable[..., Any]) -> bool:

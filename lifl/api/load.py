@@ -70,7 +70,8 @@ def _report(
 ) -> str:
     placed = [(_place(source.data, detail), detail) for detail in details]
     found = sorted(
-        (source.line(path), _sentence(root, what, path, detail)) for path, detail in placed
+        (source.line(path + _first_named(detail)), _sentence(root, what, path, detail))
+        for path, detail in placed
     )
     if len(found) == 1:
         line, sentence = found[0]
@@ -91,6 +92,13 @@ def _place(data: Any, detail: ErrorDetails) -> Path_:
     if detail["type"] == "missing":
         found.append(detail["loc"][-1])
     return tuple(found)
+
+
+def _first_named(detail: ErrorDetails) -> Path_:
+    """Where below its place the field is with which a sentence about several fields begins."""
+    if detail["type"] != "value_error" or not isinstance(detail["input"], dict):
+        return ()
+    return tuple(str(detail["ctx"]["error"]).partition(" ")[0].rstrip(":").split("."))
 
 
 def _sentence(root: type[BaseModel], what: str, path: Path_, detail: ErrorDetails) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -275,6 +276,31 @@ def test_strangers_are_few(gateway: Gateway) -> None:
     assert gateway.greet(mine.greeting()) == mine.answer()
     for sock in socks:
         sock.close()
+
+
+def test_without_a_descriptor_left_nobody_is_let_in_and_the_loop_sleeps(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine = gateway.ticket()
+    before = _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.create_connection(("127.0.0.1", gateway.bulk.port), timeout=5) as sock:
+        sock.sendall(mine.greeting())
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        try:
+            gateway.turn()
+            assert not gateway.bulk._epoll.poll(0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert gateway.bulk.is_waiting  # so `tick` is called
+        assert [each for each in caplog.messages if "ulimit -n" in each]
+        later = port.time.monotonic() + port.FULL_S
+        monkeypatch.setattr(port.time, "monotonic", lambda: later)
+        gateway.bulk.tick()
+        gateway.turn()
+        assert sock.recv(100) == mine.answer()
+        assert not gateway.bulk.is_waiting
 
 
 def test_a_second_connection_closes_the_first(gateway: Gateway) -> None:

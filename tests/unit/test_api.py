@@ -202,6 +202,18 @@ def test_every_field_is_described() -> None:
         ),
         ("  clients: {min: 2, minPerRound: 3}", "spec: clients.minPerRound is 3, above"),
         (
+            "  clients:\n    min: 9\n    max: 4",
+            "line 10: spec: clients.max is 4, below clients.min, 9: no round would begin",
+        ),
+        (
+            "  trainer:\n    entrypoint: 'm:f'\n    clients: 2\n    workers: 3",
+            "line 11: spec.trainer: workers is 3, above clients, 2",
+        ),
+        (
+            "  clients:\n    min: 3\n  trainer: {entrypoint: 'm:f', clients: 2}",
+            "line 9: spec: clients.min is 3, but trainer.clients starts only 2",
+        ),
+        (
             "  clients: {min: 10, fraction: 0.5, minUpdates: 6}",
             "clients.minUpdates is 6, but a round of 10 clients draws only 5",
         ),

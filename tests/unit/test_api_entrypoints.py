@@ -53,9 +53,12 @@ def test_an_installed_module(tmp_path: Path) -> None:
     [
         (None, "nowhere_d:f", r"no module 'nowhere_d'; looked for {folder}/nowhere_d.py"),
         (None, "no.where_d:f", r"no module 'no.where_d'; looked for {folder}/no/where_d.py"),
-        ("", "job_d:f", "{folder}/job_d.py has no 'f'"),
+        ("", "job_d:f", "{folder}/job_d.py has no 'f'; it has no function"),
         ("def train(c): ...", "job_d:trian", "job_d.py has no 'trian'; did you mean 'train'?"),
         ("def train(c): ...", "jbo_d:train", "installed packages; did you mean 'job_d'?"),
+        ("def fit(c): ...\ndef _f(): ...\ndef evaluate(m): ...", "job_d:nofun",
+         "job_d.py has no 'nofun'; its functions: fit, evaluate"),
+        ("from json import dumps\ndef fit(c): ...", "job_d:nofun", "its functions: fit, dumps"),
         ("train = 3", "job_d:trian", "job_d.py has no 'trian'"),
         ("f = 3", "job_d:f", "'f' in {folder}/job_d.py is an int, not a function"),
         ("import nothing_like_it", "job_d:f", "needs 'nothing_like_it', which is not installed"),

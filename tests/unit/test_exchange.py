@@ -10,7 +10,7 @@ import pytest
 
 from lifl import exchange as module
 from lifl.connection import Address
-from lifl.exchange import AWAY_S, Away, Exchange
+from lifl.exchange import AWAY_S, Away, Exchange, Interrupted
 from lifl.functions.wire import Keys, Message
 from tests.clock import Clock
 
@@ -34,9 +34,16 @@ class Gateway:
     def reconnected(self) -> bool:
         return False
 
-    def receive(self) -> tuple[Message, None]:
+    def stop(self) -> None:
+        """What the answer "stop" does."""
+
+    def receive(self) -> tuple[Message, None] | None:
         self.clock.now += 0.5
         code = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if code == "stop":
+            return self.stop()
+        if code in ("work", "gone", "round"):
+            return {"t": code, "job": "toy", "round": 1}, None
         if code == "ack":
             return {"t": "ack", "job": "toy", "round": 1, "as": 7}, None
         return {"t": "reject", "of": "report", "job": "toy", "round": 1, "code": code, "text": "",
@@ -83,6 +90,8 @@ def test_a_worker_leaves_a_gateway_that_came_back_without_the_round(made: Any) -
     [
         (["not-started"] * 4 + ["ack"], False),  # it was told of the round
         (["not-started", *["busy"] * 9, "not-started", "ack"], False),  # it knows it
+        (["not-started", *["work"] * 9, "not-started", "ack"], False),  # it says so
+        (["not-started", *["gone"] * 9, "not-started", "ack"], False),
         (["not-started"] * 99 + ["ack"], True),  # a client is told where it belongs
     ],
 )
@@ -90,4 +99,14 @@ def test_a_gateway_that_is_told_of_the_round_has_the_answer(
     made: Any, answers: list[str], *, moves: bool
 ) -> None:
     exchange, _ = made(answers, moves=moves)
+    assert exchange.report(REPORT)
+
+
+def test_what_is_asked_next_is_given_a_while_of_its_own(made: Any) -> None:
+    """What was asked before was given up, and the gateway has had time to be told since."""
+    exchange, clock = made(["not-started", "stop", "not-started", "ack"], moves=False)
+    exchange._connection.stop = exchange.interrupt
+    with pytest.raises(Interrupted):
+        exchange.report(REPORT)
+    clock.now += AWAY_S
     assert exchange.report(REPORT)
