@@ -39,8 +39,8 @@ RETRY_LAST_S = 1.0
 ENDS = frozenset({"not-enrolled", "revoked", "displaced", "not-allowed", "unknown-job"})
 """Rejections after which a gateway has nothing more to say to this client."""
 ANSWERS = frozenset({"go", "more", "ack", "reject"})
-KNOWS = ANSWERS | {"model", "gone", "round", "work", "done"}  # who says so was told of the round
 """What follows a `put` or a `report`."""
+KNOWS = ANSWERS | {"model", "gone", "round", "work", "done"}  # who says so was told of the round
 
 
 class Interrupted(Exception):
