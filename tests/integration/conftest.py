@@ -150,6 +150,14 @@ class Runner:
         return self.finish(self.start(self.job_file(**spec), *arguments, env=env))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def hears_hangups() -> Iterator[None]:
+    """Runs are started as from a terminal, also where the tests themselves are under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def runner(tmp_path: Path) -> Iterator[Runner]:
     """A runner, after whose test nothing of its runs is left on this machine."""
