@@ -30,7 +30,10 @@ def test_kill_the_coordinator_again_and_again(runner: Runner, kills: tuple[str, 
     fired = {name.rpartition(":")[0] for name in run.fired}
     assert fired == {f"coordinator:{kill.partition(':')[0]}" for kill in kills}
     check(run, rounds=ROUNDS, clients=4)
-    assert [e["what"] for e in run.of("restart")] == ["coordinator"] * len(kills), run.stderr
+    restarts = [e["what"] for e in run.of("restart")]
+    assert {*restarts} == {"coordinator"}, run.stderr
+    # a checkpoint is written in a thread of its own: one process may be killed at both points
+    assert len(kills) - 1 <= len(restarts) <= len(kills)
     assert run.summary["updates"] == 4 * ROUNDS
     for what in (lambda row: row["bytes"], lambda row: row["metrics"]["index"]):
         assert {what(row) for row in run.rows} == {what(run.rows[0])}
