@@ -113,25 +113,20 @@ def measure(*, turns: int = WARM) -> Found:
     }  # fmt: skip
 
 
+def _round(what: str) -> Line:
+    return Line(
+        case=f"round of 1,000 × 1 MB, {what}", unit="ms", reference="raw TCP",
+        goal=Goal("ratio", "≤", 2.5),
+    )  # fmt: skip
+
+
 CASE = Case(
     name="clients",
     lines={
-        "path plain": Line(
-            case="round of 1,000 × 1 MB, data path, plain", unit="ms", reference="raw TCP",
-            goal=Goal("ratio", "≤", 2.5),
-        ),
-        "path": Line(
-            case="round of 1,000 × 1 MB, data path, encrypted", unit="ms", reference="raw TCP",
-            goal=Goal("ratio", "≤", 2.5),
-        ),
-        "time": Line(
-            case="round of 1,000 × 1 MB, whole job, encrypted", unit="ms", reference="raw TCP",
-            goal=Goal("ratio", "≤", 2.5),
-        ),
-        "plain": Line(
-            case="round of 1,000 × 1 MB, whole job, plain", unit="ms", reference="raw TCP",
-            goal=Goal("ratio", "≤", 2.5),
-        ),
+        "path plain": _round("data path, plain"),
+        "path": _round("data path, encrypted"),
+        "time": _round("whole job, encrypted"),
+        "plain": _round("whole job, plain"),
         "memory": Line(
             case="node's memory beyond the arena, 1,000 clients less 10 clients", unit="MB",
             goal=Goal("value", "≤", 64),

@@ -164,6 +164,7 @@ def run(
                 handle({"event": "stopped", "by": stop.by})
             return 130
         finally:
+            stop.clears_up = True
             end_descendants()
             if lock >= 0:
                 for fields in configs:
@@ -225,6 +226,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.by = ""
+        self.clears_up = False  # for another reason, as when nothing can be shown any more
         self.engine: subprocess.Popen[bytes] | None = None
 
     @contextlib.contextmanager
@@ -242,8 +244,9 @@ class Stop:
     def _hear(self, sign: int, _: object) -> None:
         if not self.by:
             self.by = "Ctrl-C" if sign == signal.SIGINT else signal.Signals(sign).name
-            raise KeyboardInterrupt
-        if self.engine is not None and self.engine.returncode is None:
+            if not self.clears_up:
+                raise KeyboardInterrupt
+        elif self.engine is not None and self.engine.returncode is None:
             self.engine.kill()  # not in order then, but at once
 
 
@@ -372,6 +375,7 @@ def _supervise(config: Path, handle: Handle, stop: Stop) -> int:
             handle({"event": "failed", "error": f"the engine was killed by {name}"})
             failures.add(1)
     except (KeyboardInterrupt, OSError):  # or what happens can no longer be shown
+        stop.clears_up = True
         with contextlib.suppress(subprocess.TimeoutExpired):
             engine.stdin.close()
             engine.stdout.close()  # so that it does not wait for a reader

@@ -53,9 +53,9 @@ def plainly(command: Callable[P, R]) -> Callable[P, R]:
         except KeyboardInterrupt:
             click.echo("stopped by Ctrl-C", err=True)
             sys.exit(130)
+        except BrokenPipeError:
+            raise
         except OSError as error:
-            if isinstance(error, BrokenPipeError):
-                raise
             if not _give_up_output() and not isinstance(error, Unwritable):
                 raise
             with contextlib.suppress(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -61,3 +62,15 @@ def test_a_run_under_nohup_outlives_its_terminal() -> None:
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_hang_up_does_not_interrupt_clearing_up() -> None:
+    """As when a terminal is closed: first it cannot be written to, then there is the signal."""
+    stop = local.Stop()
+    with stop.heard():
+        stop.clears_up = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.by == "SIGTERM"
+    stop = local.Stop()
+    with pytest.raises(KeyboardInterrupt), stop.heard():
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -90,14 +90,16 @@ def test_a_node_without_a_part_remembers_nothing_and_has_nothing_to_look_at(rig:
     assert rig.reported[-1] == {"t": "dropped", "job": "digits"}
 
 
-def test_a_plan_whose_roles_are_there_leaves_the_job_as_quiet_as_it_was(rig: Rig) -> None:
+def test_a_plan_whose_roles_are_there_leaves_the_job_as_quiet_as_it_was(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig.node.carry_out(plan(LEAF, TOP))
     job = rig.node.jobs[JOB]
     job.idling.round_over(0.0, 1)
     rig.node.carry_out(plan(LEAF, TOP))
     assert rig.node.look_at_idle() is None, "its roles are waited for"
     member: Any = SimpleNamespace(joined=True)
-    rig.node.pool.holder = lambda *_: member  # type: ignore[method-assign]
+    monkeypatch.setattr(rig.node.pool, "holder", lambda *_: member)
     job.lanes = {1, 2}
     rig.node.announce(job)
     assert rig.reported[-1]["t"] == "planned"
