@@ -3,7 +3,8 @@
 The clients are `lifl.Client`s from outside, threads of eight processes (many_clients.py); the job
 has one leaf and a top, however many clients there are, so that the number of processes that are
 looked at stays.  As for eight clients, the data path is what is left without a client's own work:
-memory of its own, and packing arrays into it (bench_trainer.py, `lean`).
+memory of its own, and packing arrays into it (bench_trainer.py, `lean`).  Memory is looked at in
+rounds of its own, behind those that are timed: a look reads thousands of lines of /proc.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ MANY = 1000
 FEW = 10
 SIZE = 1_000_000
 WARM = 5
-FEW_WARM = 100  # rounds of ten clients are short, and memory is looked at every 50 ms
+LOOKED = 3  # rounds of many clients in which memory is looked at, every 50 ms
+FEW_LOOKED = 100  # ... and of ten, whose rounds are short
 SPEC: dict[str, Any] = {
     "aggregation": {"fanIn": 1024},
     "memory": {"inputSlots": 64},  # of 1 MB: fewer wake-ups, and the arena stays at 64 MB
@@ -69,26 +71,33 @@ def clients(
 
 
 def one_job(
-    count: int, warm: int, *, insecure: bool = False, train: str = "train"
+    count: int, warm: int, *, looked: int = 0, insecure: bool = False, train: str = "train"
 ) -> tuple[list[float], int]:
-    """Seconds of the warm rounds, and the peak of the node's memory beyond the arena in bytes."""
-    spec = SPEC | {"insecure": insecure}
-    with started(clients=count, size_bytes=SIZE, rounds=warm + 1, trainers=False, spec=spec) as job:
+    """Seconds of the warm rounds, and the peak of the node's memory beyond the arena in bytes.
+
+    Args:
+        looked: rounds behind the warm ones in which memory is looked at, which takes a CPU's time.
+    """
+    spec, rounds = SPEC | {"insecure": insecure}, 1 + warm + looked
+    with started(clients=count, size_bytes=SIZE, rounds=rounds, trainers=False, spec=spec) as job:
         job.until("waiting")  # client files are written before that
+        most_bytes = 0
         with clients(job, count, SIZE, train=train):
-            job.until("published", round=1)
-            node = job.pids(AGENT, GATEWAY, AGGREGATOR)
-            with peak(lambda: sum(pss(pid).other_bytes for pid in node)) as most:
-                job.until("published", round=warm + 1)
+            job.until("published", round=1 + warm)
+            if looked:
+                node = job.pids(AGENT, GATEWAY, AGGREGATOR)
+                with peak(lambda: sum(pss(pid).other_bytes for pid in node)) as most:
+                    job.until("published", round=rounds)
+                most_bytes = most[0]
             for _ in job.events():
                 pass
-        return [row["seconds"] for row in job.rows()][1:], most[0]
+        return [row["seconds"] for row in job.rows()][1 : 1 + warm], most_bytes
 
 
 def measure(*, turns: int = WARM) -> Found:
-    _, few_bytes = one_job(FEW, FEW_WARM)
+    _, few_bytes = one_job(FEW, 0, looked=FEW_LOOKED)
     below = floor(MANY, SIZE, turns)
-    seconds, many_bytes = one_job(MANY, turns)
+    seconds, many_bytes = one_job(MANY, turns, looked=LOOKED)
     plain, _ = one_job(MANY, turns, insecure=True)
     path, _ = one_job(MANY, turns, train="lean")
     path_plain, _ = one_job(MANY, turns, train="lean", insecure=True)

@@ -13,6 +13,8 @@ import socket
 import time
 from dataclasses import dataclass
 
+from lifl.placement.processes import give_way
+
 PROCESSES = 8
 CHUNK = 1 << 20
 
@@ -98,6 +100,7 @@ def _set(sock: socket.socket, control: bytes | None) -> None:
 def _clients(
     address: tuple[str, int], count: int, size: int, rounds: int, control: bytes | None
 ) -> None:
+    give_way()  # as clients of LIFL
     socks = [socket.socket() for _ in range(count)]
     for sock in socks:
         _set(sock, control)  # before it connects: a socket that was paced once stays so

@@ -11,6 +11,7 @@ import threading
 
 from benchmarks import bench_trainer
 from lifl import Client, LiflError
+from lifl.placement.processes import give_way
 
 STACK_BYTES = 256 * 1024
 TURN_S = 1.0  # of a thread that goes on: each of a hundred that want to would look every 5 ms
@@ -27,6 +28,7 @@ def take_part(path: str) -> None:
 
 
 def main() -> None:
+    give_way()  # as trainers of `lifl run`
     sys.setswitchinterval(TURN_S)
     threading.stack_size(STACK_BYTES)
     threads = [

@@ -22,7 +22,7 @@ import math
 import select
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -55,7 +55,7 @@ HELD_BYTES: Final = 12 << 20
 HELD_PIECE: Final = 1 << 14
 PIECES: Final = 3  # of a model in one go
 BATCH: Final = 64
-TURNS: Final = 8  # the gateway's own loop costs more than a look at this one
+TURN_S: Final = 0.02  # in one go: the gateway's own loop costs more than a look at this one
 UNREAD: Final = 128  # messages that wait for one client
 FULL: Final = frozenset({errno.EMFILE, errno.ENFILE})  # of accept: no descriptor is left
 FULL_S: Final = 0.5  # until it is tried again
@@ -101,6 +101,7 @@ class Bulk:
         self._out = memoryview(bytearray(HEAD + CHUNK + TAG))
         self._held = 0
         self._resumed: list[Connection] = []
+        self._pushed: deque[Connection] = deque()  # whose model goes down when its turn comes
         self._accepts_at = math.inf  # when the listener is heard again, while it is not
         self._warns_at = -math.inf
         self.refused: Counter[str] = Counter()
@@ -123,16 +124,22 @@ class Bulk:
         return connection
 
     def turn(self) -> None:
-        """Handle what is ready, and what becomes ready meanwhile, but not for ever."""
+        """Handle what is ready, and what becomes ready meanwhile, but not for ever.
+
+        Models go down one by one behind what has come: the fewer updates are under way, the more of
+        their bytes are still in the cache when they are read.
+        """
         resumed, self._resumed = self._resumed, []
         for connection in resumed:
             if not connection.is_paused:  # again, by what was read meanwhile
                 self.look(connection)
-        for _ in range(TURNS):
-            ready = self._epoll.poll(0, BATCH)
-            if not ready:
-                return
+        until = time.monotonic() + TURN_S
+        while (ready := self._epoll.poll(0, BATCH)) or self._pushed:
             self._handle(ready)
+            if self._pushed:
+                self._send(self._pushed.popleft())
+            if time.monotonic() > until:
+                return
 
     def _handle(self, ready: list[tuple[int, int]]) -> None:
         for fd, events in ready:
@@ -157,8 +164,8 @@ class Bulk:
 
     @property
     def is_due(self) -> bool:
-        """There is something to read that may wake nobody up: call `turn` at once."""
-        return bool(self._resumed)
+        """There is something to do that may wake nobody up: call `turn` at once."""
+        return bool(self._resumed or self._pushed)
 
     @property
     def is_waiting(self) -> bool:
@@ -330,7 +337,15 @@ class Bulk:
             raise Unreachable("the client closed its bulk connection")
 
     def _receive_sealed(self, connection: Connection, chunks: Chunks) -> int:
-        """Read once, behind what was kept: a chunk that is whole is opened in one go."""
+        """Read once, and again behind a put: a chunk that is whole is opened in one go."""
+        size = self._read_sealed(connection, chunks, keeps=True)
+        if size and chunks.has_kept and connection.chunks is chunks:
+            with contextlib.suppress(BlockingIOError):
+                self._read_sealed(connection, chunks, keeps=False)
+        return size
+
+    def _read_sealed(self, connection: Connection, chunks: Chunks, *, keeps: bool) -> int:
+        """Read behind what was kept; `keeps` is that of `Chunks.feed`."""
         kept, wanted = chunks.take_kept(self._in), connection.wanted
         if kept >= wanted:  # as after a put and another right behind it
             chunks.feed(self._in[:kept])
@@ -340,7 +355,7 @@ class Bulk:
         except BlockingIOError:
             chunks.feed(self._in[:kept])
             raise
-        chunks.feed(self._in[: kept + size])
+        chunks.feed(self._in[: kept + size], keeps=keeps)
         return size
 
     def _begin_chunk(self, connection: Connection, head: Head) -> memoryview | None:
@@ -395,12 +410,15 @@ class Bulk:
             self._send(connection)
 
     def push(self, connection: Connection, message: bytes, sending: Sending) -> None:
-        """Send a message and, behind it, the model that it says; many of them take turns."""
+        """Send a message and, behind it, the model that it says, when its turn comes."""
         connection.words.append(message)
         connection.sending, connection.asked = sending, sending.transfer
-        self._want(connection, writing=True)
+        self._pushed.append(connection)
 
     def _send(self, connection: Connection) -> None:
+        """As much as the network takes now; nothing where the connection is closed."""
+        if connection.sock.fileno() < 0:
+            return
         try:
             self._pump(connection)
         except OSError as error:

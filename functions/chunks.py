@@ -52,6 +52,7 @@ class Chunks:
         self._open: Any = None
         self._small = bytearray()  # a head or tag that has come in part
         self.is_paused, self._kept = False, b""
+        self._has_heard = False  # a message, in what was fed last
 
     @property
     def is_sealed(self) -> bool:
@@ -66,6 +67,11 @@ class Chunks:
         """Nobody wants the payload of this chunk any more; its memory may be another's at once."""
         if self.head is None or self.head.kind != Kind.MESSAGE:  # which belongs to no transfer
             self._target = self._open = None
+
+    @property
+    def has_kept(self) -> bool:
+        """There is something to take, and it may be looked at."""
+        return bool(self._kept) and not self.is_paused
 
     def take_kept(self, scratch: memoryview) -> int:
         """Put what was kept first into `scratch`, to be fed with what follows; its length."""
@@ -96,16 +102,19 @@ class Chunks:
         self.feed(scratch[:size])
         return size
 
-    def feed(self, data: memoryview) -> None:
+    def feed(self, data: memoryview, *, keeps: bool = False) -> None:
         """Take bytes as they came, wherever they were cut.
+
+        Args:
+            keeps: what follows a message is kept, to be opened in one go with what comes next.
 
         Raises:
             Unreachable: a chunk does not match its tag.
             InvalidUpdate: a plain chunk has a tag that is not zeros.
         """
-        at, size = 0, 0
+        at, size, self._has_heard = 0, 0, False
         while (at := at + size) < len(data):
-            if self.is_paused:
+            if self.is_paused or (keeps and self._has_heard):
                 self._kept += bytes(data[at:])
                 return
             if self.left:
@@ -172,6 +181,7 @@ class Chunks:
         self._target = self._open = None
         if head.kind == Kind.MESSAGE:
             assert payload is not None
+            self._has_heard = True
             self._said(payload)
         else:
             self._end(head)

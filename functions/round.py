@@ -18,7 +18,7 @@ from lifl.shm.slots import Payload, Phase
 Kind = Literal["leaf", "middle", "top"]
 PAIR: Final = 2  # inputs of an eager fold while more are expected
 GROUP: Final = 4  # ... and while others are being written
-MANY: Final = 16  # uploads under way, of which more are sealed while a role rests
+MANY: Final = 16  # slots that are free or being written, enough while a role rests
 REST_UPDATES: Final = 8  # a rest is as long as the gateway takes for so many of them,
 INGRESS_BYTES_S: Final = 1e9  # at this speed,
 LONGEST_REST_S: Final = 0.01  # and not longer than this
@@ -166,13 +166,14 @@ def next_step(role: Role, words: Words) -> Step:
 def rest_s(role: Role, words: Words, update_bytes: int) -> float:
     """How long a role that waits lets the next updates lie, so that it wakes up less often.
 
-    On a busy machine a wake-up costs as much as folding some MB.  A role rests while many are being
-    written, so that slots are not short, and more are expected than there are slots, so that what
-    is left to do after the last arrival does not grow.
+    On a busy machine a wake-up costs as much as folding some MB.  A role rests while there is room
+    for many, so that slots are not short, and more are expected than there is room for, so that
+    what is left to do after the last arrival does not grow.
     """
     sums = (own.clients.bit_count() for own in words.own if own.round == words.round)
     to_come = role.expected - max(sums, default=0) - len(words.queued)
-    if words.closed or words.arriving < MANY or to_come <= words.arriving + words.free_inputs:
+    room = words.arriving + words.free_inputs
+    if words.closed or room < MANY or to_come <= room:
         return 0.0
     return min(LONGEST_REST_S, REST_UPDATES * update_bytes / INGRESS_BYTES_S)
 

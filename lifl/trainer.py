@@ -42,7 +42,7 @@ from lifl.functions.wire import Keys
 from lifl.observer import Observer
 from lifl.placement.netns import enter
 from lifl.placement.output import Outputs, Speaker, last_words
-from lifl.placement.processes import end_with_parent
+from lifl.placement.processes import end_with_parent, give_way
 from lifl.placement.record import initial_model
 from lifl.virtual import Worker
 
@@ -279,6 +279,7 @@ def run(config: dict[str, Any]) -> None:
     job = load_job(job_path)
     spec = job.spec
     keep_stdout()
+    give_way()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # two descriptors a client
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     children: list[Child] = []

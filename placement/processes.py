@@ -1,7 +1,8 @@
 """Processes below this one: adopting orphans, finding them, ending them all.
 
-Owns the two system calls that keep a run's processes together: subreaper, and SIGKILL to every
-descendant until none is left.  Called by the local engine and by the command above it.
+Owns the system calls that keep a run's processes together: subreaper, SIGKILL to every descendant
+until none is left, and who gives way to whom.  Called by the local engine, by the command above it,
+and by trainers.
 """
 
 from __future__ import annotations
@@ -28,6 +29,16 @@ ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 def end_with_parent() -> None:
     """SIGTERM for this process when the one that started it is gone, however it went."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def give_way() -> None:
+    """Who trains does not interrupt who is running because something has come for it.
+
+    SCHED_BATCH of sched(7): a thread has its share of a CPU as before and waits for it, so that a
+    gateway on the same machine is not put aside at each message that it sends.
+    """
+    with contextlib.suppress(OSError):  # whoever may not choose goes on as before
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def adopt_orphans() -> None:

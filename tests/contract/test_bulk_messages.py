@@ -112,6 +112,37 @@ def test_a_message_goes_up_before_an_update_and_behind_it(gateway: Gateway, mode
         assert gateway.errors == []
 
 
+def test_a_chunk_that_is_whole_behind_its_put_is_opened_in_one_go(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket, data = gateway.ticket(), DATA[:100_000]
+    monkeypatch.delattr(Channel, "open")  # which opens in pieces
+    with gateway.client(ticket) as sock:
+        upload = gateway.grant(size=len(data))
+        sock.sendall(up(ticket, b"put") + chunks(ticket, data=data, before=1)[0])
+        gateway.turn()
+        assert (gateway.said, gateway.written, gateway.errors) == ([b"put"], [upload], [])
+        assert bytes(upload.grant.view) == data
+
+
+@pytest.mark.parametrize("size", [1, 100, FIRST, 100_000])
+@pytest.mark.parametrize("missing", [1, TAG, TAG + 1, TAG + HEAD])
+def test_a_chunk_that_is_not_whole_behind_its_put_comes_all_the_same(
+    gateway: Gateway, size: int, missing: int
+) -> None:
+    ticket, data = gateway.ticket(), DATA[:size]
+    with gateway.client(ticket) as sock:
+        upload = gateway.grant(size=size)
+        wire = up(ticket, b"put") + chunks(ticket, data=data, before=1)[0]
+        sock.sendall(wire[:-missing])
+        gateway.turn()
+        assert (gateway.said, gateway.written) == ([b"put"], [])
+        sock.sendall(wire[-missing:])
+        gateway.turn()
+        assert (gateway.written, gateway.errors) == ([upload], [])
+        assert bytes(upload.grant.view) == data
+
+
 def test_a_changed_message_ends_the_connection(gateway: Gateway) -> None:
     ticket = gateway.ticket()
     for at in (HEAD, -1):  # the first byte of it, the last of its tag
@@ -321,6 +352,41 @@ def test_a_model_follows_the_message_that_says_so(gateway: Gateway, client: List
     gateway.bulk.send(connection, sending())
     _receive_all(gateway, client.bulk)
     assert buffer == DATA
+
+
+def test_models_go_down_one_by_one_behind_what_has_come(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while something comes all the time; who has gone meanwhile holds nobody up."""
+    order, push = list[str](), gateway.bulk._send
+    tickets = [gateway.ticket(name * 40) for name in "ABC"]
+    socks = [gateway.client(ticket) for ticket in tickets]
+    connections = [gateway.connection(name * 40) for name in "ABC"]
+
+    def said(connection: Connection, text: memoryview) -> None:
+        order.append(bytes(text).decode())
+        if text[0] < ord("3"):
+            socks[0].sendall(message_chunk(channel, bytes([text[0] + 1])))
+
+    def pushes(connection: Connection) -> None:
+        order.append(connection.key[0])
+        push(connection)
+
+    channel = tickets[0].channel(Direction.UP)
+    chunked = connections[0].chunks
+    assert chunked is not None
+    monkeypatch.setattr(chunked, "_said", lambda text: said(connections[0], text))
+    monkeypatch.setattr(gateway.bulk, "_send", pushes)
+    for connection in connections:
+        gateway.bulk.push(connection, b"round", sending(transfer=PUSHED))
+    gateway.bulk.close(connections[1], Unreachable("it has gone"))
+    assert gateway.bulk.is_due
+    socks[0].sendall(message_chunk(channel, b"0"))
+    gateway.bulk.turn()
+    assert order == ["0", "A", "1", "B", "2", "C", "3"]
+    assert not gateway.bulk.is_due
+    for sock in socks:
+        sock.close()
 
 
 def test_who_does_not_read_what_it_is_told(gateway: Gateway) -> None:

@@ -229,6 +229,25 @@ def test_a_terminal_that_is_closed(runner: Runner, goes: list[str]) -> None:
     ))  # fmt: skip
 
 
+def test_trainers_give_way_to_who_serves_them(runner: Runner) -> None:
+    process = runner.start(runner.job_file(rounds=100_000, trainers=2), "--proxy", PROXY)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["event"] == "published":
+            break
+    how = {
+        module: {os.sched_getscheduler(pid) for pid in runner.processes(module)}
+        for module in ("lifl.trainer", "lifl.functions.gateway", "lifl.functions.aggregator")
+    }
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert how == {
+        "lifl.trainer": {os.SCHED_BATCH},
+        "lifl.functions.gateway": {os.SCHED_OTHER},
+        "lifl.functions.aggregator": {os.SCHED_OTHER},
+    }
+
+
 def test_the_words_of_a_killed_process(runner: Runner) -> None:
     process = runner.start(runner.job_file(rounds=100_000, trainers=2), "--proxy", PROXY)
     assert process.stdout is not None

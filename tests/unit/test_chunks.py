@@ -134,6 +134,22 @@ MESSAGES = {1: b"put", 2: bytes(range(256)) * 64, 3: b"!", 4: b"get"}  # the sec
 
 
 @pytest.mark.parametrize("mode", Mode)
+def test_what_follows_a_message_can_be_kept_for_what_comes_next(mode: Mode) -> None:
+    data, receiver = memoryview(wire(mode, {2: b"put"})), Receiver(mode)
+    until = HEAD + 1 + TAG + HEAD + len(b"put") + TAG + 30  # a head, and some bytes
+    receiver.chunks.feed(data[:until], keeps=True)
+    assert (receiver.messages, receiver.ended) == ([b"put"], [1])
+    assert receiver.chunks.head is None, "nothing of the chunk is looked at yet"
+    assert receiver.chunks.has_kept
+    scratch = memoryview(bytearray(len(data)))
+    kept = receiver.chunks.take_kept(scratch)
+    assert (kept, receiver.chunks.has_kept) == (30, False)
+    scratch[kept : kept + len(data) - until] = data[until:]
+    receiver.chunks.feed(scratch[: kept + len(data) - until], keeps=True)
+    assert (bytes(receiver.buffer), receiver.ended) == (WHOLE, [1, 2, 3])
+
+
+@pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("seed", range(10))
 def test_messages_between_chunks_however_the_bytes_are_cut(mode: Mode, seed: int) -> None:
     data, receiver = wire(mode, MESSAGES), Receiver(mode)

@@ -92,8 +92,7 @@ def test_a_sum_that_is_sealed_is_news_for_the_agent(gateway: Arena, leaf: Aggreg
 
 def test_it_rests_as_long_as_the_words_say(gateway: Arena, leaf: Aggregator) -> None:
     leaf.advance()
-    assert leaf.rest_s == 0
-    for slot in range(MANY):
-        gateway.set_state(slot, 1, Phase.WRITING, LEAF)
-    leaf.advance()
     assert leaf.rest_s > 0
+    gateway.close_round(1)
+    leaf.advance()
+    assert leaf.rest_s == 0
