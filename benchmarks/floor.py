@@ -2,7 +2,8 @@
 
 As many client processes as there are clients, eight at most, each with its share of connections;
 one process that sends every client the bytes of a model from one buffer and takes the bytes of an
-update into another.  No message, no check, no sum: what is left is what the kernel costs.
+update into another.  No message, no check, no sum: what is left is what the kernel costs.  Clients
+give way (SCHED_BATCH), as trainers of `lifl run` do, so that both are scheduled alike.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def _set(sock: socket.socket, control: bytes | None) -> None:
 def _clients(
     address: tuple[str, int], count: int, size: int, rounds: int, control: bytes | None
 ) -> None:
-    give_way()  # as clients of LIFL
+    give_way()  # as trainers of `lifl run`
     socks = [socket.socket() for _ in range(count)]
     for sock in socks:
         _set(sock, control)  # before it connects: a socket that was paced once stays so

@@ -55,7 +55,7 @@ HELD_BYTES: Final = 12 << 20
 HELD_PIECE: Final = 1 << 14
 PIECES: Final = 3  # of a model in one go
 BATCH: Final = 64
-TURN_S: Final = 0.02  # in one go: the gateway's own loop costs more than a look at this one
+TURN_S: Final = 0.02  # of one turn, in which the gateway's other sockets wait
 UNREAD: Final = 128  # messages that wait for one client
 FULL: Final = frozenset({errno.EMFILE, errno.ENFILE})  # of accept: no descriptor is left
 FULL_S: Final = 0.5  # until it is tried again
@@ -101,7 +101,7 @@ class Bulk:
         self._out = memoryview(bytearray(HEAD + CHUNK + TAG))
         self._held = 0
         self._resumed: list[Connection] = []
-        self._pushed: deque[Connection] = deque()  # whose model goes down when its turn comes
+        self._to_push: deque[Connection] = deque()  # their models have not begun
         self._accepts_at = math.inf  # when the listener is heard again, while it is not
         self._warns_at = -math.inf
         self.refused: Counter[str] = Counter()
@@ -126,18 +126,19 @@ class Bulk:
     def turn(self) -> None:
         """Handle what is ready, and what becomes ready meanwhile, but not for ever.
 
-        Models go down one by one behind what has come: the fewer updates are under way, the more of
-        their bytes are still in the cache when they are read.
+        Models that were pushed begin one by one, each behind what has come: the fewer updates are
+        under way, the more of their bytes are still in the cache when they are read.
         """
         resumed, self._resumed = self._resumed, []
         for connection in resumed:
             if not connection.is_paused:  # again, by what was read meanwhile
                 self.look(connection)
         until = time.monotonic() + TURN_S
-        while (ready := self._epoll.poll(0, BATCH)) or self._pushed:
+        while (ready := self._epoll.poll(0, BATCH)) or self._to_push:
             self._handle(ready)
-            if self._pushed:
-                self._send(self._pushed.popleft())
+            if self._to_push:
+                connection = self._to_push.popleft()
+                self._handle([(connection.sock.fileno(), select.EPOLLOUT)])
             if time.monotonic() > until:
                 return
 
@@ -165,7 +166,7 @@ class Bulk:
     @property
     def is_due(self) -> bool:
         """There is something to do that may wake nobody up: call `turn` at once."""
-        return bool(self._resumed or self._pushed)
+        return bool(self._resumed or self._to_push)
 
     @property
     def is_waiting(self) -> bool:
@@ -337,15 +338,22 @@ class Bulk:
             raise Unreachable("the client closed its bulk connection")
 
     def _receive_sealed(self, connection: Connection, chunks: Chunks) -> int:
-        """Read once, and again behind a put: a chunk that is whole is opened in one go."""
-        size = self._read_sealed(connection, chunks, keeps=True)
-        if size and chunks.has_kept and connection.chunks is chunks:
-            with contextlib.suppress(BlockingIOError):
-                self._read_sealed(connection, chunks, keeps=False)
+        """Read once, and again where something follows a message.
+
+        By then a put may have its slot: all of its chunk is asked for, and opened in one go.
+        """
+        size = self._read_sealed(connection, chunks, stops=True)
+        if size and chunks.may_go_on and connection.chunks is chunks:  # not closed by what it said
+            with contextlib.suppress(BlockingIOError):  # the next look sees an end, too
+                self._read_sealed(connection, chunks, stops=False)
         return size
 
-    def _read_sealed(self, connection: Connection, chunks: Chunks, *, keeps: bool) -> int:
-        """Read behind what was kept; `keeps` is that of `Chunks.feed`."""
+    def _read_sealed(self, connection: Connection, chunks: Chunks, *, stops: bool) -> int:
+        """Read once, behind what was kept.
+
+        Args:
+            stops: keep what follows a message, unless it was kept before: nobody may come for it.
+        """
         kept, wanted = chunks.take_kept(self._in), connection.wanted
         if kept >= wanted:  # as after a put and another right behind it
             chunks.feed(self._in[:kept])
@@ -355,7 +363,7 @@ class Bulk:
         except BlockingIOError:
             chunks.feed(self._in[:kept])
             raise
-        chunks.feed(self._in[: kept + size], keeps=keeps)
+        chunks.feed(self._in[: kept + size], stops_at_message=stops)
         return size
 
     def _begin_chunk(self, connection: Connection, head: Head) -> memoryview | None:
@@ -406,19 +414,16 @@ class Bulk:
             self.close(connection, Unreachable("this client does not read what it is told"))
             return
         connection.words.append(message)
-        if not connection.writing:  # else its turn comes
+        if not connection.writing and connection.sending is None:  # else its turn comes
             self._send(connection)
 
     def push(self, connection: Connection, message: bytes, sending: Sending) -> None:
         """Send a message and, behind it, the model that it says, when its turn comes."""
         connection.words.append(message)
         connection.sending, connection.asked = sending, sending.transfer
-        self._pushed.append(connection)
+        self._to_push.append(connection)
 
     def _send(self, connection: Connection) -> None:
-        """As much as the network takes now; nothing where the connection is closed."""
-        if connection.sock.fileno() < 0:
-            return
         try:
             self._pump(connection)
         except OSError as error:

@@ -3,7 +3,7 @@
 Owns where in a chunk the bytes are, for both sides: bulk.py (gateway) and bulk_client.py say where
 a chunk's payload goes and hear when it is there.  Formats and keys are sealing.py's.  Payloads go
 straight where they belong; what it keeps is small: the beginning of a head or tag, a message, and
-what came behind one where nothing more may be looked at for now.
+what came behind one where nothing more may be looked at for now, or more is to come first.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Chunks:
         self._open: Any = None
         self._small = bytearray()  # a head or tag that has come in part
         self.is_paused, self._kept = False, b""
-        self._has_heard = False  # a message, in what was fed last
+        self._has_heard = False  # a message has ended in what is being fed
 
     @property
     def is_sealed(self) -> bool:
@@ -69,8 +69,8 @@ class Chunks:
             self._target = self._open = None
 
     @property
-    def has_kept(self) -> bool:
-        """There is something to take, and it may be looked at."""
+    def may_go_on(self) -> bool:
+        """Something is kept, and nothing forbids to look at it."""
         return bool(self._kept) and not self.is_paused
 
     def take_kept(self, scratch: memoryview) -> int:
@@ -102,11 +102,12 @@ class Chunks:
         self.feed(scratch[:size])
         return size
 
-    def feed(self, data: memoryview, *, keeps: bool = False) -> None:
+    def feed(self, data: memoryview, *, stops_at_message: bool = False) -> None:
         """Take bytes as they came, wherever they were cut.
 
         Args:
-            keeps: what follows a message is kept, to be opened in one go with what comes next.
+            stops_at_message: keep what follows one; the caller takes it with `take_kept`, to be
+                opened in one go with what comes next.
 
         Raises:
             Unreachable: a chunk does not match its tag.
@@ -114,7 +115,7 @@ class Chunks:
         """
         at, size, self._has_heard = 0, 0, False
         while (at := at + size) < len(data):
-            if self.is_paused or (keeps and self._has_heard):
+            if self.is_paused or (stops_at_message and self._has_heard):
                 self._kept += bytes(data[at:])
                 return
             if self.left:

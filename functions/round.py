@@ -18,7 +18,7 @@ from lifl.shm.slots import Payload, Phase
 Kind = Literal["leaf", "middle", "top"]
 PAIR: Final = 2  # inputs of an eager fold while more are expected
 GROUP: Final = 4  # ... and while others are being written
-MANY: Final = 16  # slots that are free or being written, enough while a role rests
+MANY: Final = 16  # slots, free or being written: with fewer a role does not rest
 REST_UPDATES: Final = 8  # a rest is as long as the gateway takes for so many of them,
 INGRESS_BYTES_S: Final = 1e9  # at this speed,
 LONGEST_REST_S: Final = 0.01  # and not longer than this

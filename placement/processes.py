@@ -1,4 +1,4 @@
-"""Processes below this one: adopting orphans, finding them, ending them all.
+"""Processes below this one: adopting orphans, finding them, ending them all; and giving way.
 
 Owns the system calls that keep a run's processes together: subreaper, SIGKILL to every descendant
 until none is left, and who gives way to whom.  Called by the local engine, by the command above it,
@@ -32,10 +32,10 @@ def end_with_parent() -> None:
 
 
 def give_way() -> None:
-    """Who trains does not interrupt who is running because something has come for it.
+    """Preempt nobody by waking up: this thread, and threads and children that it starts.
 
-    SCHED_BATCH of sched(7): a thread has its share of a CPU as before and waits for it, so that a
-    gateway on the same machine is not put aside at each message that it sends.
+    SCHED_BATCH of sched(7).  Their share of the CPUs stays; but a gateway on this machine is not
+    put aside at each message that it sends.
     """
     with contextlib.suppress(OSError):  # whoever may not choose goes on as before
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

@@ -112,35 +112,47 @@ def test_a_message_goes_up_before_an_update_and_behind_it(gateway: Gateway, mode
         assert gateway.errors == []
 
 
+def grants_when_it_hears(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, size: int
+) -> list[Uploading]:
+    """As clients.py, so that little of an update is read before."""
+    granted: list[Uploading] = []
+    monkeypatch.setattr(
+        gateway.connection().chunks, "_said", lambda _: granted.append(gateway.grant(size=size))
+    )
+    return granted
+
+
+@pytest.mark.parametrize("size", [FIRST, 30_000, 100_000])
 def test_a_chunk_that_is_whole_behind_its_put_is_opened_in_one_go(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    ticket, data = gateway.ticket(), DATA[:100_000]
+    ticket, data = gateway.ticket(), DATA[:size]
     monkeypatch.delattr(Channel, "open")  # which opens in pieces
     with gateway.client(ticket) as sock:
-        upload = gateway.grant(size=len(data))
+        granted = grants_when_it_hears(gateway, monkeypatch, size)
         sock.sendall(up(ticket, b"put") + chunks(ticket, data=data, before=1)[0])
         gateway.turn()
-        assert (gateway.said, gateway.written, gateway.errors) == ([b"put"], [upload], [])
-        assert bytes(upload.grant.view) == data
+        assert (gateway.written, gateway.errors) == (granted, [])
+        assert bytes(granted[0].grant.view) == data
 
 
 @pytest.mark.parametrize("size", [1, 100, FIRST, 100_000])
 @pytest.mark.parametrize("missing", [1, TAG, TAG + 1, TAG + HEAD])
 def test_a_chunk_that_is_not_whole_behind_its_put_comes_all_the_same(
-    gateway: Gateway, size: int, missing: int
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, size: int, missing: int
 ) -> None:
     ticket, data = gateway.ticket(), DATA[:size]
     with gateway.client(ticket) as sock:
-        upload = gateway.grant(size=size)
+        granted = grants_when_it_hears(gateway, monkeypatch, size)
         wire = up(ticket, b"put") + chunks(ticket, data=data, before=1)[0]
         sock.sendall(wire[:-missing])
         gateway.turn()
-        assert (gateway.said, gateway.written) == ([b"put"], [])
+        assert (len(granted), gateway.written) == (1, [])
         sock.sendall(wire[-missing:])
         gateway.turn()
-        assert (gateway.written, gateway.errors) == ([upload], [])
-        assert bytes(upload.grant.view) == data
+        assert (gateway.written, gateway.errors) == (granted, [])
+        assert bytes(granted[0].grant.view) == data
 
 
 def test_a_changed_message_ends_the_connection(gateway: Gateway) -> None:
@@ -354,37 +366,38 @@ def test_a_model_follows_the_message_that_says_so(gateway: Gateway, client: List
     assert buffer == DATA
 
 
-def test_models_go_down_one_by_one_behind_what_has_come(
+def test_models_begin_one_by_one_behind_what_has_come(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also while something comes all the time; who has gone meanwhile holds nobody up."""
-    order, push = list[str](), gateway.bulk._send
+    """Also while something comes all the time, and where one has gone meanwhile."""
+    monkeypatch.setattr(port, "TURN_S", 60.0)
     tickets = [gateway.ticket(name * 40) for name in "ABC"]
     socks = [gateway.client(ticket) for ticket in tickets]
-    connections = [gateway.connection(name * 40) for name in "ABC"]
+    first, second, third = (gateway.connection(name * 40) for name in "ABC")
+    order, pump = list[str](), gateway.bulk._pump
+    channel = tickets[0].channel(Direction.UP)
 
-    def said(connection: Connection, text: memoryview) -> None:
+    def said(text: memoryview) -> None:
         order.append(bytes(text).decode())
-        if text[0] < ord("3"):
+        if text[0] < ord("2"):
             socks[0].sendall(message_chunk(channel, bytes([text[0] + 1])))
 
-    def pushes(connection: Connection) -> None:
+    def pumps(connection: Connection) -> None:
         order.append(connection.key[0])
-        push(connection)
+        pump(connection)
 
-    channel = tickets[0].channel(Direction.UP)
-    chunked = connections[0].chunks
-    assert chunked is not None
-    monkeypatch.setattr(chunked, "_said", lambda text: said(connections[0], text))
-    monkeypatch.setattr(gateway.bulk, "_send", pushes)
-    for connection in connections:
-        gateway.bulk.push(connection, b"round", sending(transfer=PUSHED))
-    gateway.bulk.close(connections[1], Unreachable("it has gone"))
+    monkeypatch.setattr(first.chunks, "_said", said)
+    monkeypatch.setattr(gateway.bulk, "_pump", pumps)
+    for connection in (first, second, third):
+        gateway.bulk.push(connection, b"round", sending(100, transfer=PUSHED))
+    gateway.bulk.say(third, b"wait")  # does not go before its turn
+    gateway.bulk.close(second, Unreachable("it has gone"))
     assert gateway.bulk.is_due
     socks[0].sendall(message_chunk(channel, b"0"))
     gateway.bulk.turn()
-    assert order == ["0", "A", "1", "B", "2", "C", "3"]
+    assert order == ["0", "A", "1", "2", "C"]
     assert not gateway.bulk.is_due
+    assert gateway.errors == []
     for sock in socks:
         sock.close()
 

@@ -137,15 +137,15 @@ MESSAGES = {1: b"put", 2: bytes(range(256)) * 64, 3: b"!", 4: b"get"}  # the sec
 def test_what_follows_a_message_can_be_kept_for_what_comes_next(mode: Mode) -> None:
     data, receiver = memoryview(wire(mode, {2: b"put"})), Receiver(mode)
     until = HEAD + 1 + TAG + HEAD + len(b"put") + TAG + 30  # a head, and some bytes
-    receiver.chunks.feed(data[:until], keeps=True)
+    receiver.chunks.feed(data[:until], stops_at_message=True)
     assert (receiver.messages, receiver.ended) == ([b"put"], [1])
     assert receiver.chunks.head is None, "nothing of the chunk is looked at yet"
-    assert receiver.chunks.has_kept
+    assert receiver.chunks.may_go_on
     scratch = memoryview(bytearray(len(data)))
     kept = receiver.chunks.take_kept(scratch)
-    assert (kept, receiver.chunks.has_kept) == (30, False)
+    assert (kept, receiver.chunks.may_go_on) == (30, False)
     scratch[kept : kept + len(data) - until] = data[until:]
-    receiver.chunks.feed(scratch[: kept + len(data) - until], keeps=True)
+    receiver.chunks.feed(scratch[: kept + len(data) - until], stops_at_message=True)
     assert (bytes(receiver.buffer), receiver.ended) == (WHOLE, [1, 2, 3])
 
 

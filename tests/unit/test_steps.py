@@ -90,7 +90,7 @@ def test_a_sum_that_is_sealed_is_news_for_the_agent(gateway: Arena, leaf: Aggreg
     assert leaf.work.has_sealed
 
 
-def test_it_rests_as_long_as_the_words_say(gateway: Arena, leaf: Aggregator) -> None:
+def test_it_rests_until_the_round_is_closed(gateway: Arena, leaf: Aggregator) -> None:
     leaf.advance()
     assert leaf.rest_s > 0
     gateway.close_round(1)
