@@ -81,8 +81,7 @@ class Runtime:
                 self._connect()
 
     def _work(self, held: Held) -> None:
-        if held.aggregator.rest_s:
-            time.sleep(held.aggregator.rest_s)
+        held.aggregator.rest()
         try:
             held.aggregator.drain()
         except Unreachable:  # the pair is broken; the memory is not

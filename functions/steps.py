@@ -91,6 +91,11 @@ class Aggregator:
             self.port.send(*descriptors)
 
     # -- reading -------------------------------------------------------------------------
+    def rest(self) -> None:
+        """Let the next updates lie for as long as the last look said, unless no more can come."""
+        if self.rest_s and not self.arena.is_closed(self.arena.model()[0] + 1):
+            time.sleep(self.rest_s)
+
     def drain(self) -> None:
         """Take what descriptors say that the words do not: where the parent is, and misroutes."""
         for descriptor in self.port.receive():

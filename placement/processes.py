@@ -35,10 +35,11 @@ def give_way() -> None:
     """Preempt nobody by waking up: this thread, and threads and children that it starts.
 
     SCHED_BATCH of sched(7).  Their share of the CPUs stays; but a gateway on this machine is not
-    put aside at each message that it sends.
+    put aside at each message that it sends.  A policy that somebody has chosen stays, too.
     """
     with contextlib.suppress(OSError):  # whoever may not choose goes on as before
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def adopt_orphans() -> None:

@@ -402,6 +402,48 @@ def test_models_begin_one_by_one_behind_what_has_come(
         sock.close()
 
 
+def test_no_model_waits_for_more_than_a_few_that_are_ready(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(port, "TURN_S", 60.0)
+    names = [chr(ord("a") + index) for index in range(3 * port.BEFORE)]
+    tickets = {name: gateway.ticket(name * 40) for name in names}
+    socks = {name: gateway.client(ticket) for name, ticket in tickets.items()}
+    pumped = list[int]()  # messages that had been heard when a model began
+    monkeypatch.setattr(gateway.bulk, "_pump", lambda _: pumped.append(len(gateway.said)))
+    for name in names:
+        socks[name].sendall(up(tickets[name], b"put"))
+    for name in names[:2]:
+        gateway.bulk.push(gateway.connection(name * 40), b"round", sending(transfer=PUSHED))
+    gateway.bulk.turn()
+    assert pumped == [port.BEFORE, 2 * port.BEFORE]
+    assert len(gateway.said) == len(names)
+    for sock in socks.values():
+        sock.close()
+
+
+def test_who_has_written_and_gone_is_heard(gateway: Gateway) -> None:
+    ticket = gateway.ticket()
+    with gateway.client(ticket) as sock:
+        sock.sendall(b"".join(up(ticket, b"%d" % number, before=number) for number in range(4)))
+    gateway.turn()
+    assert gateway.said == [b"0", b"1", b"2", b"3"]
+    assert gateway.bulk.of("C" * 40, "job") is None
+
+
+def test_what_was_kept_of_who_has_gone_is_heard(gateway: Gateway) -> None:
+    ticket = gateway.ticket()
+    with gateway.client(ticket) as sock:
+        gateway.pauses = True
+        sock.sendall(b"".join(up(ticket, b"%d" % number, before=number) for number in range(4)))
+        gateway.turn()
+        assert gateway.said == [b"0"]
+        connection, gateway.pauses = gateway.connection(), False
+    gateway.bulk.resume(connection)
+    gateway.turn()
+    assert gateway.said == [b"0", b"1", b"2", b"3"]
+
+
 def test_who_does_not_read_what_it_is_told(gateway: Gateway) -> None:
     ticket = gateway.ticket(talks=True)
     with gateway.client(ticket) as sock:

@@ -90,9 +90,18 @@ def test_a_sum_that_is_sealed_is_news_for_the_agent(gateway: Arena, leaf: Aggreg
     assert leaf.work.has_sealed
 
 
-def test_it_rests_until_the_round_is_closed(gateway: Arena, leaf: Aggregator) -> None:
+def test_it_rests_until_the_round_is_closed(
+    gateway: Arena, leaf: Aggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests = list[float]()
+    monkeypatch.setattr("time.sleep", rests.append)
     leaf.advance()
+    leaf.rest()
+    assert rests == [leaf.rest_s]
     assert leaf.rest_s > 0
     gateway.close_round(1)
+    leaf.rest()
     leaf.advance()
+    leaf.rest()
+    assert rests[1:] == []
     assert leaf.rest_s == 0
