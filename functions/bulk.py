@@ -55,7 +55,7 @@ HELD_BYTES: Final = 12 << 20
 HELD_PIECE: Final = 1 << 14
 PIECES: Final = 3  # of a model in one go
 BATCH: Final = 64
-BEFORE: Final = 8  # of those that are ready go before a model that is to be pushed
+BEFORE: Final = 8  # that are ready go before a model: who writes all the time keeps none back
 TURN_S: Final = 0.02  # of one turn, in which the gateway's other sockets wait
 UNREAD: Final = 128  # messages that wait for one client
 FULL: Final = frozenset({errno.EMFILE, errno.ENFILE})  # of accept: no descriptor is left
@@ -135,18 +135,13 @@ class Bulk:
             if not connection.is_paused:  # again, by what was read meanwhile
                 self.look(connection)
         until = time.monotonic() + TURN_S
-        while (ready := self._epoll.poll(0, self._batch)) or self._to_push:
+        while (ready := self._epoll.poll(0, BEFORE if self._to_push else BATCH)) or self._to_push:
             self._handle(ready)
             if self._to_push:
                 connection = self._to_push.popleft()
                 self._handle([(connection.sock.fileno(), select.EPOLLOUT)])
             if time.monotonic() > until:
                 return
-
-    @property
-    def _batch(self) -> int:
-        """So many that are ready at most: whoever writes all the time keeps no model back."""
-        return BEFORE if self._to_push else BATCH
 
     def _handle(self, ready: list[tuple[int, int]]) -> None:
         for fd, events in ready:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import PROXY, Run, Runner
 from leftovers import MARKER
+from test_nothing_stays import until_round
 
 DOCS = Path(__file__).parents[2] / "docs" / "run-directory.md"
 ENDED = {
@@ -231,10 +232,7 @@ def test_a_terminal_that_is_closed(runner: Runner, goes: list[str]) -> None:
 
 def test_trainers_give_way_to_who_serves_them(runner: Runner) -> None:
     process = runner.start(runner.job_file(rounds=100_000, trainers=2), "--proxy", PROXY)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if json.loads(line)["event"] == "published":
-            break
+    until_round(process, 1)
     how = {
         module: {os.sched_getscheduler(pid) for pid in runner.processes(module)}
         for module in ("lifl.trainer", "lifl.functions.gateway", "lifl.functions.aggregator")
@@ -250,10 +248,7 @@ def test_trainers_give_way_to_who_serves_them(runner: Runner) -> None:
 
 def test_the_words_of_a_killed_process(runner: Runner) -> None:
     process = runner.start(runner.job_file(rounds=100_000, trainers=2), "--proxy", PROXY)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if json.loads(line)["event"] == "published":
-            break
+    until_round(process, 1)
     os.kill(min(runner.processes("lifl.trainer")), signal.SIGKILL)
     out, _ = process.communicate(timeout=30)
     failed = [json.loads(line) for line in out.splitlines() if '"failed"' in line]

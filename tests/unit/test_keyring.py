@@ -13,14 +13,7 @@ from lifl.errors import InvalidJob
 from lifl.functions.wire import Keys
 from lifl.placement.enrolment import Enrolment
 from lifl.placement.keyring import Keyring
-
-JOB = """\
-apiVersion: fl.lifl.dev/v1alpha1
-kind: FLJob
-metadata: {name: a}
-spec:
-  model: {initial: "m:f"}
-"""
+from tests.unit.test_stopping import SMALL
 
 
 @pytest.fixture
@@ -139,7 +132,7 @@ def test_a_file_is_no_key_directory(tmp_path: Path, below: str) -> None:
         ["keys", "enroll", Keys.new().public, "--name", "a"],
         ["run", str(tmp_path / "job.yaml"), "--out", str(tmp_path / "runs")],
     ):
-        (tmp_path / "job.yaml").write_text(JOB)
+        (tmp_path / "job.yaml").write_text(SMALL)
         done = CliRunner().invoke(main, [*arguments, "--keys", str(file / below)])
         assert done.exit_code == 2
         assert f"--keys {file / below}: {file} is a file, and keys are kept in a" in done.output
