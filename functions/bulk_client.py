@@ -27,6 +27,7 @@ from lifl.functions.sealing import (
     HEAD,
     NO_TAG,
     TAG,
+    Channel,
     Direction,
     Head,
     Kind,
@@ -215,6 +216,7 @@ class BulkConnection:
     Attributes:
         talks: messages of rounds go over it, in both directions.
         verified: bytes of the model that is expected which are there, from its first on.
+        is_drained: the last read took all that had come by then.
     """
 
     def __init__(
@@ -236,6 +238,7 @@ class BulkConnection:
         self._expected: tuple[memoryview, int, int] | None = None  # buffer, round, transfer
         self._least = 1  # bytes that wake this end up
         self.verified = 0
+        self.is_drained = False
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -329,18 +332,26 @@ class BulkConnection:
         if self._going is None:
             return False
         upload, number, transfer = self._going
-        part = upload.part(upload.sent, CHUNK)
-        if not part:
+        at, size = upload.sent, min(CHUNK, upload.size - upload.sent)
+        if size <= 0:
             self._going = None
             return False
-        head = Head(Kind.UPDATE, len(part), number, transfer, upload.sent).pack()
+        head = Head(Kind.UPDATE, size, number, transfer, at).pack()
         if self._up is None:
-            self._chunk += [memoryview(head), part, memoryview(NO_TAG)]
+            self._chunk += [memoryview(head), upload.part(at, size), memoryview(NO_TAG)]
         else:
-            self._room = _room()
-            self._chunk.append(self._room[: self._up.seal_into(head, part, self._room)])
-        self._payload = len(part)
+            self._chunk.append(self._sealed(self._up, head, upload))
+        self._payload = size
         return True
+
+    def _sealed(self, up: Channel, head: bytes, upload: Upload) -> memoryview:
+        """The next chunk of an upload, in a room that it has until it is sent."""
+        room, at = _room(), upload.sent
+        self._room = _room()
+        chunk = self._room[: up.seal_into(head, upload.read(at, CHUNK, room), self._room)]
+        upload.sealed(at, up.last_seal(head, chunk))
+        _rooms.append(room)
+        return chunk
 
     def _push(self, flags: int) -> bool:
         """Whether the system has taken the chunk."""
@@ -359,7 +370,7 @@ class BulkConnection:
             upload = self._going[0]
             upload.sent += self._payload
             self._payload = 0
-            if upload.sent == len(upload.data):
+            if upload.sent == upload.size:
                 self._going = None
             upload.moved()
         self._leave_room()
@@ -418,10 +429,11 @@ class BulkConnection:
                 if not size:
                     self.close()
                     raise Broken("the gateway closed the bulk connection")
-                if size < asked or self.has_all:
+                self.is_drained = size < asked
+                if self.is_drained or self.has_all:
                     break
         except BlockingIOError:
-            pass
+            self.is_drained = True
         except OSError as error:
             self.close()
             raise Broken(f"the bulk connection broke ({error})") from error

@@ -76,18 +76,18 @@ class Intake:
     def begin(self, clients: int, consumer: int, length: int) -> Grant | None:
         """A slot to write into, or None when all are taken."""
         arena = self.arena
-        for slot in range(self._limit):
-            if slot in self._writing or arena.is_unreleased(slot):
-                continue
-            generation = arena.state(slot).generation + 1
-            arena.set_state(slot, generation, Phase.WRITING, consumer)
-            fault("gateway_writing", "gateway")
-            grant = Grant(
-                slot, generation, consumer, self.round, clients, arena.payload(slot, length)
-            )
-            self._writing[slot] = grant
-            return grant
-        return None
+        slot = arena.vacant_input(0, self._limit)
+        while slot is not None and slot in self._writing:
+            slot = arena.vacant_input(slot + 1, self._limit)
+        if slot is None:
+            return None
+        generation = arena.state(slot).generation + 1
+        arena.set_state(slot, generation, Phase.WRITING, consumer)
+        fault("gateway_writing", "gateway")
+        view = arena.payload(slot, length)
+        grant = Grant(slot, generation, consumer, self.round, clients, view)
+        self._writing[slot] = grant
+        return grant
 
     def write(self, grant: Grant, at: int, payload: memoryview) -> None:
         grant.view[at : at + len(payload)] = payload

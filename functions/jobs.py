@@ -10,7 +10,6 @@ import math
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lifl.errors import Busy, InvalidUpdate, Late, LiflError, Refused
@@ -51,19 +50,18 @@ class Asking:
     asked_at: float = field(default_factory=time.monotonic)
     is_told: bool = False  # that it has to wait
     came_on: Connection | None = None  # the bulk connection; None: the control channel
+    is_bulk: bool = field(init=False)  # the payload comes over the bulk port, not with the put
 
-    @cached_property
+    def __post_init__(self) -> None:
+        self.is_bulk = takes_bulk_port(self.message.get("lane"), self.length)
+
+    @property
     def early(self) -> int:
         """Number of the transfer that follows the put unasked; 0: it waits for its `go`."""
         transfer = self.message.get("transfer")
         if self.came_on is None or not self.is_bulk or not isinstance(transfer, int):
             return 0
         return transfer if transfer // EARLY == 1 else 0
-
-    @cached_property
-    def is_bulk(self) -> bool:
-        """The payload comes over the bulk port, and not with the put."""
-        return takes_bulk_port(self.message.get("lane"), self.length)
 
 
 @dataclass

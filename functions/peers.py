@@ -46,7 +46,7 @@ class Transfer:
     def is_bulk(self) -> bool:
         """It goes over the bulk port."""
         work = self.work
-        return isinstance(work, Upload) and takes_bulk_port(work.put.get("lane"), len(work.data))
+        return isinstance(work, Upload) and takes_bulk_port(work.put.get("lane"), work.size)
 
 
 class Peer:
@@ -88,7 +88,7 @@ class Peer:
         if not transfer.is_bulk:
             self._send(work.start())
         elif self.outlets.is_open(job):
-            self._send([(work.put | {"length": len(work.data)}, None)])
+            self._send([(work.put | {"length": work.size}, None)])
         elif self.outlets.is_shut:
             work.put["lane"] = "zmq"
             self._send(work.start())

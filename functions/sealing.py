@@ -136,6 +136,24 @@ def ticket_id(greeting: bytes) -> bytes | None:
     return found if known else None
 
 
+class Seal(NamedTuple):
+    """What a chunk was sealed with, and the tag that came of it: enough to know its bytes again."""
+
+    cipher: Any
+    nonce: bytes
+    about: bytes
+    tag: bytes
+
+    def fits(self, payload: memoryview) -> bool:
+        """Whether these are the bytes that were sealed, as surely as a tag says it.
+
+        What is sealed here under a nonce that was used stays here: with other bytes it would give
+        the key away.
+        """
+        again: bytes = self.cipher.encrypt(self.nonce, payload, self.about)
+        return hmac.compare_digest(again[-TAG:], self.tag)
+
+
 def preload() -> None:
     """Import what sealing needs, before the first round has to wait for that.
 
@@ -180,6 +198,11 @@ class Channel:
         out[:HEAD] = head
         self._whole.encrypt_into(self._nonce(), payload, head + self._about, out[HEAD:end])
         return end
+
+    def last_seal(self, head: bytes, chunk: memoryview) -> Seal:
+        """Of the whole chunk that was sealed last."""
+        nonce = _NONCE.pack(self._direction, self.chunks - 1)
+        return Seal(self._whole, nonce, head + self._about, bytes(chunk[-TAG:]))
 
     def sealed(self, head: bytes, payload: bytes) -> bytes:
         """A whole small chunk after `head`, its tag included."""

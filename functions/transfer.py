@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from lifl.functions.packing import Packing
+from lifl.functions.sealing import Seal
 from lifl.functions.wire import DOWN_CHUNK, DOWN_WINDOW, INLINE, UP_CHUNK, Message
 
 UNDER_WAY_S: Final = 15.0
@@ -66,45 +68,60 @@ class Upload:
 
     Args:
         put: the message that asks for a slot; `length` is added.
-        data: the payload; kept until the gateway has acknowledged.
-        reach: told how much of `data` must be in place now, where it is written only when it is
-            needed (packing.py).
+        data: the payload, or what it is made from on the way; kept until its round is over.
         progress: told (bytes handed over, bytes in all) as they go; falls back to 0 when a
             gateway forgot what it had.
     """
 
     put: Message
-    data: memoryview
+    data: memoryview | Packing
     sent: int = 0
     window: int = 0
     granted: bool = False
     grant: int = 0  # which `go` the chunks answer
     progress: Callable[[int, int], None] | None = field(default=None, repr=False)
-    reach: Callable[[int], None] | None = field(default=None, repr=False)
+    size: int = field(init=False)  # of the payload (bytes)
+
+    def __post_init__(self) -> None:
+        self.size = len(self.data)
 
     def part(self, at: int, size: int) -> memoryview:
-        """At most `size` bytes of the payload, in place."""
-        end = min(at + size, len(self.data))
-        if self.reach is not None:
-            self.reach(end)
-        return self.data[at:end]
+        """At most `size` bytes of the payload, which stay as they are."""
+        end = min(at + size, self.size)
+        return self.data[at:end] if isinstance(self.data, memoryview) else self.data.copied(at, end)
 
-    def complete(self) -> None:
-        """Have all of it in place; whatever it is made from may change then."""
-        if self.reach is not None:
-            self.reach(len(self.data))
+    def read(self, at: int, size: int, room: memoryview) -> memoryview:
+        """The same, to be sealed at once: good until `room`, of `size` bytes, is used again."""
+        end = min(at + size, self.size)
+        if isinstance(self.data, memoryview):
+            return self.data[at:end]
+        return self.data.read(at, end, room)
+
+    def sealed(self, at: int, seal: Seal) -> None:
+        """What was read from there on was sealed, and need not be kept."""
+        if not isinstance(self.data, memoryview):
+            self.data.sealed(at, seal)
+
+    def settle(self) -> None:
+        """From now on, whatever it is made from may change."""
+        if not isinstance(self.data, memoryview):
+            self.data.settle()
+
+    def is_as_it_was(self) -> bool:
+        """Whether it can be sent again, and then it can for good."""
+        return isinstance(self.data, memoryview) or self.data.is_as_it_was()
 
     def moved(self) -> None:
         """Tell how far it is; whoever moves `sent` calls this."""
         if self.progress is not None:
-            self.progress(self.sent, len(self.data))
+            self.progress(self.sent, self.size)
 
     def start(self) -> list[Outgoing]:
         """Ask for a slot; also to ask again after a gateway forgot."""
         self.sent = self.window = 0
         self.granted = False
-        put = self.put | {"length": len(self.data)}
-        return [(put, self.part(0, INLINE) if len(self.data) <= INLINE else None)]
+        put = self.put | {"length": self.size}
+        return [(put, self.part(0, INLINE) if self.size <= INLINE else None)]
 
     def take(self, message: Message) -> list[Outgoing]:
         """`go` and `more` open the window; what may be sent now."""
@@ -116,7 +133,7 @@ class Upload:
         elif message["t"] == "more" and self.granted:
             self.window += message["n"]
         out: list[Outgoing] = []
-        while self.window > 0 and self.granted and self.sent < len(self.data):
+        while self.window > 0 and self.granted and self.sent < self.size:
             payload = self.part(self.sent, UP_CHUNK)
             head = {k: self.put[k] for k in ("job", "round", "kind", "as") if k in self.put}
             out.append((head | {"t": "chunk", "at": self.sent, "grant": self.grant}, payload))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -206,8 +207,8 @@ class Client:
                 self._start = exchange.start
             if not message["need"] or number < self._last:
                 continue
-            if number == self._last:  # the gateway lost it before it was sealed, or all did
-                self._answer()
+            if number == self._last and self._can_repeat():
+                self._answer()  # the gateway lost it before it was in a sum, or all did
                 continue
             exchange.pending = message  # whoever is interrupted meanwhile finds it again
             exchange.kept = None  # its round has ended, and its memory is the model's
@@ -226,11 +227,11 @@ class Client:
         if self._has_counted(number):
             return True
         self._exchange.kept = None
-        layout = self._exchange.layout
-        buffer = self._exchange.buffers.take(layout.update_bytes) if layout else None
-        self._exchange.kept = update(
-            layout, self.job, number, model, weight, metrics, progress, buffer=buffer
-        )
+        exchange = self._exchange
+        exchange.kept = update(
+            exchange.layout, self.job, number, model, weight, metrics, progress,
+            take=exchange.buffers.take,
+        )  # fmt: skip
         return self._answer()
 
     def send_report(self, number: int, weight: float, metrics: Mapping[str, float]) -> bool:
@@ -239,6 +240,14 @@ class Client:
             return True
         self._exchange.kept = report(self.job, number, weight, metrics)
         return self._answer()
+
+    def _can_repeat(self) -> bool:
+        """False where the arrays that the round was answered with are others by now."""
+        kept = self._exchange.kept
+        if not isinstance(kept, Upload) or kept.is_as_it_was():
+            return True
+        self._exchange.kept, self._counted = None, (0, 0)
+        return False
 
     def _answer(self) -> bool:
         exchange, kept = self._exchange, self._exchange.kept
@@ -292,22 +301,24 @@ class Client:
 # -- what a client answers a round with --------------------------------------------------------
 def update(
     layout: Layout | None, job: str, number: int, model: Mapping[str, Any], weight: float,
-    metrics: Mapping[str, float], progress: Progress | None, buffer: memoryview | None = None,
+    metrics: Mapping[str, float], progress: Progress | None, *, take: Callable[[int], memoryview],
 ) -> Upload:  # fmt: skip
-    """A trained model on its way into `buffer`, or into memory of its own.
+    """A trained model on its way.
+
+    Args:
+        take: gives memory of so many bytes, where it must be copied on the way.
 
     Raises:
         InvalidUpdate: another layout, or a weight that is none.
     """
     if layout is None:
         raise InvalidUpdate("no round has begun")
-    if buffer is None:
-        buffer = memoryview(bytearray(layout.update_bytes))
     put = {
         "t": "put", "kind": "update", "job": job, "round": number, "digest": layout.digest,
         "weight": _weight(weight), "metrics": _numbers(metrics),
     }  # fmt: skip
-    return Upload(put, buffer, progress=progress, reach=Packing(layout, model, buffer).reach)
+    packing = Packing(layout, model, partial(take, layout.update_bytes))
+    return Upload(put, packing, progress=progress)
 
 
 def report(job: str, number: int, weight: float, metrics: Mapping[str, float]) -> Message:
@@ -325,9 +336,9 @@ def answer(exchange: Exchange, what: Upload | Message) -> bool:
     try:
         counts = exchange.upload(what)
     finally:
-        what.complete()  # from now on the user's arrays may change
+        what.settle()  # from now on the user's arrays may change
     if counts and what.progress is not None:
-        what.progress(len(what.data), len(what.data))
+        what.progress(what.size, what.size)
     return counts
 
 

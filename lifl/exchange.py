@@ -94,7 +94,7 @@ class Exchange:
         self._gone_at = math.inf  # since when no gateway is there
         self._forgot_at = math.inf  # since when the gateway knows nothing of what it had asked for
         self._connection = Connection(keys, address, self._whose)
-        self._poll, self._fds = select.poll(), dict[int, int]()
+        self._poll, self._polled = select.poll(), (-1, -1, -1, 0)
         self._heard_at = time.monotonic()
         self._lane = "zmq"
         self._small: tuple[int, bytes] | None = None  # a model that came with its round
@@ -114,7 +114,7 @@ class Exchange:
 
     def upload(self, upload: Upload) -> bool:
         """Until acknowledged (True) or too late (False)."""
-        if takes_bulk_port(self._lane, len(upload.data)):
+        if takes_bulk_port(self._lane, upload.size):
             return self.fast.upload(upload)
 
         def again() -> list[Outgoing]:
@@ -315,19 +315,20 @@ class Exchange:
     def _ready(self, timeout_ms: int) -> set[int]:
         """Descriptors that have something to read, or may have had it already."""
         connection = self._connection
-        fds = dict.fromkeys((connection.fd, connection.monitor_fd, self._woken_fd), select.POLLIN)
-        if (fd := self.fast.fileno()) >= 0:
-            fds[fd] = self.fast.events
-        if fds != self._fds:
-            self._fds, self._poll = fds, select.poll()
-            for fd, events in fds.items():
-                self._poll.register(fd, events)
+        polled = connection.fd, connection.monitor_fd, self.fast.fileno(), self.fast.events
+        if polled != self._polled:
+            self._polled, self._poll = polled, select.poll()
+            for fd in (connection.fd, connection.monitor_fd, self._woken_fd):
+                self._poll.register(fd, select.POLLIN)
+            if self.fast.fileno() >= 0:
+                self._poll.register(self.fast.fileno(), self.fast.events)
         ready = {fd for fd, _ in self._poll.poll(timeout_ms if connection.is_quiet else 0)}
         return ready if connection.is_quiet else ready | {connection.fd, connection.monitor_fd}
 
     def is_behind(self, number: int) -> bool:
         """A later round was said meanwhile: this one waited unread, with its model."""
-        self.fast.look()
+        if not self.fast.is_drained:
+            self.fast.look()
         return any(each["t"] == "round" and each["round"] > number for each in self.fast.said)
 
     @property

@@ -156,7 +156,7 @@ class FastLane:
     def upload(self, upload: Upload) -> bool:
         """Until acknowledged (True) or too late (False)."""
         number, start = upload.put["round"], self._exchange.start
-        put = upload.put | {"length": len(upload.data), "lane": "fast"}
+        put = upload.put | {"length": upload.size, "lane": "fast"}
         bulk, early = self._start(put, upload)  # the transfer that was begun unasked, 0 if none
         sent = early  # the transfer that was begun last
         while bulk is not None:
@@ -175,7 +175,7 @@ class FastLane:
                     try:  # the last one counts: it may follow one of an upload that was given up
                         if message["transfer"] != sent:
                             sent = message["transfer"]
-                            at = min(CHUNK, len(upload.data)) if sent == early else 0
+                            at = min(CHUNK, upload.size) if sent == early else 0
                             bulk.begin(upload, number=number, transfer=sent, at=at)
                         bulk.end()
                     except Broken:
@@ -260,6 +260,11 @@ class FastLane:
                 exchange.kept = None  # its round has ended, and its memory may be the model's
             buffer = exchange.buffers.take(exchange.layout.update_bytes)
             self.connection.expect(buffer, number=message["round"] - 1, transfer=PUSHED, at=0)
+
+    @property
+    def is_drained(self) -> bool:
+        """The last read left nothing: what comes now is newer than that."""
+        return self.connection is not None and self.connection.is_drained
 
     def look(self) -> None:
         """Take in what has come, if anything has."""

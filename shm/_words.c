@@ -100,6 +100,38 @@ out:
 	return found ? Py_BuildValue("Nnn", found, vacant, arriving) : NULL;
 }
 
+/* vacant(states, offset, stride, first, count, released, offset, stride, sealed): the first slot from
+ * `first` on that holds nothing which its consumer still needs, -1 if each of them does. */
+static PyObject *vacant(PyObject *self, PyObject *args)
+{
+	Py_buffer states, released;
+	Py_ssize_t at, stride, first, count, released_at, released_stride, found = -1;
+	unsigned int sealed;
+	int is_right;
+	(void)self;
+	if (!PyArg_ParseTuple(args, "y*nnnny*nnI", &states, &at, &stride, &first, &count, &released,
+			      &released_at, &released_stride, &sealed))
+		return NULL;
+	is_right = first >= 0 && (first >= count || (word(&states, at, 8) &&
+						     word(&states, at + (count - 1) * stride, 8) &&
+						     word(&released, released_at, 4) &&
+						     word(&released, released_at + (count - 1) * released_stride, 4)));
+	if (first < 0)
+		PyErr_Format(PyExc_ValueError, "the first slot is %zd: it must be at least 0", first);
+	for (Py_ssize_t i = first; is_right && found < 0 && i < count; i++) {
+		uint64_t state = __atomic_load_n((uint64_t *)((char *)states.buf + at + i * stride),
+						 __ATOMIC_ACQUIRE);
+		uint32_t gone = __atomic_load_n(
+			(uint32_t *)((char *)released.buf + released_at + i * released_stride),
+			__ATOMIC_ACQUIRE);
+		if (((state >> 48) & 0xff) != sealed || gone == (uint32_t)state)
+			found = i;
+	}
+	PyBuffer_Release(&states);
+	PyBuffer_Release(&released);
+	return is_right ? PyLong_FromSsize_t(found) : NULL;
+}
+
 /* load_set(buffer, offset, words): a bitmap as bytes, each word with acquire. */
 static PyObject *load_set(PyObject *self, PyObject *args)
 {
@@ -158,6 +190,7 @@ static PyMethodDef methods[] = {
 	{"store_u64", store_u64, METH_VARARGS, "store_u64(buffer, offset, value), release"},
 	{"store_u32", store_u32, METH_VARARGS, "store_u32(buffer, offset, value), release"},
 	{"scan", scan, METH_VARARGS, "what is sealed for a consumer, vacant, being written for it"},
+	{"vacant", vacant, METH_VARARGS, "the first slot that may be written, -1: none"},
 	{"load_set", load_set, METH_VARARGS, "load_set(buffer, offset, words) -> bytes, acquire"},
 	{"store_set", store_set, METH_VARARGS, "store_set(buffer, offset, bytes), release"},
 	{NULL, NULL, 0, NULL},

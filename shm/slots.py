@@ -134,6 +134,18 @@ class Arena:
             self.sums, geometry.for_sums.released, LINE, Phase.SEALED, Phase.WRITING, consumer,
         )  # fmt: skip
 
+    def vacant_input(self, first: int, count: int) -> int | None:
+        """The first input slot from `first` on, of the first `count`, that is not `is_unreleased`.
+
+        Inputs are sealed for aggregators, whose words about them lie in `sums`.
+        """
+        geometry = self.geometry
+        found = _words.vacant(
+            self.inputs, geometry.for_inputs.states, LINE, first, count,
+            self.sums, geometry.for_sums.released, LINE, Phase.SEALED,
+        )  # fmt: skip
+        return None if found < 0 else found
+
     def sums_for(self, consumer: int) -> list[int]:
         """The sum slots that are sealed for this consumer and not released."""
         memory, at = self._released_at(SUMS_BIT, consumer)

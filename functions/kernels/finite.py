@@ -13,6 +13,7 @@ microseconds, and in NumPy elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class FiniteCheck:
     """
 
     def __init__(self, sections: Sequence[Section], *, isa: str | None = None) -> None:
-        self.isa = isa or next(iter(isas()), "numpy")
+        self.isa = isa or _best()
         self._search = _search(tuple(sections), self.isa)
         self._end = 0
         self._carry = b""  # the last bytes, from a multiple of WIDEST on
@@ -68,6 +69,12 @@ class FiniteCheck:
         return None if found < 0 else found
 
 
+@cache
+def _best() -> str:
+    return next(iter(isas()), "numpy")
+
+
+@lru_cache(maxsize=256)
 def _search(sections: tuple[Section, ...], isa: str) -> Search:
     if isa == "numpy":
         return lambda data, start: _in_numpy(data, start, sections)

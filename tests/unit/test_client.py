@@ -16,6 +16,7 @@ from lifl.errors import InvalidUpdate
 from lifl.exchange import RETRY_LAST_S, retry_s
 from lifl.functions.jobs import measured
 from lifl.functions.layout import Layout
+from lifl.functions.sealing import CHUNK, HEAD, TAG, Channel, Direction
 from lifl.functions.tensors import load_into
 from lifl.functions.transfer import Upload
 from lifl.functions.wire import (
@@ -68,10 +69,14 @@ def test_progress_counts_up_to_all_of_it_and_back_when_it_starts_again() -> None
     assert total > INLINE
 
 
+def own(size_bytes: int) -> memoryview:
+    return memoryview(bytearray(size_bytes))
+
+
 @pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), "1", None])
 def test_a_weight_must_be_finite_and_positive(weight: float) -> None:
     with pytest.raises(InvalidUpdate, match="weight"):
-        update(Layout.of(MODEL), "a", 1, MODEL, weight, {}, None)
+        update(Layout.of(MODEL), "a", 1, MODEL, weight, {}, None, take=own)
     with pytest.raises(InvalidUpdate, match="weight"):
         report("a", 1, weight, {})
     with pytest.raises(InvalidUpdate, match="weight"):
@@ -153,8 +158,7 @@ class Line:
         return False
 
     def upload(self, upload: Upload) -> bool:
-        upload.complete()
-        self.taken.append(bytes(upload.data))
+        self.taken.append(bytes(upload.part(0, upload.size)))
         return True
 
 
@@ -243,6 +247,48 @@ def test_what_was_kept_for_another_model_is_void(
     rig = Restarts()
     rig.news, rig.takes = [(1, 7, 1), news], [int(interrupted)]
     assert trained(rig, monkeypatch) == [(7, not interrupted), (news[1], True)], why
+
+
+class Seals(Restarts):
+    """The same, where an update is sealed where it lies, as over a bulk connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._up = Channel(bytes(32), Direction.UP, b"")
+
+    def upload(self, upload: Upload) -> bool:
+        out, room = (memoryview(bytearray(HEAD + CHUNK + TAG)) for _ in range(2))
+        part, head = upload.read(0, CHUNK, room), bytes(HEAD)
+        self.taken.append(bytes(part))
+        upload.sealed(0, self._up.last_seal(head, out[: self._up.seal_into(head, part, out)]))
+        return True
+
+
+@pytest.mark.parametrize("how", ["asked again", "started again"])
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_was_changed_since_it_was_sent_is_trained_again(
+    monkeypatch: pytest.MonkeyPatch, how: str, *, changed: bool
+) -> None:
+    """Of what was sealed where it lies there is no copy: its seals say whether it is the same."""
+    rig = Seals()
+    rig.news = [(1, 7, 1), (1 if how == "asked again" else 2, 7, 1)]
+    monkeypatch.setattr("lifl.client.Exchange", lambda *_, **__: rig)
+    client = Client(Address("", ""), job="toy", keys=Keys("somebody", ""))
+    array = np.ones(3, np.float32)
+    first = client.next_round()
+    assert first is not None
+    assert first.send({"w": array}, weight=1.0)
+    if changed:
+        array[1] = 5
+    again = client.next_round()
+    if not changed:
+        assert again is None, "the job is done"
+        assert rig.taken == 2 * [array.tobytes()]
+        return
+    assert again is not None
+    assert again.number == 7
+    assert again.send({"w": array}, weight=1.0)
+    assert rig.taken == [np.ones(3, np.float32).tobytes(), array.tobytes()]
 
 
 def test_who_has_sent_nothing_is_given_the_round_again(monkeypatch: pytest.MonkeyPatch) -> None:
