@@ -196,12 +196,17 @@ def test_a_client_from_outside_takes_part_again(runner: Runner) -> None:
     assert seen[again:] == list(range(first, 31))
 
 
-@pytest.mark.parametrize("lane", ["zmq", "fast"])
-def test_the_round_that_was_under_way_is_trained_once(runner: Runner, lane: str) -> None:
+@pytest.mark.parametrize(
+    ("lane", "changes"), [("zmq", False), ("zmq", True), ("fast", False), ("fast", True)]
+)
+def test_the_round_that_was_under_way_is_trained_once(
+    runner: Runner, lane: str, *, changes: bool
+) -> None:
     """Everything is killed when one of two clients has heard that its update counts.
 
     The checkpoint is of the round before: both send what they have to the new start, which comes
-    to the model of a run that nobody killed.
+    to the model of a run that nobody killed.  What was sealed where it lies, and changed since by
+    its client, is trained again.
     """
     under_way, last = 2, 4  # the first checkpoint: none before it can have it skipped
     path = runner.job_file(
@@ -229,7 +234,9 @@ def test_the_round_that_was_under_way_is_trained_once(runner: Runner, lane: str)
                 }
                 counts = round_.send(model, weight=1.0 + index)
                 told[index].append((round_.number, counts))
-                if (index, round_.number) == (0, under_way):
+                if (index, round_.number) == (0, under_way) and not has_sent.is_set():
+                    if changes:
+                        model["double"][-1] = -1.0
                     has_sent.set()
                 if round_.number == last:
                     return
@@ -251,7 +258,8 @@ def test_the_round_that_was_under_way_is_trained_once(runner: Runner, lane: str)
     assert run.status == 0, run.stderr
     assert run.of("round_started")[0]["round"] == under_way
     once = [(number, True) for number in range(1, last + 1)]
-    assert told == {0: once, 1: once}
+    again = [(under_way, True)] if lane == "fast" and changes else []
+    assert told == {0: once[:under_way] + again + once[under_way:], 1: once}
     assert [row["clients"] for row in run.rows] == [2] * last
     values = [(1 + 100 * last, 1.0), (2 + 100 * last, 2.0)]
     mean = sum(value * weight for value, weight in values) / 3
