@@ -29,7 +29,7 @@ TAKEN: Final = 2 * CHUNK  # in one go: each read also costs its sender a wake-up
 FIRST: Final = 512  # bytes to read where a message may come: what follows it may have to wait
 
 
-@dataclass
+@dataclass(slots=True)
 class Sending:
     """A model on its way down.
 
@@ -55,7 +55,7 @@ class Stage(Enum):
     WORKS = "has asked or answered"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Connection:
     """One client's connection, or a stranger's before its greeting.
 

@@ -16,7 +16,7 @@ from lifl.functions.bulk import Bulk
 from lifl.functions.bulk_state import Connection, Sending
 from lifl.functions.jobs import Job
 from lifl.functions.sealing import MESSAGE, PUSHED
-from lifl.functions.wire import DOWN_CHUNK, INLINE, Message, encode
+from lifl.functions.wire import DOWN_CHUNK, INLINE, Message
 from lifl.shm.slots import Header
 
 HANDED_OUT = 10_000  # virtual clients in one message
@@ -46,30 +46,23 @@ class Downlink:
             return
         job.announced.add(key)
         need = not job.answered >> bit & 1
-        news = {
-            "t": "round", "job": job.name, "round": job.round, "need": need,
-            "settings": job.round_settings, "made": job.made,
-        }  # fmt: skip
         connection = self._bulk.of(key, job.name)
         if connection is None or not connection.talks:
-            self._send(peer, news, self._small_model(job) if need else None)
+            self._send(peer, job.news(need=need), self._small_model(job) if need else None)
         elif need:
-            self._tell_with_model(job, key, peer, connection, news)
+            self._tell_with_model(job, key, peer, connection)
         else:
-            self._tell(job, key, peer, news)
+            self._tell(job, key, peer, job.news(need=False))
 
-    def _tell_with_model(
-        self, job: Job, key: str, peer: bytes, connection: Connection, news: Message
-    ) -> None:
+    def _tell_with_model(self, job: Job, key: str, peer: bytes, connection: Connection) -> None:
         """The model comes unasked where nothing keeps the client from reading it."""
         assert job.layout is not None
-        listens = connection.gets_round()
-        data = encode(news | {"model": True})
+        listens, data = connection.gets_round(), job.news_with_model
         if listens and connection.sending is None and len(data) <= MESSAGE:
             sending = self._sending(job, job.round - 1, PUSHED, 0, job.layout.update_bytes)
             self._bulk.push(connection, data, sending)
         else:
-            self._tell(job, key, peer, news)
+            self._tell(job, key, peer, job.news(need=True))
 
     def untold(self, connection: Connection) -> None:
         """A bulk connection is gone, and maybe with it what it had to tell of the round."""

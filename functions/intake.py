@@ -23,7 +23,7 @@ Verdict = Literal["accepted", "late", "overlap"]
 NOBODY = 0xFFFF  # consumer of the model slot: it is read, never consumed
 
 
-@dataclass
+@dataclass(slots=True)
 class Grant:
     """An input slot that is being written."""
 

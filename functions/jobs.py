@@ -21,6 +21,7 @@ from lifl.functions.wire import (
     MOST_METRICS,
     Message,
     clients_of,
+    encode,
     takes_bulk_port,
     weight_of,
     worker_and_number,
@@ -35,7 +36,7 @@ STALL_S = 15.0
 Forward = tuple[str, str]  # endpoint and server key of another gateway
 
 
-@dataclass
+@dataclass(slots=True)
 class Asking:
     """A put that was checked: what is to be written, and where it goes."""
 
@@ -64,7 +65,7 @@ class Asking:
         return transfer if transfer // EARLY == 1 else 0
 
 
-@dataclass
+@dataclass(slots=True)
 class Uploading:
     """An update on its way into its slot.
 
@@ -145,6 +146,7 @@ class Job:
     crowd_at: int | None = None  # the queue of which the coordinator wants to hear
     withholding: int | None = None  # number of the agent's last limit, while slots are in use
     announced: set[str] = field(default_factory=set)  # who has heard of the round here
+    news_with_model: bytes = b""  # the round as those hear it to whom its model comes unasked
 
     @property
     def everybody(self) -> dict[str, bytes]:
@@ -175,6 +177,7 @@ class Job:
         self.excused |= clients_of(message["excused"])
         self.round, self.epoch = message["round"], message["epoch"]
         self.round_settings, self.made = message["settings"], message["made"]
+        self.news_with_model = encode(self.news(need=True) | {"model": True})
         self.roster = message["roster"]
         self.index = {key: bit for bit, key in enumerate(self.roster)}
         self.lanes = {int(bit): role for bit, role in message["lanes"].items()}
@@ -190,6 +193,13 @@ class Job:
         for bit in self.lanes:
             if (virtual := worker_and_number(self.roster[bit])) is not None:
                 self.shares.setdefault(virtual[0], {})[virtual[1]] = bit
+
+    def news(self, *, need: bool) -> Message:
+        """The round, as a client of it hears it; `need`: its update is still missing."""
+        return {
+            "t": "round", "job": self.name, "round": self.round, "need": need,
+            "settings": self.round_settings, "made": self.made,
+        }  # fmt: skip
 
     def _move_who_waits(self) -> None:
         """Lanes may lead to other leaves now: whose slot is still to be given has the new one."""
