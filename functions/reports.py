@@ -16,7 +16,7 @@ from lifl.functions.lanes import Lanes
 from lifl.functions.lines import EVERYTHING, Lines
 from lifl.functions.wire import Message, bits
 
-TELL_S: Final = 0.02  # from one report of who is in to the next, while more are expected
+TELL_S: Final = 0.01  # from one report of who is in to the next, while more are expected
 
 
 class Reports:
