@@ -5,7 +5,8 @@
 # clang or libbpf it goes on without eBPF: jobs then run over unix sockets.  A second run finds
 # its stamp and does nothing.
 #
-#   PYTHON=python3.12 scripts/setup.sh    to choose the interpreter (3.11 or newer)
+#   PYTHON=python3.12 scripts/setup.sh    to choose the interpreter (3.11 or newer), which else is
+#                                         the distribution's, or the first that is found
 
 set -eu
 umask 022
@@ -23,13 +24,20 @@ is_root() { [ "$(id -u)" = 0 ]; }
 
 # ---- what the set-up depends on ---------------------------------------------------------
 
+# The distribution's own comes first where nothing is missing for it: Debian's is built with
+# optimisations that those of pyenv as a rule lack (docs/benchmarks.md has what they save).
 find_python() {
-    for candidate in ${PYTHON:-python3.11 python3 python3.12 python3.13 python3.14}; do
+    any=
+    for candidate in ${PYTHON:-/usr/bin/python3.11 /usr/bin/python3 \
+        python3.11 python3 python3.12 python3.13 python3.14}; do
         if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-            command -v "$candidate"
-            return
+            python=$(command -v "$candidate")
+            any=${any:-$python}
+            [ -n "$(for_python)" ] || break
         fi
+        python=
     done
+    printf '%s\n' "${python:-$any}"
 }
 
 key() {
@@ -84,6 +92,7 @@ fi
 # ---- packages of the distribution -------------------------------------------------------
 
 python=$(find_python)
+[ -n "$python" ] || [ -z "${PYTHON:-}" ] || die "PYTHON=$PYTHON is no Python 3.11 or newer: name another"
 [ -n "$python" ] || die "Python 3.11 or newer is missing: install it, or name it: PYTHON=/path/to/python"
 
 needed=$(for_python)
@@ -111,6 +120,12 @@ fi
 
 if [ -e "$venv/.lifl-home" ] && [ "$(cat "$venv/.lifl-home")" != "$root" ]; then
     say "this folder has moved: making .venv again"
+    rm -rf -- "$venv"
+fi
+base_of() { "$1" -c 'import os, sys; print(os.path.realpath(sys._base_executable))' 2>/dev/null; }
+if [ -n "${PYTHON:-}" ] && [ -e "$venv" ] && [ "$(base_of "$venv/bin/python")" != "$(base_of "$python")" ]
+then
+    say "another interpreter was chosen: making .venv again"
     rm -rf -- "$venv"
 fi
 if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
