@@ -14,7 +14,7 @@ import numpy as np
 
 import lifl
 from lifl.buffers import Buffers
-from lifl.functions.transfer import Upload
+from lifl.functions.transfer import Upload, Whole
 
 FLOATS = int(os.environ["LIFL_BENCH_BYTES"]) // 4
 BUSY_ROUNDS = int(os.environ.get("LIFL_BENCH_BUSY_ROUNDS", "1000000"))
@@ -60,4 +60,4 @@ def carry(client: lifl.Client) -> None:
             "t": "put", "kind": "update", "job": client.job, "round": round_.number,
             "digest": exchange.layout.digest, "weight": 1.0, "metrics": {},
         }  # fmt: skip
-        exchange.upload(Upload(put, memoryview(round_.model["weights"]).cast("B")))
+        exchange.upload(Upload(put, Whole(memoryview(round_.model["weights"]).cast("B"))))

@@ -19,7 +19,7 @@ import numpy as np
 import lifl.exchange
 from lifl import Client, LiflError
 from lifl.buffers import Buffers
-from lifl.functions.transfer import Upload
+from lifl.functions.transfer import Upload, Whole
 
 STACK_BYTES = 256 * 1024
 SIZE = int(os.environ["LIFL_BENCH_BYTES"]) // 4 * 4
@@ -50,7 +50,7 @@ def take_part(path: str, update: memoryview) -> None:
                     "digest": exchange.layout.digest, "weight": 1.0, "metrics": {},
                 }  # fmt: skip
                 with _turn:
-                    exchange.upload(Upload(put, update))
+                    exchange.upload(Upload(put, Whole(update)))
     except LiflError as error:
         print(f"{path}: {error}", file=sys.stderr, flush=True)
         os._exit(1)  # the others of this process would wait for nothing

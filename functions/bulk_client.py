@@ -36,7 +36,7 @@ from lifl.functions.sealing import (
     about,
     message_chunk,
 )
-from lifl.functions.transfer import Upload
+from lifl.functions.transfer import Source, Upload
 from lifl.functions.wire import Keys, Message, host_of
 
 CONNECT_S: Final = 5.0
@@ -49,7 +49,7 @@ _rooms: list[memoryview] = []  # that nobody uses; the one that was used last is
 
 
 def _room() -> memoryview:
-    """Room for a sealed chunk, which goes back to `_rooms`: a connection needs it for moments."""
+    """Room for a chunk, which goes back to `_rooms`: a connection needs it for moments."""
     try:
         return _rooms.pop()
     except IndexError:
@@ -216,7 +216,7 @@ class BulkConnection:
     Attributes:
         talks: messages of rounds go over it, in both directions.
         verified: bytes of the model that is expected which are there, from its first on.
-        is_drained: the last read took all that had come by then.
+        has_read_all: nothing more had come when it read last.
     """
 
     def __init__(
@@ -238,7 +238,7 @@ class BulkConnection:
         self._expected: tuple[memoryview, int, int] | None = None  # buffer, round, transfer
         self._least = 1  # bytes that wake this end up
         self.verified = 0
-        self.is_drained = False
+        self.has_read_all = False
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -332,25 +332,28 @@ class BulkConnection:
         if self._going is None:
             return False
         upload, number, transfer = self._going
-        at, size = upload.sent, min(CHUNK, upload.size - upload.sent)
-        if size <= 0:
+        at, end = upload.sent, min(upload.sent + CHUNK, upload.size)
+        if at >= end:
             self._going = None
             return False
-        head = Head(Kind.UPDATE, size, number, transfer, at).pack()
+        head = Head(Kind.UPDATE, end - at, number, transfer, at).pack()
         if self._up is None:
-            self._chunk += [memoryview(head), upload.part(at, size), memoryview(NO_TAG)]
+            self._chunk += [memoryview(head), upload.source.kept(at, end), memoryview(NO_TAG)]
         else:
-            self._chunk.append(self._sealed(self._up, head, upload))
-        self._payload = size
+            self._chunk.append(self._seal(self._up, head, upload.source, at, end))
+        self._payload = end - at
         return True
 
-    def _sealed(self, up: Channel, head: bytes, upload: Upload) -> memoryview:
-        """The next chunk of an upload, in a room that it has until it is sent."""
-        room, at = _room(), upload.sent
-        self._room = _room()
-        chunk = self._room[: up.seal_into(head, upload.read(at, CHUNK, room), self._room)]
-        upload.sealed(at, up.last_seal(head, chunk))
-        _rooms.append(room)
+    def _seal(self, up: Channel, head: bytes, source: Source, at: int, end: int) -> memoryview:
+        """A chunk, in a room that it has until it is sent."""
+        self._room, other = _room(), None
+        payload = source.lies(at, end)
+        if payload is None:
+            payload = source.gathered(at, end, other := _room())
+        chunk = self._room[: up.seal_into(head, payload, self._room)]
+        source.remember(at, up.last_seal(head, chunk))
+        if other is not None:
+            _rooms.append(other)
         return chunk
 
     def _push(self, flags: int) -> bool:
@@ -429,11 +432,11 @@ class BulkConnection:
                 if not size:
                     self.close()
                     raise Broken("the gateway closed the bulk connection")
-                self.is_drained = size < asked
-                if self.is_drained or self.has_all:
+                self.has_read_all = size < asked
+                if self.has_read_all or self.has_all:
                     break
         except BlockingIOError:
-            self.is_drained = True
+            self.has_read_all = True
         except OSError as error:
             self.close()
             raise Broken(f"the bulk connection broke ({error})") from error

@@ -57,7 +57,7 @@ class Downlink:
     def _tell_with_model(self, job: Job, key: str, peer: bytes, connection: Connection) -> None:
         """The model comes unasked where nothing keeps the client from reading it."""
         assert job.layout is not None
-        listens, data = connection.gets_round(), job.news_with_model
+        listens, data = connection.gets_round(), job.news_with_model()
         if listens and connection.sending is None and len(data) <= MESSAGE:
             sending = self._sending(job, job.round - 1, PUSHED, 0, job.layout.update_bytes)
             self._bulk.push(connection, data, sending)

@@ -18,7 +18,7 @@ import zmq
 from lifl.faults import fault
 from lifl.functions.jobs import Forward, Job
 from lifl.functions.peers import Peer, Transfer
-from lifl.functions.transfer import Download, Upload
+from lifl.functions.transfer import Download, Upload, Whole
 from lifl.functions.wire import Keys, Message, bits
 from lifl.shm.slots import Header
 
@@ -109,7 +109,7 @@ class Errands:
             "epoch": job.epoch, "weight": header.weight, "clients": bits(header.clients),
             "lane": job.settings["lane"],
         }  # fmt: skip
-        work = Upload(put, job.intake.arena.payload(slot, header.length))
+        work = Upload(put, Whole(job.intake.arena.payload(slot, header.length)))
         self.peer(job.forward).start(job.name, Transfer(work, done, refused))
 
     # -- whom it has to do with --------------------------------------------------------------

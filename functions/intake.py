@@ -76,9 +76,9 @@ class Intake:
     def begin(self, clients: int, consumer: int, length: int) -> Grant | None:
         """A slot to write into, or None when all are taken."""
         arena = self.arena
-        slot = arena.vacant_input(0, self._limit)
+        slot = arena.writable_input(0, self._limit)
         while slot is not None and slot in self._writing:
-            slot = arena.vacant_input(slot + 1, self._limit)
+            slot = arena.writable_input(slot + 1, self._limit)
         if slot is None:
             return None
         generation = arena.state(slot).generation + 1

@@ -53,7 +53,7 @@ class Asking:
     came_on: Connection | None = None  # the bulk connection; None: the control channel
     is_bulk: bool = field(init=False)  # the payload comes over the bulk port, not with the put
 
-    def __post_init__(self) -> None:
+    def __post_init__(self) -> None:  # slots know no cached properties
         self.is_bulk = takes_bulk_port(self.message.get("lane"), self.length)
 
     @property
@@ -146,7 +146,7 @@ class Job:
     crowd_at: int | None = None  # the queue of which the coordinator wants to hear
     withholding: int | None = None  # number of the agent's last limit, while slots are in use
     announced: set[str] = field(default_factory=set)  # who has heard of the round here
-    news_with_model: bytes = b""  # the round as those hear it to whom its model comes unasked
+    _encoded: bytes = field(default=b"", init=False)  # what `news_with_model` made
 
     @property
     def everybody(self) -> dict[str, bytes]:
@@ -177,7 +177,7 @@ class Job:
         self.excused |= clients_of(message["excused"])
         self.round, self.epoch = message["round"], message["epoch"]
         self.round_settings, self.made = message["settings"], message["made"]
-        self.news_with_model = encode(self.news(need=True) | {"model": True})
+        self._encoded = b""
         self.roster = message["roster"]
         self.index = {key: bit for bit, key in enumerate(self.roster)}
         self.lanes = {int(bit): role for bit, role in message["lanes"].items()}
@@ -200,6 +200,11 @@ class Job:
             "t": "round", "job": self.name, "round": self.round, "need": need,
             "settings": self.round_settings, "made": self.made,
         }  # fmt: skip
+
+    def news_with_model(self) -> bytes:
+        """The same, encoded once for all to whom the round's model comes unasked."""
+        self._encoded = self._encoded or encode(self.news(need=True) | {"model": True})
+        return self._encoded
 
     def _move_who_waits(self) -> None:
         """Lanes may lead to other leaves now: whose slot is still to be given has the new one."""

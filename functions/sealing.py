@@ -141,7 +141,7 @@ class Seal(NamedTuple):
 
     cipher: Any
     nonce: bytes
-    about: bytes
+    bound: bytes  # what is under the tag beside the payload
     tag: bytes
 
     def fits(self, payload: memoryview) -> bool:
@@ -150,7 +150,7 @@ class Seal(NamedTuple):
         What is sealed here under a nonce that was used stays here: with other bytes it would give
         the key away.
         """
-        again: bytes = self.cipher.encrypt(self.nonce, payload, self.about)
+        again: bytes = self.cipher.encrypt(self.nonce, payload, self.bound)
         return hmac.compare_digest(again[-TAG:], self.tag)
 
 
@@ -200,7 +200,7 @@ class Channel:
         return end
 
     def last_seal(self, head: bytes, chunk: memoryview) -> Seal:
-        """Of the whole chunk that was sealed last."""
+        """Of a whole chunk, right behind its `seal_into`."""
         nonce = _NONCE.pack(self._direction, self.chunks - 1)
         return Seal(self._whole, nonce, head + self._about, bytes(chunk[-TAG:]))
 

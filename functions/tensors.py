@@ -4,9 +4,9 @@ Owns reading one into the bytes that travel and writing one back.  torch is neve
 who hands in a tensor has imported it, and then it is in `sys.modules`.  Called by layout.py and
 the client library.
 
-    NumPy                       read where it lies, one copy
-    torch, on the CPU           the same; strides and gradients do not matter
-    torch, on another device    copied from the device straight into place
+    NumPy                       read where it lies, if it lies in one piece (`flat`)
+    torch, on the CPU           the same; gradients do not matter
+    anything else               copied into place, from the device if it is on one (`write`)
 """
 
 from __future__ import annotations
@@ -76,6 +76,18 @@ def flat(value: Any) -> np.ndarray[tuple[int], np.dtype[np.uint8]] | None:
     if type(value) is not np.ndarray or not value.flags.c_contiguous:  # a subclass may differ
         return None
     return value.reshape(-1).view(np.uint8)
+
+
+def stays(value: Any) -> bool:
+    """Whether memory is there for as long as somebody refers to this array or tensor.
+
+    That of a shared memory or of a mapping goes when it is closed; it crashes who looks then.
+    """
+    while isinstance(value, np.ndarray | memoryview):
+        if isinstance(value, np.ndarray) and value.flags.owndata:
+            return True
+        value = value.base if isinstance(value, np.ndarray) else value.obj
+    return value is None or isinstance(value, bytes) or torch_of(value) is not None
 
 
 def load_into(target: Any, model: Mapping[str, Array]) -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
-from lifl.functions.packing import Packing
 from lifl.functions.sealing import Seal
 from lifl.functions.wire import DOWN_CHUNK, DOWN_WINDOW, INLINE, UP_CHUNK, Message
 
@@ -62,19 +61,70 @@ class Download:
         return {"t": "get", "job": self.job, "round": self.round, "at": at, "n": size}, None
 
 
+class Source(Protocol):
+    """Where the bytes of an upload come from."""
+
+    def __len__(self) -> int: ...
+
+    def lies(self, start: int, end: int) -> memoryview | None:
+        """These bytes where they lie, until they change; None where they lie in several places."""
+
+    def gathered(self, start: int, end: int, room: memoryview) -> memoryview:
+        """These bytes at the beginning of `room`."""
+
+    def kept(self, start: int, end: int) -> memoryview:
+        """These bytes, in memory that stays as it is."""
+
+    def remember(self, start: int, seal: Seal) -> None:
+        """The chunk from there on was sealed, and need not be kept."""
+
+    def settle(self) -> None:
+        """From now on, whatever the bytes are made from may change."""
+
+    def recover(self) -> bool:
+        """Have them once more, to be sent again; False where they are others by now."""
+
+
+class Whole:
+    """Bytes that lie in one piece, and stay as they are."""
+
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def lies(self, start: int, end: int) -> memoryview:
+        return self.data[start:end]
+
+    kept = lies
+
+    def gathered(self, start: int, end: int, room: memoryview) -> memoryview:
+        return self.data[start:end]
+
+    def remember(self, start: int, seal: Seal) -> None:
+        """They are kept all the same."""
+
+    def settle(self) -> None:
+        """They stay."""
+
+    def recover(self) -> bool:
+        return True
+
+
 @dataclass
 class Upload:
     """An update, a sum or a model on its way to a gateway.
 
     Args:
         put: the message that asks for a slot; `length` is added.
-        data: the payload, or what it is made from on the way; kept until its round is over.
+        source: of the payload; held until its round is over.
         progress: told (bytes handed over, bytes in all) as they go; falls back to 0 when a
             gateway forgot what it had.
     """
 
     put: Message
-    data: memoryview | Packing
+    source: Source
     sent: int = 0
     window: int = 0
     granted: bool = False
@@ -83,33 +133,7 @@ class Upload:
     size: int = field(init=False)  # of the payload (bytes)
 
     def __post_init__(self) -> None:
-        self.size = len(self.data)
-
-    def part(self, at: int, size: int) -> memoryview:
-        """At most `size` bytes of the payload, which stay as they are."""
-        end = min(at + size, self.size)
-        return self.data[at:end] if isinstance(self.data, memoryview) else self.data.copied(at, end)
-
-    def read(self, at: int, size: int, room: memoryview) -> memoryview:
-        """The same, to be sealed at once: good until `room`, of `size` bytes, is used again."""
-        end = min(at + size, self.size)
-        if isinstance(self.data, memoryview):
-            return self.data[at:end]
-        return self.data.read(at, end, room)
-
-    def sealed(self, at: int, seal: Seal) -> None:
-        """What was read from there on was sealed, and need not be kept."""
-        if not isinstance(self.data, memoryview):
-            self.data.sealed(at, seal)
-
-    def settle(self) -> None:
-        """From now on, whatever it is made from may change."""
-        if not isinstance(self.data, memoryview):
-            self.data.settle()
-
-    def is_as_it_was(self) -> bool:
-        """Whether it can be sent again, and then it can for good."""
-        return isinstance(self.data, memoryview) or self.data.is_as_it_was()
+        self.size = len(self.source)
 
     def moved(self) -> None:
         """Tell how far it is; whoever moves `sent` calls this."""
@@ -121,7 +145,7 @@ class Upload:
         self.sent = self.window = 0
         self.granted = False
         put = self.put | {"length": self.size}
-        return [(put, self.part(0, INLINE) if self.size <= INLINE else None)]
+        return [(put, self.source.kept(0, self.size) if self.size <= INLINE else None)]
 
     def take(self, message: Message) -> list[Outgoing]:
         """`go` and `more` open the window; what may be sent now."""
@@ -134,7 +158,7 @@ class Upload:
             self.window += message["n"]
         out: list[Outgoing] = []
         while self.window > 0 and self.granted and self.sent < self.size:
-            payload = self.part(self.sent, UP_CHUNK)
+            payload = self.source.kept(self.sent, min(self.sent + UP_CHUNK, self.size))
             head = {k: self.put[k] for k in ("job", "round", "kind", "as") if k in self.put}
             out.append((head | {"t": "chunk", "at": self.sent, "grant": self.grant}, payload))
             self.sent += len(payload)

@@ -1,4 +1,7 @@
-"""The memory that a client's models and updates lie in.  Called by exchange.py and client.py."""
+"""The memory that a client's models lie in, and updates that have to be copied.
+
+Called by exchange.py and fastlane.py for models, by packing.py for updates.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,11 @@ from lifl.functions.wire import INLINE
 MOST: Final = 4  # arrays that are kept
 
 
+def own(size: int) -> memoryview:
+    """Memory of so many bytes that is used once."""
+    return memoryview(bytearray(size))
+
+
 class Buffers:
     """Memory for models and updates that is used again once nobody looks at it.
 
@@ -24,7 +32,9 @@ class Buffers:
         self._arrays: list[np.ndarray[Any, Any]] = []
 
     def prepare(self, size: int) -> None:
-        """Have pages for a model and an update before the first round needs them."""
+        """Have pages for two before the first round needs them: the model that a loop still has in
+        its hands when the next one comes, and that one.
+        """
         if size > INLINE and not self._arrays:
             self._arrays += [np.zeros(size, np.uint8) for _ in range(2)]
             for array in self._arrays:

@@ -7,7 +7,8 @@
             round.send(model, weight=examples, metrics={"loss": loss})
 
 Owns rounds as a training loop sees them; what goes over the network is in exchange.py, torch
-tensors in functions/tensors.py, asyncio in aio.py.  An update is kept until its round is over.
+tensors in functions/tensors.py, asyncio in aio.py.  What a round was answered with is held until it
+is over; arrays that change meanwhile are seen, and their round is trained again (packing.py).
 Single-threaded; between calls nothing runs.
 """
 
@@ -22,6 +23,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from lifl.buffers import own
 from lifl.clientfile import read_client_file
 from lifl.connection import Address
 from lifl.errors import InvalidUpdate
@@ -80,7 +82,9 @@ class Round:
 
         Args:
             model: the same names, dtypes and shapes as `self.model`: NumPy arrays, or torch
-                tensors on any device, as `module.state_dict()` has them.
+                tensors on any device, as `module.state_dict()` has them.  They may change once this
+                has returned; this client refers to them until the round is over, and where they
+                have changed and a gateway asks once more, the round comes again.
             weight: of this update in the mean, usually the number of examples; from 2^-40 to 2^40.
             metrics: numbers to be averaged by weight over the round's clients.
             progress: called with (bytes handed over, bytes in all), often; goes back to less
@@ -183,7 +187,8 @@ class Client:
     def rounds(self) -> Iterator[Round]:
         """Every round for which this client is selected, until the job is done.
 
-        A round comes when it comes, and may take others hours.
+        A round comes when it comes, and may take others hours.  It may come twice: where a node or
+        the run was lost with the update, and that cannot be sent again.
 
         Raises:
             Refused: the key was revoked, or another program takes part with it now ("displaced").
@@ -207,8 +212,10 @@ class Client:
                 self._start = exchange.start
             if not message["need"] or number < self._last:
                 continue
-            if number == self._last and self._can_repeat():
-                self._answer()  # the gateway lost it before it was in a sum, or all did
+            if number == self._last and self._has_lost_its_answer():
+                self._last, exchange.kept, self._counted = number - 1, None, (0, 0)  # once more
+            if number == self._last:  # the gateway lost it before it was in a sum, or all did
+                self._answer_again(message)
                 continue
             exchange.pending = message  # whoever is interrupted meanwhile finds it again
             exchange.kept = None  # its round has ended, and its memory is the model's
@@ -241,13 +248,17 @@ class Client:
         self._exchange.kept = report(self.job, number, weight, metrics)
         return self._answer()
 
-    def _can_repeat(self) -> bool:
-        """False where the arrays that the round was answered with are others by now."""
+    def _has_lost_its_answer(self) -> bool:
+        """What the last round was answered with has changed since, and there is no copy."""
         kept = self._exchange.kept
-        if not isinstance(kept, Upload) or kept.is_as_it_was():
-            return True
-        self._exchange.kept, self._counted = None, (0, 0)
-        return False
+        return isinstance(kept, Upload) and not kept.source.recover()
+
+    def _answer_again(self, message: Message) -> None:
+        try:
+            self._answer()
+        except BaseException:
+            self._exchange.pending = self._exchange.pending or message  # who asks again finds it
+            raise
 
     def _answer(self) -> bool:
         exchange, kept = self._exchange, self._exchange.kept
@@ -301,7 +312,8 @@ class Client:
 # -- what a client answers a round with --------------------------------------------------------
 def update(
     layout: Layout | None, job: str, number: int, model: Mapping[str, Any], weight: float,
-    metrics: Mapping[str, float], progress: Progress | None, *, take: Callable[[int], memoryview],
+    metrics: Mapping[str, float], progress: Progress | None, *,
+    take: Callable[[int], memoryview] = own,
 ) -> Upload:  # fmt: skip
     """A trained model on its way.
 
@@ -336,7 +348,7 @@ def answer(exchange: Exchange, what: Upload | Message) -> bool:
     try:
         counts = exchange.upload(what)
     finally:
-        what.settle()  # from now on the user's arrays may change
+        what.source.settle()  # from now on the user's arrays may change
     if counts and what.progress is not None:
         what.progress(what.size, what.size)
     return counts

@@ -246,6 +246,7 @@ class Exchange:
             Interrupted: `interrupt` was called.
             Unreachable: nobody answers.
         """
+        self.fast.waits()
         if self.pending and self.pending["t"] in kinds:
             message, self.pending = self.pending, None
             return message, None
@@ -314,21 +315,20 @@ class Exchange:
 
     def _ready(self, timeout_ms: int) -> set[int]:
         """Descriptors that have something to read, or may have had it already."""
-        connection = self._connection
-        polled = connection.fd, connection.monitor_fd, self.fast.fileno(), self.fast.events
+        connection, bulk = self._connection, self.fast.fileno()
+        polled = connection.fd, connection.monitor_fd, bulk, self.fast.events
         if polled != self._polled:
             self._polled, self._poll = polled, select.poll()
             for fd in (connection.fd, connection.monitor_fd, self._woken_fd):
                 self._poll.register(fd, select.POLLIN)
-            if self.fast.fileno() >= 0:
-                self._poll.register(self.fast.fileno(), self.fast.events)
+            if bulk >= 0:
+                self._poll.register(bulk, self.fast.events)
         ready = {fd for fd, _ in self._poll.poll(timeout_ms if connection.is_quiet else 0)}
         return ready if connection.is_quiet else ready | {connection.fd, connection.monitor_fd}
 
     def is_behind(self, number: int) -> bool:
         """A later round was said meanwhile: this one waited unread, with its model."""
-        if not self.fast.is_drained:
-            self.fast.look()
+        self.fast.look()
         return any(each["t"] == "round" and each["round"] > number for each in self.fast.said)
 
     @property

@@ -261,14 +261,15 @@ class FastLane:
             buffer = exchange.buffers.take(exchange.layout.update_bytes)
             self.connection.expect(buffer, number=message["round"] - 1, transfer=PUSHED, at=0)
 
-    @property
-    def is_drained(self) -> bool:
-        """The last read left nothing: what comes now is newer than that."""
-        return self.connection is not None and self.connection.is_drained
+    def waits(self) -> None:
+        """A wait begins: what came since the last read is not known."""
+        if self.connection is not None:
+            self.connection.has_read_all = False
 
     def look(self) -> None:
-        """Take in what has come, if anything has."""
-        if self.connection is not None and self.connection.wait(0):
+        """Take in what had come behind what was read last, if anything had."""
+        bulk = self.connection
+        if bulk is not None and not bulk.has_read_all and bulk.wait(0):
             self.take_in()
 
     def take_in(self) -> None:

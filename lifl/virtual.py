@@ -53,10 +53,7 @@ class VirtualClient:
         metrics: Mapping[str, float], progress: Progress | None,
     ) -> bool:  # fmt: skip
         """What `Round.send` does."""
-        upload = update(
-            self._exchange.layout, self.job, number, model, weight, metrics, progress,
-            take=_own_memory,
-        )  # fmt: skip
+        upload = update(self._exchange.layout, self.job, number, model, weight, metrics, progress)
         upload.put["as"] = self.index
         return self._say(upload)
 
@@ -82,10 +79,6 @@ class VirtualClient:
             self._exchange.speaks_for = None
             for message in self._exchange.work:  # said before this answer was heard
                 message["clients"] = [n for n in message["clients"] if n != self.index]
-
-
-def _own_memory(size_bytes: int) -> memoryview:
-    return memoryview(bytearray(size_bytes))
 
 
 @dataclass

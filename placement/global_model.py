@@ -22,7 +22,7 @@ from lifl.api.job import FLJob
 from lifl.errors import ModelLost, Unreachable
 from lifl.events import emit
 from lifl.functions.layout import Layout
-from lifl.functions.transfer import Download, Upload
+from lifl.functions.transfer import Download, Upload, Whole
 from lifl.functions.waiting import readable
 from lifl.functions.wire import Keys
 from lifl.placement.checkpoint import Checkpoints, due_every, read_model
@@ -83,7 +83,7 @@ class GlobalModel:
             TransientError: ... and it was the last.
         """
         put = {"t": "put", "kind": "model", "job": self.name, "round": base}
-        return self._move(node, Upload(put, self.first(base)))
+        return self._move(node, Upload(put, Whole(self.first(base))))
 
     def _move(self, node: Known, work: Upload | Download) -> bool:
         try:

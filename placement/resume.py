@@ -94,20 +94,25 @@ def find_all(run: Path) -> list[tuple[FLJob, dict[str, Any]]]:
     folders = jobs_of(run)
     if not folders:
         return [find(run)]
-    unfinished = [folder for folder in folders if not _is_complete(folder)]
+    unfinished = [folder for folder in folders if not is_complete(folder)]
     if not unfinished:
         raise InvalidJob(f"all jobs of {run.resolve()} are complete: start a new run")
     return [find(folder) for folder in unfinished]
 
 
 def jobs_of(run: Path) -> list[Path]:
-    """The folders of the jobs of a run of several, by name; of another run none."""
+    """The folders of the jobs of a run of several, by name; of another run none.
+
+    Each has its job's name, as the directories of runs do not, so that a folder of runs is no run.
+    """
     if (run / RUN).exists():
         return []
-    return sorted(path.parent for path in run.resolve().glob(f"*/{RUN}"))
+    folders = sorted(path.parent for path in run.resolve().glob(f"*/{RUN}"))
+    return [at for at in folders if _config(at).get("name", "").replace("/", ".") == at.name]
 
 
-def _is_complete(run: Path) -> bool:
+def is_complete(run: Path) -> bool:
+    """A run of one job has done all of its rounds."""
     if not (run / STORE).exists():
         return False
     store = SqliteStore(run / STORE)

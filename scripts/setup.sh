@@ -5,8 +5,9 @@
 # clang or libbpf it goes on without eBPF: jobs then run over unix sockets.  A second run finds
 # its stamp and does nothing.
 #
-#   PYTHON=python3.12 scripts/setup.sh    to choose the interpreter (3.11 or newer), which else is
-#                                         the distribution's, or the first that is found
+#   PYTHON=python3.12 scripts/setup.sh    to choose the interpreter (3.11 or newer) instead of the
+#                                         first for which nothing is missing, the distribution's
+#                                         before others; .venv keeps its own until another is named
 
 set -eu
 umask 022
@@ -24,26 +25,12 @@ is_root() { [ "$(id -u)" = 0 ]; }
 
 # ---- what the set-up depends on ---------------------------------------------------------
 
-# The distribution's own comes first where nothing is missing for it: Debian's is built with
-# optimisations that those of pyenv as a rule lack (docs/benchmarks.md has what they save).
-find_python() {
-    any=
-    for candidate in ${PYTHON:-/usr/bin/python3.11 /usr/bin/python3 \
-        python3.11 python3 python3.12 python3.13 python3.14}; do
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-            python=$(command -v "$candidate")
-            any=${any:-$python}
-            [ -n "$(for_python)" ] || break
-        fi
-        python=
-    done
-    printf '%s\n' "${python:-$any}"
-}
+. scripts/python.sh
 
 key() {
-    printf '%s\n' "$root" "${PYTHON:-}"
+    printf '%s\n' "$root"
     {
-        printf '%s\0' pyproject.toml setup.py scripts/setup.sh
+        printf '%s\0' pyproject.toml setup.py scripts/setup.sh scripts/python.sh
         find shm functions proxy_ebpf -name '*.[ch]' -print0 | LC_ALL=C sort -z
     } | xargs -0 sha256sum
 }
@@ -64,15 +51,6 @@ for_ebpf() { # packages that eBPF lacks here
     { have bpftool || [ -x /usr/sbin/bpftool ]; } || printf '%s ' bpftool
 }
 
-for_python() { # packages that building needs and that are missing
-    version=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
-    have gcc || printf '%s ' gcc libc6-dev
-    "$python" -c 'import os, sys, sysconfig
-sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' ||
-        printf '%s ' "$version-dev"
-    "$python" -c 'import ensurepip, venv' 2>/dev/null || printf '%s ' "$version-venv"
-}
-
 # ---- already done? ----------------------------------------------------------------------
 
 built() {
@@ -84,8 +62,12 @@ built() {
     [ -e "$object" ] || { ! is_root && [ -n "$(for_ebpf)" ]; }
 }
 
+has_chosen() { # .venv is of the interpreter that was named, if one was
+    [ -z "${PYTHON:-}" ] || [ "$(base_of "$venv/bin/python")" = "$(base_of "$PYTHON")" ]
+}
+
 wanted=$(key | sha256sum | cut -d' ' -f1)
-if [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ] && built; then
+if has_chosen && [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ] && built; then
     exit 0
 fi
 
@@ -95,7 +77,7 @@ python=$(find_python)
 [ -n "$python" ] || [ -z "${PYTHON:-}" ] || die "PYTHON=$PYTHON is no Python 3.11 or newer: name another"
 [ -n "$python" ] || die "Python 3.11 or newer is missing: install it, or name it: PYTHON=/path/to/python"
 
-needed=$(for_python)
+needed=$(for_python "$python")
 ebpf=$(for_ebpf)
 if [ -n "$needed$ebpf" ]; then
     install="apt-get install --no-install-recommends $needed$ebpf"
@@ -105,7 +87,7 @@ if [ -n "$needed$ebpf" ]; then
         apt-get update -qq || say "apt-get update failed; trying with the lists that are there"
         # shellcheck disable=SC2086  # a list of packages
         apt-get install -qq -y --no-install-recommends $needed $ebpf >/dev/null ||
-            [ -z "$(for_python)" ] || die "installing failed; what is needed: $install"
+            [ -z "$(for_python "$python")" ] || die "installing failed; what is needed: $install"
     elif [ -n "$needed" ]; then
         die "missing, and needed to build: $needed; run make setup once as root, or as root: $install"
     fi
@@ -122,9 +104,7 @@ if [ -e "$venv/.lifl-home" ] && [ "$(cat "$venv/.lifl-home")" != "$root" ]; then
     say "this folder has moved: making .venv again"
     rm -rf -- "$venv"
 fi
-base_of() { "$1" -c 'import os, sys; print(os.path.realpath(sys._base_executable))' 2>/dev/null; }
-if [ -n "${PYTHON:-}" ] && [ -e "$venv" ] && [ "$(base_of "$venv/bin/python")" != "$(base_of "$python")" ]
-then
+if [ -e "$venv" ] && ! has_chosen; then
     say "another interpreter was chosen: making .venv again"
     rm -rf -- "$venv"
 fi

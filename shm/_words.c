@@ -58,34 +58,60 @@ LOAD(load_u32, uint32_t, PyLong_FromUnsignedLong)
 STORE(store_u64, uint64_t)
 STORE(store_u32, uint32_t)
 
+/* One word a slot, `stride` bytes apart: the states of slots, or what their consumers released. */
+struct column {
+	Py_buffer buffer;
+	Py_ssize_t at, stride;
+};
+
+/* Whether the words of so many slots lie in it; else an error is set. */
+static int has(struct column *column, Py_ssize_t count, Py_ssize_t width)
+{
+	if (count > 0 && (column->stride <= 0 || (count - 1) > column->buffer.len / column->stride)) {
+		PyErr_Format(PyExc_ValueError, "words of %zd slots, %zd bytes apart: outside %zd bytes", count,
+			     column->stride, column->buffer.len);
+		return 0;
+	}
+	return count <= 0 || (word(&column->buffer, column->at, width) &&
+			      word(&column->buffer, column->at + (count - 1) * column->stride, width));
+}
+
+static uint64_t state_of(const struct column *states, Py_ssize_t slot)
+{
+	return __atomic_load_n((uint64_t *)((char *)states->buffer.buf + states->at + slot * states->stride),
+			       __ATOMIC_ACQUIRE);
+}
+
+/* Sealed, and not yet released by the consumer that its seal names. */
+static int is_unreleased(uint64_t state, const struct column *released, Py_ssize_t slot, unsigned int sealed)
+{
+	uint32_t gone = __atomic_load_n(
+		(uint32_t *)((char *)released->buffer.buf + released->at + slot * released->stride),
+		__ATOMIC_ACQUIRE);
+	return ((state >> 48) & 0xff) == sealed && gone != (uint32_t)state;
+}
+
 /* scan(states, offset, stride, count, released, offset, stride, sealed, writing, consumer):
  * ([indices sealed for this consumer and not yet released], how many slots nobody has, how many are
  * being written for this consumer), each slot looked at once. */
 static PyObject *scan(PyObject *self, PyObject *args)
 {
-	Py_buffer states, released;
-	Py_ssize_t at, stride, count, released_at, released_stride, vacant = 0, arriving = 0;
+	struct column states, released;
+	Py_ssize_t count, vacant = 0, arriving = 0;
 	unsigned int sealed, writing, consumer;
 	PyObject *found = NULL;
 	(void)self;
-	if (!PyArg_ParseTuple(args, "y*nnny*nnIII", &states, &at, &stride, &count, &released,
-			      &released_at, &released_stride, &sealed, &writing, &consumer))
+	if (!PyArg_ParseTuple(args, "y*nnny*nnIII", &states.buffer, &states.at, &states.stride, &count,
+			      &released.buffer, &released.at, &released.stride, &sealed, &writing, &consumer))
 		return NULL;
-	if (count > 0 && (!word(&states, at, 8) || !word(&states, at + (count - 1) * stride, 8) ||
-			  !word(&released, released_at, 4) ||
-			  !word(&released, released_at + (count - 1) * released_stride, 4)))
-		goto out;
-	found = PyList_New(0);
+	if (has(&states, count, 8) && has(&released, count, 4))
+		found = PyList_New(0);
 	for (Py_ssize_t i = 0; found && i < count; i++) {
-		uint64_t state = __atomic_load_n((uint64_t *)((char *)states.buf + at + i * stride),
-						 __ATOMIC_ACQUIRE);
-		uint32_t gone = __atomic_load_n(
-			(uint32_t *)((char *)released.buf + released_at + i * released_stride),
-			__ATOMIC_ACQUIRE);
+		uint64_t state = state_of(&states, i);
 		unsigned int phase = (state >> 48) & 0xff, reader = (state >> 32) & 0xffff;
 		if (phase == writing) {
 			arriving += reader == consumer;
-		} else if (phase != sealed || gone == (uint32_t)state) {
+		} else if (!is_unreleased(state, &released, i, sealed)) {
 			vacant++;
 		} else if (reader == consumer) {
 			PyObject *index = PyLong_FromSsize_t(i);
@@ -94,41 +120,34 @@ static PyObject *scan(PyObject *self, PyObject *args)
 			Py_XDECREF(index);
 		}
 	}
-out:
-	PyBuffer_Release(&states);
-	PyBuffer_Release(&released);
+	PyBuffer_Release(&states.buffer);
+	PyBuffer_Release(&released.buffer);
 	return found ? Py_BuildValue("Nnn", found, vacant, arriving) : NULL;
 }
 
-/* vacant(states, offset, stride, first, count, released, offset, stride, sealed): the first slot from
- * `first` on that holds nothing which its consumer still needs, -1 if each of them does. */
-static PyObject *vacant(PyObject *self, PyObject *args)
+/* writable(states, offset, stride, first, count, released, offset, stride, sealed): the first slot
+ * from `first` on, of `count`, that holds nothing which its consumer still needs, -1 if each does.
+ * One that is being written is as good as another: its writer knows its own. */
+static PyObject *writable(PyObject *self, PyObject *args)
 {
-	Py_buffer states, released;
-	Py_ssize_t at, stride, first, count, released_at, released_stride, found = -1;
+	struct column states, released;
+	Py_ssize_t first, count, found = -1;
 	unsigned int sealed;
 	int is_right;
 	(void)self;
-	if (!PyArg_ParseTuple(args, "y*nnnny*nnI", &states, &at, &stride, &first, &count, &released,
-			      &released_at, &released_stride, &sealed))
+	if (!PyArg_ParseTuple(args, "y*nnnny*nnI", &states.buffer, &states.at, &states.stride, &first, &count,
+			      &released.buffer, &released.at, &released.stride, &sealed))
 		return NULL;
-	is_right = first >= 0 && (first >= count || (word(&states, at, 8) &&
-						     word(&states, at + (count - 1) * stride, 8) &&
-						     word(&released, released_at, 4) &&
-						     word(&released, released_at + (count - 1) * released_stride, 4)));
-	if (first < 0)
+	is_right = has(&states, count, 8) && has(&released, count, 4);
+	if (is_right && first < 0) {
+		is_right = 0;
 		PyErr_Format(PyExc_ValueError, "the first slot is %zd: it must be at least 0", first);
-	for (Py_ssize_t i = first; is_right && found < 0 && i < count; i++) {
-		uint64_t state = __atomic_load_n((uint64_t *)((char *)states.buf + at + i * stride),
-						 __ATOMIC_ACQUIRE);
-		uint32_t gone = __atomic_load_n(
-			(uint32_t *)((char *)released.buf + released_at + i * released_stride),
-			__ATOMIC_ACQUIRE);
-		if (((state >> 48) & 0xff) != sealed || gone == (uint32_t)state)
-			found = i;
 	}
-	PyBuffer_Release(&states);
-	PyBuffer_Release(&released);
+	for (Py_ssize_t i = first; is_right && found < 0 && i < count; i++)
+		if (!is_unreleased(state_of(&states, i), &released, i, sealed))
+			found = i;
+	PyBuffer_Release(&states.buffer);
+	PyBuffer_Release(&released.buffer);
 	return is_right ? PyLong_FromSsize_t(found) : NULL;
 }
 
@@ -190,7 +209,7 @@ static PyMethodDef methods[] = {
 	{"store_u64", store_u64, METH_VARARGS, "store_u64(buffer, offset, value), release"},
 	{"store_u32", store_u32, METH_VARARGS, "store_u32(buffer, offset, value), release"},
 	{"scan", scan, METH_VARARGS, "what is sealed for a consumer, vacant, being written for it"},
-	{"vacant", vacant, METH_VARARGS, "the first slot that may be written, -1: none"},
+	{"writable", writable, METH_VARARGS, "the first slot that nobody needs any more, -1: none"},
 	{"load_set", load_set, METH_VARARGS, "load_set(buffer, offset, words) -> bytes, acquire"},
 	{"store_set", store_set, METH_VARARGS, "store_set(buffer, offset, bytes), release"},
 	{NULL, NULL, 0, NULL},

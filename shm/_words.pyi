@@ -9,7 +9,7 @@ def scan(
     released: Buffer, released_offset: int, released_stride: int,
     sealed: int, writing: int, consumer: int, /,
 ) -> tuple[list[int], int, int]: ...
-def vacant(
+def writable(
     states: Buffer, offset: int, stride: int, first: int, count: int,
     released: Buffer, released_offset: int, released_stride: int, sealed: int, /,
 ) -> int: ...

@@ -134,13 +134,14 @@ class Arena:
             self.sums, geometry.for_sums.released, LINE, Phase.SEALED, Phase.WRITING, consumer,
         )  # fmt: skip
 
-    def vacant_input(self, first: int, count: int) -> int | None:
+    def writable_input(self, first: int, count: int) -> int | None:
         """The first input slot from `first` on, of the first `count`, that is not `is_unreleased`.
 
-        Inputs are sealed for aggregators, whose words about them lie in `sums`.
+        One that is being written is among them: its writer knows its own.  Inputs are sealed for
+        aggregators, whose words about them lie in `sums`.
         """
         geometry = self.geometry
-        found = _words.vacant(
+        found = _words.writable(
             self.inputs, geometry.for_inputs.states, LINE, first, count,
             self.sums, geometry.for_sums.released, LINE, Phase.SEALED,
         )  # fmt: skip

@@ -35,3 +35,5 @@ if __name__ == "__main__":
         main()
     except lifl.LiflError as error:  # no such run, or it has no place for this client any more
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

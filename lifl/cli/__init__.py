@@ -253,12 +253,14 @@ def run(
             if code == 1 and "--resume" not in failure and way:
                 click.echo(f"once that is mended, {way}", err=True)
     for who, run_dir in places.items():
+
+        def named(event: Mapping[str, Any], who: str = who) -> None:
+            handle(event if is_one else {**event, "job": who})
+
         if code == 0 or (who in done and code == 1):
-
-            def named(event: Mapping[str, Any], who: str = who) -> None:
-                handle(event if is_one else {**event, "job": who})
-
             after_run(run_dir, named, plots=not as_json)
+        elif who in done:
+            named({"event": "warning", "text": f"no report; lifl report {run_dir} writes it"})
     sys.exit(code)
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import wraps
+from types import FrameType
 from typing import ParamSpec, TypeVar
 
 import click
@@ -45,26 +48,49 @@ def plainly(command: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except LiflError as error:
-            click.secho(f"error: {error}", fg="red", err=True)
-            sys.exit(2 if isinstance(error, InvalidJob) else 1)
-        except KeyboardInterrupt:
-            click.echo("stopped by Ctrl-C", err=True)
-            sys.exit(130)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            if not _give_up_output() and not isinstance(error, Unwritable):
+        with _interrupts() as interrupts:
+            try:
+                return command(*args, **kwargs)
+            except LiflError as error:
+                click.secho(f"error: {error}", fg="red", err=True)
+                sys.exit(2 if isinstance(error, InvalidJob) else 1)
+            except (KeyboardInterrupt, ImportError) as error:
+                if isinstance(error, ImportError) and not interrupts:
+                    raise  # else NumPy's own import has made it of the interruption
+                click.echo("stopped by Ctrl-C", err=True)
+                sys.exit(130)
+            except BrokenPipeError:
                 raise
-            with contextlib.suppress(OSError):
-                text = f"error: standard output cannot be written ({error.strerror})"
-                click.secho(f"{text}: send it where it can", fg="red", err=True)
-            _give_up_output()
-            sys.exit(1)
+            except OSError as error:
+                if not _give_up_output() and not isinstance(error, Unwritable):
+                    raise
+                with contextlib.suppress(OSError):
+                    text = f"error: standard output cannot be written ({error.strerror})"
+                    click.secho(f"{text}: send it where it can", fg="red", err=True)
+                _give_up_output()
+                sys.exit(1)
 
     return run
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Note the signals of Ctrl-C on their way to KeyboardInterrupt."""
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        signal.default_int_handler(number, frame)
+
+    is_here = threading.current_thread() is threading.main_thread()
+    if not is_here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield noted
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _give_up_output() -> bool:

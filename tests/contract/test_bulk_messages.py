@@ -19,6 +19,7 @@ from lifl.functions.bulk_client import Broken, BulkConnection
 from lifl.functions.bulk_state import FIRST, Connection, Sending, Stage
 from lifl.functions.jobs import Uploading
 from lifl.functions.layout import Layout
+from lifl.functions.packing import Packing
 from lifl.functions.sealing import (
     CHUNK,
     EARLY,
@@ -31,7 +32,7 @@ from lifl.functions.sealing import (
     Ticket,
     message_chunk,
 )
-from lifl.functions.transfer import Upload
+from lifl.functions.transfer import Upload, Whole
 from lifl.functions.wire import Keys, Message, decode, encode
 from tests.contract.test_bulk_port import (
     DATA,
@@ -172,7 +173,7 @@ def test_a_changed_message_ends_the_connection(gateway: Gateway) -> None:
 def test_the_library_puts_with_the_first_chunk_and_ends_when_it_may(gateway: Gateway) -> None:
     client = Listener(gateway, Mode.SEALED)
     upload = gateway.grant(transfer=EARLY | 1)
-    client.bulk.put(b"put", Upload({}, MODEL), number=3, transfer=EARLY | 1)
+    client.bulk.put(b"put", Upload({}, Whole(MODEL)), number=3, transfer=EARLY | 1)
     gateway.turn()
     gateway.bulk.look(gateway.connection())
     assert (gateway.said, len(gateway.written)) == ([b"put"], 1)
@@ -185,6 +186,40 @@ def test_the_library_puts_with_the_first_chunk_and_ends_when_it_may(gateway: Gat
     client.bulk.close()
 
 
+def _nowhere() -> memoryview:
+    raise AssertionError("a copy was made")
+
+
+def test_a_state_dict_that_broke_off_is_sealed_where_it_lies_once_more(gateway: Gateway) -> None:
+    """Of several tensors and chunks, begun with its put; under new keys it has new seals."""
+    random = np.random.default_rng(1)
+    state = {
+        "small": random.random(7, np.float32), "large": random.random(CHUNK // 2, np.float32),
+        "count": np.array(3, np.int64),
+    }  # fmt: skip
+    layout = Layout.of(state)
+    size, whole = layout.update_bytes, memoryview(bytearray(layout.update_bytes))
+    layout.pack_into(state, whole)
+    upload = Upload({}, Packing(layout, state, _nowhere))
+    for number, is_whole in ((1, False), (2, True)):
+        client = Listener(gateway, Mode.SEALED)
+        granted = gateway.grant(EARLY | number, size)
+        client.bulk.put(b"put", upload, number=3, transfer=EARLY | number)
+        if is_whole:
+            while not client.bulk.pump(1):
+                gateway.turn(1)
+        gateway.turn()
+        gateway.bulk.look(gateway.connection())
+        assert granted.grant.view[: granted.grant.written] == whole[: granted.grant.written]
+        assert granted.grant.written == (size if is_whole else CHUNK)
+        client.bulk.close()
+        gateway.turn()
+    upload.source.settle()
+    upload.source._take = lambda: memoryview(bytearray(size))  # type: ignore[attr-defined]
+    assert upload.source.recover()
+    assert upload.source.kept(0, size) == whole
+
+
 def test_while_a_chunk_finds_no_room_the_library_hears_and_goes_on_with_it(
     gateway: Gateway, client: Listener
 ) -> None:
@@ -193,13 +228,13 @@ def test_while_a_chunk_finds_no_room_the_library_hears_and_goes_on_with_it(
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
     gateway.connection().sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
     gateway.pauses = True
-    client.bulk.put(b"put", Upload({}, MODEL), number=2, transfer=EARLY | 1)
+    client.bulk.put(b"put", Upload({}, Whole(MODEL)), number=2, transfer=EARLY | 1)
     gateway.turn()
     assert client.bulk.has_rest
     gateway.bulk.say(gateway.connection(), b"reject")
     client.until(1)
     client.bulk.stop()
-    client.bulk.put(b"put again", Upload({}, MODEL), number=3, transfer=EARLY | 2)
+    client.bulk.put(b"put again", Upload({}, Whole(MODEL)), number=3, transfer=EARLY | 2)
     upload = None
     end = time.monotonic() + 20
     while time.monotonic() < end:
@@ -533,7 +568,7 @@ def test_a_put_that_is_too_long_for_the_bulk_connection(
     monkeypatch.setattr(
         exchange._connection, "send", lambda outgoing: said.extend(m for m, _ in outgoing)
     )
-    put, upload = {"t": "put", "round": 3}, Upload({}, memoryview(bytes(200_000)))
+    put, upload = {"t": "put", "round": 3}, Upload({}, Whole(memoryview(bytes(200_000))))
     long = put | {"metrics": {"\u4e00" * 98 + f"{number:02}": 1.0 for number in range(64)}}
     assert exchange.fast._start(long, upload)[1] == 0
     assert said == [long]
@@ -558,12 +593,55 @@ def test_a_model_that_comes_in_place_of_the_one_that_was_asked_for_is_not_taken_
     assert bulk.expected(2, PUSHED) is not None
 
 
+@pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.name.lower())
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_round_that_waited_unread_is_known_to_be_over(
+    gateway: Gateway, exchange: Exchange, mode: Mode, rounds: int
+) -> None:
+    """Of two rounds with their models in one burst the client is given the second."""
+    exchange.fast.close()
+    ticket = gateway.ticket(mode=mode, talks=True)
+    bulk = exchange.fast.connection = _connect(gateway, ticket, exchange.fast._hear)
+    connection, model = gateway.connection(), memoryview(bytes(200_000))
+    for number in range(1, 1 + rounds):
+        news = encode({"t": "round", "job": "job", "round": number, "need": True, "model": True})
+        gateway.bulk.push(
+            connection, news, Sending(number - 1, PUSHED, 0, len(model), lambda: model)
+        )
+        gateway.turn()
+        assert not connection.rest, "all of it has gone"
+    while not exchange.fast.said or not bulk.has_all:
+        exchange.fast.take_in()
+    assert exchange.fast.said.popleft()["round"] == 1
+    assert exchange.is_behind(1) == (rounds == 2)
+
+
+def test_what_came_while_nobody_listened_is_looked_for(
+    gateway: Gateway, exchange: Exchange
+) -> None:
+    """The last read left nothing, but that was long ago."""
+    exchange.fast.close()
+    ticket = gateway.ticket(talks=True)
+    bulk = exchange.fast.connection = _connect(gateway, ticket, exchange.fast._hear)
+    connection, model = gateway.connection(), memoryview(bytes(200_000))
+    for number in (1, 2):
+        news = encode({"t": "round", "job": "job", "round": number, "need": True, "model": True})
+        going = Sending(number - 1, PUSHED, 0, len(model), lambda: model)
+        gateway.bulk.push(connection, news, going)
+        gateway.turn()
+        while number == 1 and not (exchange.fast.said and bulk.has_all):
+            exchange.fast.take_in()
+    assert bulk.has_read_all
+    assert exchange.wait_for("round")[0]["round"] == 1
+    assert exchange.is_behind(1)
+
+
 def test_the_last_go_counts_also_behind_one_of_an_upload_that_was_given_up(
     gateway: Gateway, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Begun unasked, sent as the stale `go` says, and ended as the one says that is meant."""
     size, early = CHUNK + 5, EARLY | 1
-    upload = Upload({"t": "put", "job": "job", "round": 3}, memoryview(os.urandom(size)))
+    upload = Upload({"t": "put", "job": "job", "round": 3}, Whole(memoryview(os.urandom(size))))
     answers: list[Message] = [
         {"t": "go", "round": 3, "transfer": 7}, {"t": "go", "round": 3, "transfer": early},
         {"t": "ack", "round": 3},
@@ -587,7 +665,7 @@ def test_the_last_go_counts_also_behind_one_of_an_upload_that_was_given_up(
         thread.join()
     gateway.turn()
     assert granted.grant.written == size
-    assert granted.grant.view == upload.data
+    assert granted.grant.view == upload.source.kept(0, size)
 
 
 def test_a_chunk_of_what_was_expected_before_is_none_of_what_is_expected_now(

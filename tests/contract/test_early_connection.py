@@ -30,7 +30,7 @@ from lifl.functions.sealing import (
     Mode,
     message_chunk,
 )
-from lifl.functions.transfer import Outgoing, Upload
+from lifl.functions.transfer import Outgoing, Upload, Whole
 from lifl.functions.wire import Keys, Message, encode
 from tests.contract.test_bulk_port import Gateway, _connect
 
@@ -154,7 +154,7 @@ def test_parts_of_a_model_from_two_starts_of_the_run_are_no_model(
     rest = memoryview(message_chunk(None, encode(news)) + head + b"\1" * CHUNK + NO_TAG)
     while bulk.verified < CHUNK:
         rest = rest[gateway.connection().sock.send(rest) :] if rest else rest
-        client.fast.look()
+        client.fast.take_in()
 
     def wait_for(*kinds: str, **_: object) -> tuple[Message, None]:
         if "ticket" in kinds:
@@ -162,7 +162,7 @@ def test_parts_of_a_model_from_two_starts_of_the_run_are_no_model(
             return client.ticket(2), None
         if client.fast.connection is bulk:
             gateway.bulk.close(gateway.connection(), Unreachable("the gateway is killed"))
-            client.fast.look()
+            client.fast.take_in()
             return {"t": "bulk"}, None
         (get,) = (message for message in client.said if message["t"] == "get")
         again = memoryview(b"\2" * size)
@@ -363,7 +363,8 @@ def test_a_put_that_finds_no_room_keeps_nobody_waiting(client: Client, gateway: 
     here.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
     gateway.pauses = True
     put = {"t": "put", "job": "job", "round": 1}
-    assert client.fast._start(put, Upload(put, memoryview(bytes(200_000)))) == (bulk, EARLY | 1)
+    upload = Upload(put, Whole(memoryview(bytes(200_000))))
+    assert client.fast._start(put, upload) == (bulk, EARLY | 1)
     assert client.fast.events == select.POLLIN | select.POLLOUT
     end = time.monotonic() + 20
     while bulk.has_rest and time.monotonic() < end:

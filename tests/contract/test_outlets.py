@@ -12,7 +12,7 @@ from lifl.errors import Unreachable
 from lifl.functions.outlets import Outlets
 from lifl.functions.peers import Peer, Transfer
 from lifl.functions.sealing import Mode
-from lifl.functions.transfer import Upload
+from lifl.functions.transfer import Upload, Whole
 from lifl.functions.wire import Keys, Message, decode, encode
 from tests.contract.test_bulk_port import CHUNK, DATA, GATEWAY, SIZE, Gateway
 
@@ -79,7 +79,7 @@ def test_a_connection_is_asked_for_once_and_used_again(sender: Sender, gateway: 
     sender.open()
     for transfer in (7, 8):
         upload = gateway.grant(transfer)
-        work = Upload(PUT, memoryview(DATA))
+        work = Upload(PUT, Whole(memoryview(DATA)))
         sender.outlets.begin("job", work, number=3, transfer=transfer)
         sender.outlets.begin("job", work, number=3, transfer=transfer)  # said twice
         sender.turn(lambda upload=upload: upload.grant.written == SIZE)
@@ -93,7 +93,7 @@ def test_it_never_waits_for_one_that_does_not_read(sender: Sender, gateway: Gate
     sender.open()
     size = 64 * CHUNK
     upload = gateway.grant(7, size)
-    work = Upload(PUT, memoryview(bytes(size)))
+    work = Upload(PUT, Whole(memoryview(bytes(size))))
     sender.outlets.begin("job", work, number=3, transfer=7)
     for _ in range(100):
         sender.outlets.turn()  # and the gateway takes nothing
@@ -106,11 +106,11 @@ def test_a_newer_transfer_takes_the_place_of_one_that_was_begun(
 ) -> None:
     sender.open()
     before = gateway.grant(7, LARGE)
-    sender.outlets.begin("job", Upload(PUT, memoryview(bytes(LARGE))), number=3, transfer=7)
+    sender.outlets.begin("job", Upload(PUT, Whole(memoryview(bytes(LARGE)))), number=3, transfer=7)
     sender.outlets.turn()
     gateway.connection().forget()  # as the gateway does with a sum that has another one after it
     upload = gateway.grant(8)
-    sender.outlets.begin("job", Upload(PUT, memoryview(DATA)), number=3, transfer=8)
+    sender.outlets.begin("job", Upload(PUT, Whole(memoryview(DATA))), number=3, transfer=8)
     sender.turn(lambda: upload.grant.written == SIZE)
     assert bytes(upload.grant.view) == DATA
     assert before.grant.written < LARGE
@@ -123,7 +123,7 @@ def test_of_what_is_stopped_no_more_leaves_than_the_chunk_that_was_begun(
     """Nobody reads until the system takes no more: that is in the middle of a chunk."""
     sender.open()
     upload = gateway.grant(7, LARGE)
-    work = Upload(PUT, memoryview(bytes(LARGE)))
+    work = Upload(PUT, Whole(memoryview(bytes(LARGE))))
     sender.outlets.begin("job", work, number=3, transfer=7)
     before = -1
     while work.sent > before:
@@ -136,7 +136,7 @@ def test_of_what_is_stopped_no_more_leaves_than_the_chunk_that_was_begun(
         gateway.turn(1)
     assert upload.grant.written in (before, before + CHUNK)
     again = gateway.grant(8)  # the connection is as good as before
-    sender.outlets.begin("job", Upload(PUT, memoryview(DATA)), number=3, transfer=8)
+    sender.outlets.begin("job", Upload(PUT, Whole(memoryview(DATA))), number=3, transfer=8)
     sender.turn(lambda: again.grant.written == SIZE)
     assert bytes(again.grant.view) == DATA
 
@@ -144,13 +144,13 @@ def test_of_what_is_stopped_no_more_leaves_than_the_chunk_that_was_begun(
 def test_a_connection_that_breaks_is_asked_for_again(sender: Sender, gateway: Gateway) -> None:
     sender.open()
     gateway.grant(7)
-    sender.outlets.begin("job", Upload(PUT, memoryview(DATA)), number=3, transfer=7)
+    sender.outlets.begin("job", Upload(PUT, Whole(memoryview(DATA))), number=3, transfer=7)
     gateway.bulk.close(gateway.connection(), Unreachable("it was killed"))
     sender.turn(lambda: not sender.outlets._jobs)
     sender.opened.clear()
     sender.open()
     upload = gateway.grant(1)  # another gateway counts from elsewhere
-    sender.outlets.begin("job", Upload(PUT, memoryview(DATA)), number=3, transfer=1)
+    sender.outlets.begin("job", Upload(PUT, Whole(memoryview(DATA))), number=3, transfer=1)
     sender.turn(lambda: upload.grant.written == SIZE)
 
 
@@ -218,7 +218,7 @@ def test_a_sum_takes_the_lane_that_its_put_says(
     endpoint = f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}"
     peer = Peer(context, CLIENT, endpoint, GATEWAY)
     done: list[str] = []
-    work = Upload(PUT | {"lane": lane}, memoryview(DATA))
+    work = Upload(PUT | {"lane": lane}, Whole(memoryview(DATA)))
     peer.start("job", Transfer(work, lambda: done.append("done"), lambda _: None))
     heard: list[str] = []
     came = bytearray()
@@ -274,7 +274,7 @@ def test_a_sum_whose_ticket_is_refused_for_good_is_refused(retry: bool) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     peer = Peer(context, CLIENT, "tcp://127.0.0.1:9", GATEWAY)
     refused: list[Message] = []
-    work = Upload(PUT | {"lane": "fast"}, memoryview(DATA))
+    work = Upload(PUT | {"lane": "fast"}, Whole(memoryview(DATA)))
     try:
         peer.start("job", Transfer(work, lambda: None, refused.append))
         rejection: Message = {

@@ -277,6 +277,17 @@ def test_a_round_and_behind_it_its_model_go_to_who_listens(node: Node) -> None:
     assert node.heard("ann") == []
 
 
+def test_a_round_that_is_said_again_is_encoded_again(node: Node) -> None:
+    """Once for all who hear it, and not once for ever."""
+    job = node.gateway.jobs["job"]
+    for lr in (0.5, 0.25):
+        node.round(1, lr=lr)
+        assert decode(job.news_with_model()) == job.news(need=True) | {
+            "settings": {"lr": lr}, "model": True
+        }  # fmt: skip
+        assert job.news_with_model() is job.news_with_model()
+
+
 def test_who_does_not_ask_for_it_is_told_over_the_control_channel(node: Node) -> None:
     ann = Talker(node, "ann", talks=False)
     node.round()

@@ -13,12 +13,12 @@ from lifl.buffers import Buffers
 from lifl.client import Client, report, update
 from lifl.connection import Address
 from lifl.errors import InvalidUpdate
-from lifl.exchange import RETRY_LAST_S, retry_s
+from lifl.exchange import RETRY_LAST_S, Interrupted, retry_s
 from lifl.functions.jobs import measured
 from lifl.functions.layout import Layout
 from lifl.functions.sealing import CHUNK, HEAD, TAG, Channel, Direction
 from lifl.functions.tensors import load_into
-from lifl.functions.transfer import Upload
+from lifl.functions.transfer import Upload, Whole
 from lifl.functions.wire import (
     INLINE,
     UP_CHUNK,
@@ -56,7 +56,7 @@ def test_the_back_off_doubles_up_to_its_limit() -> None:
 def test_progress_counts_up_to_all_of_it_and_back_when_it_starts_again() -> None:
     told: list[tuple[int, int]] = []
     data = memoryview(bytearray(2 * UP_CHUNK + 5))
-    upload = Upload({"job": "a", "round": 1, "kind": "update"}, data,
+    upload = Upload({"job": "a", "round": 1, "kind": "update"}, Whole(data),
                     progress=lambda sent, total: told.append((sent, total)))  # fmt: skip
     upload.start()
     upload.take({"t": "go", "round": 1, "n": 1})
@@ -69,14 +69,10 @@ def test_progress_counts_up_to_all_of_it_and_back_when_it_starts_again() -> None
     assert total > INLINE
 
 
-def own(size_bytes: int) -> memoryview:
-    return memoryview(bytearray(size_bytes))
-
-
 @pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), "1", None])
 def test_a_weight_must_be_finite_and_positive(weight: float) -> None:
     with pytest.raises(InvalidUpdate, match="weight"):
-        update(Layout.of(MODEL), "a", 1, MODEL, weight, {}, None, take=own)
+        update(Layout.of(MODEL), "a", 1, MODEL, weight, {}, None)
     with pytest.raises(InvalidUpdate, match="weight"):
         report("a", 1, weight, {})
     with pytest.raises(InvalidUpdate, match="weight"):
@@ -158,7 +154,7 @@ class Line:
         return False
 
     def upload(self, upload: Upload) -> bool:
-        self.taken.append(bytes(upload.part(0, upload.size)))
+        self.taken.append(bytes(upload.source.kept(0, upload.size)))
         return True
 
 
@@ -255,36 +251,58 @@ class Seals(Restarts):
     def __init__(self) -> None:
         super().__init__()
         self._up = Channel(bytes(32), Direction.UP, b"")
+        self.interrupts = 0  # so many fetches
 
     def upload(self, upload: Upload) -> bool:
-        out, room = (memoryview(bytearray(HEAD + CHUNK + TAG)) for _ in range(2))
-        part, head = upload.read(0, CHUNK, room), bytes(HEAD)
+        out, head = memoryview(bytearray(HEAD + CHUNK + TAG)), bytes(HEAD)
+        part = upload.source.lies(0, upload.size)
+        assert part is not None
         self.taken.append(bytes(part))
-        upload.sealed(0, self._up.last_seal(head, out[: self._up.seal_into(head, part, out)]))
+        chunk = out[: self._up.seal_into(head, part, out)]
+        upload.source.remember(0, self._up.last_seal(head, chunk))
         return True
 
+    def fetch(self, number: int) -> dict[str, np.ndarray]:
+        if self.interrupts:
+            self.interrupts -= 1
+            raise Interrupted
+        return super().fetch(number)
 
-@pytest.mark.parametrize("how", ["asked again", "started again"])
-@pytest.mark.parametrize("changed", [False, True])
-def test_what_was_changed_since_it_was_sent_is_trained_again(
-    monkeypatch: pytest.MonkeyPatch, how: str, *, changed: bool
-) -> None:
-    """Of what was sealed where it lies there is no copy: its seals say whether it is the same."""
-    rig = Seals()
-    rig.news = [(1, 7, 1), (1 if how == "asked again" else 2, 7, 1)]
+
+@pytest.fixture(params=[1, 2], ids=["asked again", "started again"])
+def sealed(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Seals, Client, np.ndarray]:
+    """A client that has sent ones for round 7, for which it is asked once more; what it sent."""
+    rig, array = Seals(), np.ones(3, np.float32)
+    rig.news = [(1, 7, 1), (request.param, 7, 1)]
     monkeypatch.setattr("lifl.client.Exchange", lambda *_, **__: rig)
     client = Client(Address("", ""), job="toy", keys=Keys("somebody", ""))
-    array = np.ones(3, np.float32)
-    first = client.next_round()
-    assert first is not None
-    assert first.send({"w": array}, weight=1.0)
-    if changed:
-        array[1] = 5
+    round_ = client.next_round()
+    assert round_ is not None
+    assert round_.send({"w": array}, weight=1.0)
+    return rig, client, array
+
+
+def test_arrays_that_are_as_they_were_are_sent_again(
+    sealed: tuple[Seals, Client, np.ndarray],
+) -> None:
+    rig, client, array = sealed
+    assert client.next_round() is None, "the job is done"
+    assert rig.taken == 2 * [array.tobytes()]
+
+
+@pytest.mark.parametrize("interrupts", [0, 2])
+def test_a_round_is_trained_again_whose_arrays_have_changed(
+    sealed: tuple[Seals, Client, np.ndarray], interrupts: int
+) -> None:
+    """Also where whoever waits for it is interrupted, and asks once more."""
+    rig, client, array = sealed
+    array[1], rig.interrupts = 5, interrupts
+    for _ in range(interrupts):
+        with pytest.raises(Interrupted):
+            client.next_round()
     again = client.next_round()
-    if not changed:
-        assert again is None, "the job is done"
-        assert rig.taken == 2 * [array.tobytes()]
-        return
     assert again is not None
     assert again.number == 7
     assert again.send({"w": array}, weight=1.0)

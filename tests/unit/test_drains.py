@@ -42,7 +42,8 @@ def test_a_node_is_drained_and_taken_again(tmp_path: Path) -> None:
 def test_of_several_jobs_one_is_named(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "run.json").write_text(json.dumps({"nodes": {"node-0": 1, "node-1": 1}}))
+        nodes = {"node-0": 1, "node-1": 1}
+        (tmp_path / name / "run.json").write_text(json.dumps({"name": name, "nodes": nodes}))
     for command in ("drain", "uncordon"):
         status, said = ran(tmp_path, command, "node-1")
         assert status == 2

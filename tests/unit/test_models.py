@@ -9,7 +9,7 @@ import pytest
 
 from lifl.errors import Unreachable
 from lifl.functions.peers import Transfer
-from lifl.functions.transfer import Upload
+from lifl.functions.transfer import Upload, Whole
 from lifl.placement import models
 from lifl.placement.membership import Known
 from lifl.placement.models import LIMIT_S, NotServed, move
@@ -46,7 +46,7 @@ class Gateway:
             work.sent += 1
         elif self.last is not None:
             self.transfer.refused(self.last)
-        elif self.bytes_ == len(work.data):
+        elif self.bytes_ == work.size:
             self.transfer.done()
 
     def close(self) -> None:
@@ -64,7 +64,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Gateway:
 
 def put(size: int = 20, **more: Any) -> None:
     nothing: Any = None
-    work = Upload({"t": "put", "round": 0}, memoryview(bytes(size)))
+    work = Upload({"t": "put", "round": 0}, Whole(memoryview(bytes(size))))
     move(nothing, nothing, Known("node-0", "key"), "digits", work, **more)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import weakref
+from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
 import ml_dtypes
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from lifl.errors import InvalidUpdate
 from lifl.functions.layout import Layout
 from lifl.functions.packing import Packing
-from lifl.functions.sealing import CHUNK, HEAD, TAG, Channel, Direction
+from lifl.functions.sealing import CHUNK, HEAD, TAG, Channel, Direction, Seal
 
 DTYPES = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16, np.int8, np.int64, np.bool_)
 FORMS = ["as it is", "transposed", "strided", "scalar", "fortran", "masked"]
@@ -58,8 +60,14 @@ def made(seed: int, tensors: Tensors) -> tuple[Layout, dict[str, Any], bytes]:
     return layout, state, bytes(whole)
 
 
-def fresh(size: int) -> memoryview:
-    return memoryview(bytearray(size))
+def used(size: int) -> memoryview:
+    """Memory with something else in it."""
+    return memoryview(bytearray(b"\xa5" * size))
+
+
+def read(packing: Packing, start: int, end: int) -> memoryview:
+    found = packing.lies(start, end)
+    return packing.gathered(start, end, used(end - start)) if found is None else found
 
 
 @checked
@@ -68,11 +76,11 @@ def test_parts_of_any_length_come_to_the_whole(
     seed: int, tensors: Tensors, ends: list[int]
 ) -> None:
     layout, state, whole = made(seed, tensors)
-    packing = Packing(layout, state, lambda: fresh(len(whole)))
+    packing = Packing(layout, state, lambda: used(len(whole)))
     for end in ends:
         end = min(end, len(whole))
-        assert packing.copied(0, end) == whole[:end]
-    assert packing.copied(0, len(whole)) == whole
+        assert packing.kept(0, end) == whole[:end]
+    assert packing.kept(0, len(whole)) == whole
 
 
 @checked
@@ -80,31 +88,30 @@ def test_parts_of_any_length_come_to_the_whole(
     seed=st.integers(0, 2**32 - 1), tensors=TENSORS,
     cuts=st.lists(st.integers(0, 3000)), copies=st.lists(st.booleans()),
 )  # fmt: skip
-def test_parts_that_are_read_where_they_lie_are_the_same(
+def test_parts_that_are_not_kept_are_the_same(
     seed: int, tensors: Tensors, cuts: list[int], copies: list[bool]
 ) -> None:
-    """In any order, and where some were copied before; what a room had in it shows nowhere."""
+    """In any order, and where some were copied before."""
     layout, state, whole = made(seed, tensors)
-    packing = Packing(layout, state, lambda: fresh(len(whole)))
-    room = memoryview(bytearray(b"\xa5" * len(whole)))
+    packing = Packing(layout, state, lambda: used(len(whole)))
     ends = sorted(min(cut, len(whole)) for cut in cuts)
     for (start, end), is_copied in zip(itertools.pairwise(ends), itertools.cycle(copies or [0])):
         if is_copied:
-            packing.copied(start, end)
-        assert packing.read(start, end, room) == whole[start:end]
+            packing.kept(start, end)
+        assert read(packing, start, end) == whole[start:end]
     for start, end in [*itertools.pairwise(ends)][::-1]:
-        assert packing.read(start, end, room) == whole[start:end]
-    assert packing.read(0, len(whole), room) == whole
-    assert packing.copied(0, len(whole)) == whole
+        assert read(packing, start, end) == whole[start:end]
+    assert read(packing, 0, len(whole)) == whole
+    assert packing.kept(0, len(whole)) == whole
 
 
 def test_nothing_is_copied_before_it_is_needed_and_nothing_twice() -> None:
     state = {"w": np.ones(1000, np.float32)}
     layout = Layout.of(state)
-    packing = Packing(layout, state, lambda: fresh(layout.update_bytes))
-    packing.copied(0, 400)
+    packing = Packing(layout, state, lambda: used(layout.update_bytes))
+    packing.kept(0, 400)
     state["w"][:] = 2
-    values = np.frombuffer(packing.copied(0, 4000), np.float32)
+    values = np.frombuffer(packing.kept(0, 4000), np.float32)
     assert set(values[:100]) == {1.0}
     assert set(values[100:]) == {2.0}
 
@@ -113,65 +120,130 @@ def nowhere() -> memoryview:
     raise AssertionError("a copy was made")
 
 
-def sealed(packing: Packing, up: Channel, until: int) -> bytes:
-    """Seal whole chunks up to there, as a connection does; what was in them."""
-    out, room = (memoryview(bytearray(HEAD + CHUNK + TAG)) for _ in range(2))
-    head, found = bytes(HEAD), b""
-    for at in range(0, until, CHUNK):
-        part = packing.read(at, min(at + CHUNK, len(packing)), room)
-        found += part
-        chunk = out[: up.seal_into(head, part, out)]
-        packing.sealed(at, up.last_seal(head, chunk))
-    return found
+class Rig:
+    """A packing of tensors of which one is larger than two chunks, and what seals it."""
 
+    def __init__(self) -> None:
+        self.state: dict[str, np.ndarray] = {
+            "small": np.arange(5, dtype=np.float32),
+            "large": np.arange(CHUNK, dtype=np.float32),
+            "count": np.array(3, np.int64),
+        }
+        self.layout = Layout.of(self.state)
+        self.whole = memoryview(bytearray(self.layout.update_bytes))
+        self.layout.pack_into(self.state, self.whole)
+        self.takes = self._take
+        self.packing = Packing(self.layout, self.state, lambda: self.takes())
+        self._up = Channel(bytes(range(32)), Direction.UP, b"about")
 
-STATE = {
-    "small": np.arange(5, dtype=np.float32),
-    "large": np.arange(CHUNK, dtype=np.float32),
-    "count": np.array(3, np.int64),
-}
+    def _take(self) -> memoryview:
+        return used(self.layout.update_bytes)
+
+    def seal(self, until: int) -> None:
+        """Whole chunks up to there, as a connection does."""
+        out, head = memoryview(bytearray(HEAD + CHUNK + TAG)), bytes(HEAD)
+        for at in range(0, until, CHUNK):
+            part = read(self.packing, at, min(at + CHUNK, len(self.packing)))
+            chunk = out[: self._up.seal_into(head, part, out)]
+            self.packing.remember(at, self._up.last_seal(head, chunk))
 
 
 @pytest.fixture
-def up() -> Channel:
-    return Channel(bytes(range(32)), Direction.UP, b"about")
+def rig() -> Rig:
+    return Rig()
 
 
-def test_what_is_sealed_is_never_copied_and_knows_whether_it_is_the_same(up: Channel) -> None:
-    state = {name: value.copy() for name, value in STATE.items()}
-    layout = Layout.of(state)
-    packing = Packing(layout, state, nowhere)
-    sent = sealed(packing, up, len(packing))
-    packing.settle()
-    packing._take = lambda: fresh(layout.update_bytes)
-    assert packing.is_as_it_was()
-    state["large"][:] = 7
-    assert packing.is_as_it_was(), "it has a copy now"
-    assert packing.copied(0, len(packing)) == sent
+def test_a_part_of_one_tensor_is_read_where_it_lies(rig: Rig) -> None:
+    part = rig.packing.lies(CHUNK, 2 * CHUNK)
+    assert part is not None
+    assert np.shares_memory(np.frombuffer(part, np.uint8), rig.state["large"])
+    assert rig.packing.lies(0, CHUNK) is None, "several tensors have it"
 
 
-@pytest.mark.parametrize("name", [*STATE])
-def test_one_changed_element_is_seen(up: Channel, name: str) -> None:
-    state = {name: value.copy() for name, value in STATE.items()}
-    layout = Layout.of(state)
-    packing = Packing(layout, state, lambda: fresh(layout.update_bytes))
-    sealed(packing, up, len(packing))
-    packing.settle()
-    state[name].reshape(-1)[-1] += 1
-    assert not packing.is_as_it_was()
+def test_what_is_sealed_is_not_copied(rig: Rig) -> None:
+    rig.takes = nowhere
+    rig.seal(len(rig.packing))
+    rig.packing.settle()
 
 
-def test_what_was_sealed_in_part_is_copied_while_it_is_still_the_same(up: Channel) -> None:
-    state = {name: value.copy() for name, value in STATE.items()}
-    layout = Layout.of(state)
-    whole = fresh(layout.update_bytes)
-    layout.pack_into(state, whole)
-    packing = Packing(layout, state, lambda: fresh(layout.update_bytes))
-    sealed(packing, up, CHUNK)
-    packing.settle()
-    state["large"][:] = 7
-    assert packing.is_as_it_was()
-    assert packing.copied(0, len(packing)) == whole
+def test_what_is_as_it_was_is_recovered_for_good(rig: Rig) -> None:
+    rig.seal(len(rig.packing))
+    rig.packing.settle()
+    assert rig.packing.recover()
+    rig.state["large"][:] = 7
+    assert rig.packing.recover(), "it has a copy now"
+    assert rig.packing.kept(0, len(rig.packing)) == rig.whole
+
+
+@pytest.mark.parametrize("name", ["small", "large", "count"])
+def test_one_changed_element_is_seen(rig: Rig, name: str) -> None:
+    rig.seal(len(rig.packing))
+    rig.packing.settle()
+    rig.state[name].reshape(-1)[-1] += 1
+    assert not rig.packing.recover()
+    assert not rig.packing.recover(), "nor when asked again"
+
+
+def test_what_was_sealed_in_part_is_copied_while_it_is_still_the_same(rig: Rig) -> None:
+    rig.seal(CHUNK)
+    rig.packing.settle()
+    rig.state["large"][:] = 7
+    assert rig.packing.recover()
+    assert rig.packing.kept(0, len(rig.packing)) == rig.whole
+
+
+class Shared:
+    """Memory that goes when it is closed."""
+
+    def __init__(self) -> None:
+        self.memory = SharedMemory(create=True, size=64)
+        self.array = np.ndarray(16, np.float32, self.memory.buf)  # which does not keep it
+
+
+def test_what_lies_in_shared_memory_is_copied_before_that_goes() -> None:
+    shared = Shared()
+    try:
+        shared.array[:] = 3
+        layout = Layout.of({"w": shared.array})
+        packing = Packing(layout, {"w": shared.array}, lambda: used(layout.update_bytes))
+        packing.remember(0, Seal(None, b"", b"", b""))
+        packing.settle()
+    finally:
+        del shared.array
+        shared.memory.close()
+        shared.memory.unlink()
+    assert packing.recover()
+    assert set(np.frombuffer(packing.kept(0, 64), np.float32)) == {3.0}
+
+
+@pytest.mark.parametrize("step", ["settle", "recover"])
+def test_what_was_cut_short_is_not_taken_for_what_was_sent(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """By Ctrl-C, or where memory is short; the arrays change behind it."""
+    if step == "recover":
+        rig.seal(len(rig.packing))
+        rig.packing.settle()
+        rig.state["large"][:] = 7
+        monkeypatch.setattr(Seal, "fits", lambda *_: 1 / 0)
+    else:
+        rig.takes = lambda: 1 / 0  # type: ignore[assignment,return-value]
+    with pytest.raises(ZeroDivisionError):
+        getattr(rig.packing, step)()
+    monkeypatch.undo()
+    rig.state["large"][:] = 7
+    assert not rig.packing.recover()
+
+
+def test_what_was_copied_from_elsewhere_is_held_no_longer(rig: Rig) -> None:
+    """It may be memory of a device."""
+    state = {"w": np.zeros((4, 4), np.float32).T}
+    layout, there = Layout.of(state), weakref.ref(state["w"])
+    packing = Packing(layout, state, lambda: used(layout.update_bytes))
+    assert packing.lies(0, 64) is not None
+    state.clear()
+    assert there() is None
+    assert packing.kept(0, 64) == bytes(64)
 
 
 def test_another_layout_is_refused_before_memory_is_taken() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lifl.cli.memory import find
@@ -18,7 +18,7 @@ from lifl.functions.intake import Intake
 from lifl.shm import _words
 from lifl.shm.arena import ArenaFiles, arena_bytes, lock_role, map_arena, unlock_role
 from lifl.shm.geometry import LINE, PAGE, Geometry
-from lifl.shm.slots import GATEWAY, SUMS_BIT, Arena, Header, Payload, Phase
+from lifl.shm.slots import GATEWAY, SUMS_BIT, Arena, Header, Payload, Phase, State
 
 GEOMETRY = Geometry(inputs=3, sums=4, input_bytes=5000, sum_bytes=9000, roster=70)
 
@@ -93,6 +93,41 @@ def test_slots_beyond_a_limit_are_free_to_nobody(gateway: Arena, role: Arena) ->
     intake.limit(2)
     assert gateway.state(1).phase == Phase.FREE
     assert intake.begin(8, 3, 8) is not None
+
+
+@settings(
+    derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    states=st.lists(
+        st.tuples(st.sampled_from(Phase), st.integers(1, 3), st.booleans()), min_size=2, max_size=2
+    ),
+    first=st.integers(0, 3), count=st.integers(0, 2),
+)  # fmt: skip
+def test_a_slot_may_be_written_that_is_not_unreleased(
+    gateway: Arena, role: Arena, states: list[tuple[Phase, int, bool]], first: int, count: int
+) -> None:
+    for slot, (phase, generation, is_released) in enumerate(states):
+        gateway.set_state(slot, generation, phase, 3)
+        role.release(slot, State(generation if is_released else 0, phase, 3))
+    free = (slot for slot in range(first, count) if not gateway.is_unreleased(slot))
+    assert gateway.writable_input(first, count) == next(free, None)
+
+
+def test_a_slot_that_is_being_written_is_not_given_away(gateway: Arena, role: Arena) -> None:
+    intake = Intake(gateway, {})
+    mine = intake.begin(1, 3, 8)
+    assert mine is not None
+    other = intake.begin(2, 3, 8)
+    assert other is not None
+    assert {mine.slot, other.slot} == {0, 1}
+    assert intake.begin(4, 3, 8) is None
+    assert intake.finish(mine, payload=Payload.UPDATE, weight=1.0) == "accepted"
+    assert intake.begin(4, 3, 8) is None, "its consumer needs it"
+    role.release(mine.slot, role.state(mine.slot))
+    again = intake.begin(4, 3, 8)
+    assert again is not None
+    assert (again.slot, again.generation) == (mine.slot, mine.generation + 1)
 
 
 def test_a_label_of_something_else_is_none() -> None:
@@ -221,6 +256,14 @@ def test_words_refuse_what_is_outside_or_unaligned() -> None:
             _words.load_u64(buffer, offset)
     with pytest.raises(ValueError, match="word of"):
         _words.scan(buffer, 0, 64, 2, buffer, 0, 64, 3, 1, 1)
+    for wrong in (
+        (buffer, 0, 64, 0, 2, buffer, 0, 64, 3), (buffer, 4, 64, 0, 1, buffer, 0, 64, 3),
+        (buffer, 0, 8, 0, 8, buffer, 8, 8, 3),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="word of"):
+            _words.writable(*wrong)
+    with pytest.raises(ValueError, match="first slot is -1"):
+        _words.writable(buffer, 0, 64, -1, 1, buffer, 0, 64, 3)
     for call in (
         lambda: _words.load_set(buffer, 0, 9),
         lambda: _words.store_set(buffer, 60, bytes(8)),
