@@ -14,11 +14,14 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import wraps
 from types import FrameType
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import click
 
 from lifl.errors import InvalidJob, LiflError
+
+STOPPED: Final = "stopped by Ctrl-C"
+INTERRUPTED: Final = 130  # as a shell says it
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,17 +51,15 @@ def plainly(command: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _interrupts() as interrupts:
+        with _interruptible():
             try:
                 return command(*args, **kwargs)
             except LiflError as error:
                 click.secho(f"error: {error}", fg="red", err=True)
                 sys.exit(2 if isinstance(error, InvalidJob) else 1)
-            except (KeyboardInterrupt, ImportError) as error:
-                if isinstance(error, ImportError) and not interrupts:
-                    raise  # else NumPy's own import has made it of the interruption
-                click.echo("stopped by Ctrl-C", err=True)
-                sys.exit(130)
+            except KeyboardInterrupt:
+                click.echo(STOPPED, err=True)
+                sys.exit(INTERRUPTED)
             except BrokenPipeError:
                 raise
             except OSError as error:
@@ -74,21 +75,27 @@ def plainly(command: Callable[P, R]) -> Callable[P, R]:
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Note the signals of Ctrl-C on their way to KeyboardInterrupt."""
-    noted: list[int] = []
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt, but end at once in an import: NumPy's would print what it
+    caught and make another error of it.  Who has begun something hears Ctrl-C in a way of its own.
+    """
 
-    def note(number: int, frame: FrameType | None) -> None:
-        noted.append(number)
+    def hear(number: int, frame: FrameType | None) -> None:
+        at = frame
+        while at is not None:
+            if at.f_code.co_filename.startswith("<frozen importlib"):
+                os.write(sys.stderr.fileno(), f"{STOPPED}\n".encode())
+                os._exit(INTERRUPTED)
+            at = at.f_back
         signal.default_int_handler(number, frame)
 
-    is_here = threading.current_thread() is threading.main_thread()
-    if not is_here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield noted
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
         return
-    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, hear)
     try:
-        yield noted
+        yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
