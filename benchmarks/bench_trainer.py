@@ -51,7 +51,7 @@ def lean(client: lifl.Client) -> None:
 def carry(client: lifl.Client) -> None:
     """The data path alone: the bytes that came go back as they lie, without `round_.send`.
 
-    What that leaves out is a client's own work: a buffer, and packing arrays into it.
+    What that leaves out is a client's own work: its checks and, in the clear, its copy.
     """
     exchange = client._exchange
     for round_ in client.rounds():

@@ -3,8 +3,8 @@
 The clients are `lifl.Client`s from outside, threads of eight processes (many_clients.py); the job
 has one leaf and a top, however many clients there are, so that the number of processes that are
 looked at stays.  As for eight clients, the data path is what is left without a client's own work:
-memory of its own, and packing arrays into it (bench_trainer.py, `lean`).  Memory is looked at in
-rounds of its own, behind those that are timed: a look reads thousands of lines of /proc.
+checks, memory of its own and, in the clear, a copy (bench_trainer.py, `lean`).  Memory is looked at
+in rounds of its own, behind those that are timed: a look reads thousands of lines of /proc.
 """
 
 from __future__ import annotations

@@ -71,6 +71,7 @@ class FiniteCheck:
 
 @cache
 def _best() -> str:
+    """Asked for each upload, as the search is, which the sections of its job have in common."""
     return next(iter(isas()), "numpy")
 
 

@@ -199,7 +199,7 @@ def test_a_client_from_outside_takes_part_again(runner: Runner) -> None:
 @pytest.mark.parametrize(
     ("lane", "changes"), [("zmq", False), ("zmq", True), ("fast", False), ("fast", True)]
 )
-def test_the_round_that_was_under_way_is_trained_once(
+def test_the_round_that_was_under_way_counts_once(
     runner: Runner, lane: str, *, changes: bool
 ) -> None:
     """Everything is killed when one of two clients has heard that its update counts.

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lifl.errors import Unreachable
-from lifl.functions.sealing import Channel, Direction, Mode, Ticket, about, ticket_id, verify
+from lifl.functions.sealing import (
+    HEAD,
+    TAG,
+    Channel,
+    Direction,
+    Mode,
+    Ticket,
+    about,
+    ticket_id,
+    verify,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +38,13 @@ def test_the_page_quotes_its_vectors() -> None:
     pieces = [case["greeting"][:48], case["greeting"][48:], case["answer"], case["secret"],
               chunk[:48], chunk[48:70], chunk[70:]]  # fmt: skip
     assert [piece for piece in pieces if f"`{piece}`" not in page] == []
+
+
+class Whole:
+    """Seals and opens nothing, and tells its nonces."""
+
+    def __init__(self, tell: Callable[[bytes], object]) -> None:
+        self.encrypt_into = self.encrypt = self.decrypt_into = lambda nonce, *_: tell(nonce)
 
 
 def test_no_nonce_comes_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,13 +65,33 @@ def test_no_nonce_comes_twice(monkeypatch: pytest.MonkeyPatch) -> None:
             channel = ticket.channel(direction)
             assert channel is not None
             monkeypatch.setattr(channel, "_modes", type("Modes", (), {"GCM": staticmethod(gcm)}))
+            monkeypatch.setattr(channel, "_whole", Whole(gcm))
+            head, chunk = bytes(HEAD), memoryview(bytearray(HEAD + 4 + TAG))
             for _ in range(3):
                 channel.seal(b"head")
                 channel.open(b"head")
                 channel.skip()
+                channel.seal_into(head, memoryview(bytes(4)), chunk)
+                assert channel.last_seal(head, chunk).nonce == used[-1][1]
+                channel.sealed(b"head", b"text")
+                channel.open_into(b"head", chunk[HEAD:], memoryview(bytearray(4)))
     assert len(set(keys)) == 4
-    assert len(used) == 4 * 6
+    assert len(used) == 4 * 15
     assert len(set(used)) == len(used)
+
+
+@pytest.mark.parametrize("change", ["nothing", "byte", "length", "head", "chunk"])
+def test_a_seal_fits_what_was_sealed_and_nothing_else(change: str) -> None:
+    channel = Ticket(bytes(16), bytes(32), Mode.SEALED, b"about").channel(Direction.UP)
+    assert channel is not None
+    seals, chunk, head = [], memoryview(bytearray(HEAD + 5 + TAG)), bytes(HEAD)
+    for _ in range(2):
+        channel.seal_into(head, memoryview(b"hello"), chunk)
+        seals.append(channel.last_seal(bytes(HEAD - 1) + b"1" if change == "head" else head, chunk))
+    first = seals[0]._replace(tag=seals[1].tag) if change == "chunk" else seals[0]
+    text = {"byte": b"hallo", "length": b"hell"}.get(change, b"hello")
+    assert first.fits(memoryview(text)) == (change == "nothing")
+    assert channel.chunks == 2, "it uses up no nonce"
 
 
 @pytest.mark.parametrize("what", ["head", "about", "order", "direction", "secret", "text"])
