@@ -27,7 +27,7 @@ from lifl.buffers import own
 from lifl.clientfile import read_client_file
 from lifl.connection import Address
 from lifl.errors import InvalidUpdate
-from lifl.exchange import Exchange, State
+from lifl.exchange import Exchange, Interrupted, State
 from lifl.fastlane import round_of
 from lifl.functions.layout import Layout
 from lifl.functions.packing import Packing
@@ -256,7 +256,7 @@ class Client:
     def _answer_again(self, message: Message) -> None:
         try:
             self._answer()
-        except BaseException:
+        except (Interrupted, KeyboardInterrupt):
             self._exchange.pending = self._exchange.pending or message  # who asks again finds it
             raise
 

@@ -245,6 +245,10 @@ def test_what_was_kept_for_another_model_is_void(
     assert trained(rig, monkeypatch) == [(7, not interrupted), (news[1], True)], why
 
 
+def interrupted(*_: object) -> bool:
+    raise Interrupted
+
+
 class Seals(Restarts):
     """The same, where an update is sealed where it lies, as over a bulk connection."""
 
@@ -288,6 +292,18 @@ def test_arrays_that_are_as_they_were_are_sent_again(
     sealed: tuple[Seals, Client, np.ndarray],
 ) -> None:
     rig, client, array = sealed
+    assert client.next_round() is None, "the job is done"
+    assert rig.taken == 2 * [array.tobytes()]
+
+
+def test_who_is_interrupted_while_an_answer_is_sent_again_sends_it_when_it_goes_on(
+    sealed: tuple[Seals, Client, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, client, array = sealed
+    with monkeypatch.context() as patch:
+        patch.setattr(rig, "upload", interrupted)
+        with pytest.raises(Interrupted):
+            client.next_round()
     assert client.next_round() is None, "the job is done"
     assert rig.taken == 2 * [array.tobytes()]
 
