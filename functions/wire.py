@@ -241,6 +241,8 @@ def sender(peer: zmq.Frame) -> str:
     try:
         return str(peer.get("User-Id"))
     except zmq.ZMQError:
+        if peer.bytes.startswith(b"\0"):  # which libzmq made up, with any bytes behind
+            return ""
         return peer.bytes.rpartition(b"/")[0].decode(errors="replace")
 
 

@@ -67,10 +67,11 @@ def _set(node: str, run_dir: Path, *, is_draining: bool) -> bool:
         InvalidJob: the run has several jobs, or no such node, or no other that takes clients.
     """
     from lifl.placement import drains
+    from lifl.placement.local import is_under_way
     from lifl.placement.resume import is_complete, names_of_nodes, one_of
 
     run_dir = one_of(run_dir)
-    if is_complete(run_dir):
+    if not is_under_way(run_dir) and is_complete(run_dir):
         raise InvalidJob(f"{run_dir} is complete: none of its nodes is used any more")
     there, before = names_of_nodes(run_dir), drains.read(run_dir)
     if node not in there:

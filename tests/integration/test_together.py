@@ -347,7 +347,7 @@ def test_a_node_that_one_job_loses_is_lost_for_all(together: Together, grace_s: 
 def test_of_several_jobs_one_is_to_be_named(tmp_path: Path, command: list[str]) -> None:
     for job in "ab":
         (tmp_path / job).mkdir()
-        (tmp_path / job / "run.json").write_text("{}")
+        (tmp_path / job / "run.json").write_text(json.dumps({"name": job}))
     done = subprocess.run(
         [sys.executable, "-m", "lifl", *command, str(tmp_path)],
         capture_output=True, text=True, check=False, timeout=30,

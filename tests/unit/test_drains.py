@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from lifl.cli import main
@@ -65,3 +66,13 @@ def test_what_cannot_be_drained_is_a_sentence(tmp_path: Path) -> None:
     status, said = ran(tmp_path, "drain", "node-1")
     assert status == 2
     assert "last node" in said
+
+
+def test_of_a_complete_run_no_node_is_drained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"nodes": {"node-0": 1, "node-1": 1}}))
+    monkeypatch.setattr("lifl.placement.resume.is_complete", lambda _: True)
+    status, said = ran(tmp_path, "drain", "node-1")
+    assert (status, "is complete: none of its nodes is used any more" in said) == (2, True)
+    assert drains.read(tmp_path) == set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from lifl.errors import InvalidJob
 from lifl.placement.latest import Latest, latest_beside, make_run_dir
+from lifl.placement.resume import find_all, jobs_of
 
 
 def begin(folder: Path, name: str) -> Latest:
@@ -102,3 +104,20 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "runs").touch()
     with pytest.raises(InvalidJob, match=r"--out .*; name a folder that can be written"):
         make_run_dir(tmp_path / "runs", "toy")
+
+
+def test_a_folder_of_runs_is_no_run_of_several_jobs(tmp_path: Path) -> None:
+    """Nor is the run that `latest` points to a job of it."""
+    for name, job in (("a-20261127-010203", "a"), ("b-20261127-010204", "b")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps({"name": job}))
+    (tmp_path / "latest").symlink_to("b-20261127-010204")
+    assert jobs_of(tmp_path) == []
+    with pytest.raises(InvalidJob, match="is not the directory of a run"):
+        find_all(tmp_path)
+    several = tmp_path / "jobs-20261127-010205"
+    for job in ("team/b", "a"):
+        at = several / job.replace("/", ".")
+        at.mkdir(parents=True)
+        (at / "run.json").write_text(json.dumps({"name": job}))
+    assert jobs_of(several) == [several / "a", several / "team.b"]

@@ -120,6 +120,19 @@ def test_without_curve_it_is_what_it_calls_itself(context: Context) -> None:
     assert heard(router, door) == ("", b"y")
 
 
+class Made:
+    """A frame of somebody whose routing id libzmq has made up."""
+
+    bytes = b"\0an/y"
+
+    def get(self, _: str) -> str:
+        raise zmq.ZMQError
+
+
+def test_who_calls_itself_nothing_has_no_key_whatever_libzmq_calls_it() -> None:
+    assert sender(Made()) == ""  # type: ignore[arg-type]
+
+
 def test_two_cannot_listen_at_one_address(context: Context) -> None:
     first, second = (server(context, Keys.new()) for _ in range(2))
     bind(first, "tcp://127.0.0.1:*")
@@ -179,9 +192,7 @@ def test_the_list_has_every_message_and_no_other() -> None:
     paths = [
         path for folder in ("functions", "placement") for path in (ROOT / folder).rglob("*.py")
     ]
-    trees = [
-        ast.parse(path.read_text()) for path in (*paths, *(ROOT / "lifl").glob("*.py"))
-    ]
+    trees = [ast.parse(path.read_text()) for path in (*paths, *(ROOT / "lifl").glob("*.py"))]
     there = set().union(*listed().values())
     unlisted = set().union(*map(said, trees)) - there
     assert unlisted == ON_THE_AGENTS_SOCKET | NO_MESSAGE
