@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 import weakref
-from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
 import ml_dtypes
@@ -192,26 +192,19 @@ def test_what_was_sealed_in_part_is_copied_while_it_is_still_the_same(rig: Rig) 
     assert rig.packing.kept(0, len(rig.packing)) == rig.whole
 
 
-class Shared:
-    """Memory that goes when it is closed."""
-
-    def __init__(self) -> None:
-        self.memory = SharedMemory(create=True, size=64)
-        self.array = np.ndarray(16, np.float32, self.memory.buf)  # which does not keep it
-
-
-def test_what_lies_in_shared_memory_is_copied_before_that_goes() -> None:
-    shared = Shared()
-    try:
-        shared.array[:] = 3
-        layout = Layout.of({"w": shared.array})
-        packing = Packing(layout, {"w": shared.array}, lambda: used(layout.update_bytes))
-        packing.remember(0, Seal(None, b"", b"", b""))
-        packing.settle()
-    finally:
-        del shared.array
-        shared.memory.close()
-        shared.memory.unlink()
+def test_what_lies_in_mapped_memory_is_copied_before_that_goes() -> None:
+    """As that of a `SharedMemory`, which an array made over its `buf` does not keep."""
+    mapped = mmap.mmap(-1, 64)
+    view = memoryview(mapped)
+    array = np.ndarray(16, np.float32, view)
+    array[:] = 3
+    layout = Layout.of({"w": array})
+    packing = Packing(layout, {"w": array}, lambda: used(layout.update_bytes))
+    packing.remember(0, Seal(None, b"", b"", b""))
+    packing.settle()
+    del array
+    view.release()
+    mapped.close()
     assert packing.recover()
     assert set(np.frombuffer(packing.kept(0, 64), np.float32)) == {3.0}
 
