@@ -75,12 +75,14 @@ def after_run(
     directory: Path, handle: Callable[[Mapping[str, Any]], None], *, plots: bool
 ) -> None:  # fmt: skip
     """What `lifl run` does when its job is done; nothing here undoes that."""
+    missing = f"no report; lifl report {directory} writes it"
     try:
         handle({"event": "report", "path": str(write_page(directory))})
+        missing = f"no more plots; lifl report {directory} draws them"
         if plots and can_plot():
             for _ in write_plots(directory):
                 pass
     except (LiflError, OSError, subprocess.TimeoutExpired) as error:
         handle({"event": "warning", "text": str(error)})
     except KeyboardInterrupt:
-        handle({"event": "warning", "text": f"no more plots; lifl report {directory} draws them"})
+        handle({"event": "warning", "text": missing})
