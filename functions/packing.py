@@ -15,7 +15,7 @@ transfer.py's `Source`.  Made by the client library; until `settle` the arrays m
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,9 +40,9 @@ class Packing:
     ) -> None:
         layout.check(state)
         self._rows, self._size, self._take = layout.by_offset, layout.update_bytes, take
-        self._values = [state[tensor.name] for _, tensor in self._rows]
+        # of each tensor, None once it was written into the buffer as a whole
+        self._values: list[Any] = [state[tensor.name] for _, tensor in self._rows]
         self._bytes: list[memoryview | None] = [None] * len(self._rows)  # of each, once looked at
-        self._placed: set[int] = set()  # tensors that were written into the buffer as a whole
         self._own: memoryview | None = None
         self._copied = 0  # bytes of the buffer that are as they will be
         self._seals: dict[int, Seal] = {}  # by the offset of the chunk
@@ -70,7 +70,7 @@ class Packing:
     def kept(self, start: int, end: int) -> memoryview:
         """These bytes, in a buffer that has every byte below `end` then."""
         if end > self._copied:
-            self._write(self._copied, end, self._buffer[self._copied : end], self._placed)
+            self._write(self._copied, end, self._buffer[self._copied : end], is_own=True)
             self._copied = end
             if end == self._size:  # the user's arrays are of no use here any more
                 self._rows, self._values, self._bytes = (), [], []
@@ -84,7 +84,8 @@ class Packing:
         """From now on the user's arrays may change: all is copied, unless every chunk has a seal
         and the arrays will be there.
         """
-        if not self._has_seals or not all(map(stays, self._values)):
+        here = (value for value in self._values if value is not None)
+        if not self._has_seals or not all(map(stays, here)):
             self.kept(0, self._size)
             self._is_safe = True
 
@@ -115,13 +116,11 @@ class Packing:
         """The tensor that has this byte, or ends before it where none does."""
         return max(0, bisect_right(self._rows, start, key=lambda row: row[0]) - 1)
 
-    def _write(
-        self, start: int, end: int, part: memoryview, placed: Set[int] = frozenset()
-    ) -> None:
+    def _write(self, start: int, end: int, part: memoryview, *, is_own: bool = False) -> None:
         """These bytes into `part`: what tensors have of them, and zeros between tensors.
 
         Args:
-            placed: tensors whose bytes are in `part` already.
+            is_own: `part` is of the buffer, where some tensors are already.
         """
         at = start
         for index in range(self._first(start), len(self._rows)):
@@ -131,7 +130,7 @@ class Packing:
                 break
             if first < past:
                 part[at - start : first - start] = bytes(first - at)
-                if index not in placed:
+                if not is_own or self._values[index] is not None:
                     part[first - start : past - start] = data[first - offset : past - offset]
                 at = past
         part[at - start : end - start] = bytes(end - at)
@@ -148,8 +147,6 @@ class Packing:
             else:
                 found = self._buffer[offset : offset + tensor.size_bytes]
                 write(value, np.frombuffer(found, tensor.dtype).reshape(tensor.shape))
-                self._placed.add(index)
+                self._values[index] = None  # which may be much memory elsewhere
             self._bytes[index] = found
-            if lies is None:
-                self._values[index] = None  # it may be much memory elsewhere
         return found

@@ -87,7 +87,7 @@ def stays(value: Any) -> bool:
         if isinstance(value, np.ndarray) and value.flags.owndata:
             return True
         value = value.base if isinstance(value, np.ndarray) else value.obj
-    return value is None or isinstance(value, bytes) or torch_of(value) is not None
+    return isinstance(value, bytes) or torch_of(value) is not None
 
 
 def load_into(target: Any, model: Mapping[str, Array]) -> None:

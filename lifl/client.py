@@ -233,8 +233,8 @@ class Client:
         """What `Round.send` does."""
         if self._has_counted(number):
             return True
-        self._exchange.kept = None
         exchange = self._exchange
+        exchange.kept = None
         exchange.kept = update(
             exchange.layout, self.job, number, model, weight, metrics, progress,
             take=exchange.buffers.take,

@@ -87,6 +87,11 @@ def latest_beside(run_dir: Path) -> Latest | None:
     return None
 
 
+def folder_of(job: str) -> str:
+    """Of a job that does not run alone, by its full name; "." is in no name."""
+    return job.replace("/", ".")
+
+
 def make_run_dir(parent: Path, name: str) -> Latest:
     """`<parent>/<name>-<time>`, and the link beside it, which does not name it yet.
 

@@ -30,7 +30,7 @@ from lifl.placement import resume
 from lifl.placement.fabric import check_network, link_text
 from lifl.placement.host import LOOPBACK, check_host, warning_of
 from lifl.placement.keyring import Keyring, check_is_there
-from lifl.placement.latest import Latest, latest_beside, make_run_dir
+from lifl.placement.latest import Latest, folder_of, latest_beside, make_run_dir
 from lifl.placement.limits import full_disk_says
 from lifl.placement.monitoring import end_of_metrics
 from lifl.placement.processes import adopt_orphans, end_descendants
@@ -205,17 +205,12 @@ def _configure_all(
     count = nodes or max(job.spec.nodes for job, _ in jobs)
     configs: list[dict[str, Any]] = []
     for job, path in jobs:
-        run_dir = run / folder_of(job) if len(jobs) > 1 else run
+        run_dir = run / folder_of(job.metadata.full_name) if len(jobs) > 1 else run
         run_dir.mkdir(exist_ok=True)
         with full_disk_says(run_dir / "keys"):
             configs.append(_configure(job, path, run_dir, count, keys_dir))
         configs[-1]["nodes"] = configs[0]["nodes"]
     return configs
-
-
-def folder_of(job: FLJob) -> str:
-    """Of a job that does not run alone; "." is in no name."""
-    return job.metadata.full_name.replace("/", ".")
 
 
 class Stop:

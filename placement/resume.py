@@ -16,6 +16,7 @@ from lifl.api.job import FLJob
 from lifl.api.load import load_job
 from lifl.errors import InvalidJob
 from lifl.placement.folder import Folder, Local, folder
+from lifl.placement.latest import folder_of
 from lifl.placement.limits import full_disk_says
 from lifl.placement.record import write_whole
 from lifl.placement.rows import cut_to_whole_lines, rows_of
@@ -84,6 +85,8 @@ def names_of_nodes(run: Path) -> list[str]:
         InvalidJob: no run's directory.
     """
     return [*_config(run)["nodes"]]
+
+
 def find_all(run: Path) -> list[tuple[FLJob, dict[str, Any]]]:
     """The same of a run of several jobs: of those that are not complete; else of the one there is.
 
@@ -108,7 +111,7 @@ def jobs_of(run: Path) -> list[Path]:
     if (run / RUN).exists():
         return []
     folders = sorted(path.parent for path in run.resolve().glob(f"*/{RUN}"))
-    return [at for at in folders if _config(at).get("name", "").replace("/", ".") == at.name]
+    return [at for at in folders if folder_of(_config(at).get("name", "")) == at.name]
 
 
 def is_complete(run: Path) -> bool:

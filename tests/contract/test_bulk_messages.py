@@ -186,10 +186,6 @@ def test_the_library_puts_with_the_first_chunk_and_ends_when_it_may(gateway: Gat
     client.bulk.close()
 
 
-def _nowhere() -> memoryview:
-    raise AssertionError("a copy was made")
-
-
 def test_a_state_dict_that_broke_off_is_sealed_where_it_lies_once_more(gateway: Gateway) -> None:
     """Of several tensors and chunks, begun with its put; under new keys it has new seals."""
     random = np.random.default_rng(1)
@@ -200,7 +196,8 @@ def test_a_state_dict_that_broke_off_is_sealed_where_it_lies_once_more(gateway: 
     layout = Layout.of(state)
     size, whole = layout.update_bytes, memoryview(bytearray(layout.update_bytes))
     layout.pack_into(state, whole)
-    upload = Upload({}, Packing(layout, state, _nowhere))
+    memory: list[memoryview] = []  # for a copy: none yet
+    upload = Upload({}, Packing(layout, state, memory.pop))
     for number, is_whole in ((1, False), (2, True)):
         client = Listener(gateway, Mode.SEALED)
         granted = gateway.grant(EARLY | number, size)
@@ -215,7 +212,7 @@ def test_a_state_dict_that_broke_off_is_sealed_where_it_lies_once_more(gateway: 
         client.bulk.close()
         gateway.turn()
     upload.source.settle()
-    upload.source._take = lambda: memoryview(bytearray(size))  # type: ignore[attr-defined]
+    memory.append(memoryview(bytearray(size)))
     assert upload.source.recover()
     assert upload.source.kept(0, size) == whole
 
@@ -578,38 +575,44 @@ def test_a_put_that_is_too_long_for_the_bulk_connection(
     assert [decode(text)["t"] for text in gateway.said] == ["put"]
 
 
+def pushes(gateway: Gateway, number: int) -> None:
+    """The gateway says a round, with its model of 200,000 bytes behind it."""
+    model = memoryview(bytes(200_000))
+    news = encode({"t": "round", "job": "job", "round": number, "need": True, "model": True})
+    going = Sending(number - 1, PUSHED, 0, len(model), lambda: model)
+    gateway.bulk.push(gateway.connection(), news, going)
+    gateway.turn()
+
+
+def talks_anew(gateway: Gateway, exchange: Exchange, mode: Mode) -> BulkConnection:
+    exchange.fast.close()
+    ticket = gateway.ticket(mode=mode, talks=True)
+    exchange.fast.connection = _connect(gateway, ticket, exchange.fast._hear)
+    return exchange.fast.connection
+
+
 def test_a_model_that_comes_in_place_of_the_one_that_was_asked_for_is_not_taken_for_it(
     gateway: Gateway, exchange: Exchange
 ) -> None:
     """A later round has begun, and what was asked for is gone."""
-    bulk, connection = exchange.fast.connection, gateway.connection()
+    bulk = exchange.fast.connection
     assert bulk is not None
-    buffer, model = memoryview(bytearray(200_000)), memoryview(bytes(200_000))
-    bulk.expect(buffer, number=1, transfer=1, at=0)
-    news = encode({"t": "round", "job": "job", "round": 3, "need": True, "model": True})
-    gateway.bulk.push(connection, news, Sending(2, PUSHED, 0, len(model), lambda: model))
-    gateway.turn()
+    bulk.expect(memoryview(bytearray(200_000)), number=1, transfer=1, at=0)
+    pushes(gateway, 3)
     assert not exchange.fast._receive(bulk, 1, 1, [])
     assert bulk.expected(2, PUSHED) is not None
 
 
-@pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.name.lower())
+@MODES
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_a_round_that_waited_unread_is_known_to_be_over(
     gateway: Gateway, exchange: Exchange, mode: Mode, rounds: int
 ) -> None:
     """Of two rounds with their models in one burst the client is given the second."""
-    exchange.fast.close()
-    ticket = gateway.ticket(mode=mode, talks=True)
-    bulk = exchange.fast.connection = _connect(gateway, ticket, exchange.fast._hear)
-    connection, model = gateway.connection(), memoryview(bytes(200_000))
+    bulk = talks_anew(gateway, exchange, mode)
     for number in range(1, 1 + rounds):
-        news = encode({"t": "round", "job": "job", "round": number, "need": True, "model": True})
-        gateway.bulk.push(
-            connection, news, Sending(number - 1, PUSHED, 0, len(model), lambda: model)
-        )
-        gateway.turn()
-        assert not connection.rest, "all of it has gone"
+        pushes(gateway, number)
+        assert not gateway.connection().rest, "all of it has gone"
     while not exchange.fast.said or not bulk.has_all:
         exchange.fast.take_in()
     assert exchange.fast.said.popleft()["round"] == 1
@@ -620,17 +623,11 @@ def test_what_came_while_nobody_listened_is_looked_for(
     gateway: Gateway, exchange: Exchange
 ) -> None:
     """The last read left nothing, but that was long ago."""
-    exchange.fast.close()
-    ticket = gateway.ticket(talks=True)
-    bulk = exchange.fast.connection = _connect(gateway, ticket, exchange.fast._hear)
-    connection, model = gateway.connection(), memoryview(bytes(200_000))
-    for number in (1, 2):
-        news = encode({"t": "round", "job": "job", "round": number, "need": True, "model": True})
-        going = Sending(number - 1, PUSHED, 0, len(model), lambda: model)
-        gateway.bulk.push(connection, news, going)
-        gateway.turn()
-        while number == 1 and not (exchange.fast.said and bulk.has_all):
-            exchange.fast.take_in()
+    bulk = talks_anew(gateway, exchange, Mode.SEALED)
+    pushes(gateway, 1)
+    while not (exchange.fast.said and bulk.has_all):
+        exchange.fast.take_in()
+    pushes(gateway, 2)
     assert bulk.has_read_all
     assert exchange.wait_for("round")[0]["round"] == 1
     assert exchange.is_behind(1)

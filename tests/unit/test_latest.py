@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lifl.errors import InvalidJob
-from lifl.placement.latest import Latest, latest_beside, make_run_dir
+from lifl.placement.latest import Latest, folder_of, latest_beside, make_run_dir
 from lifl.placement.resume import find_all, jobs_of
 
 
@@ -117,7 +117,7 @@ def test_a_folder_of_runs_is_no_run_of_several_jobs(tmp_path: Path) -> None:
         find_all(tmp_path)
     several = tmp_path / "jobs-20261127-010205"
     for job in ("team/b", "a"):
-        at = several / job.replace("/", ".")
+        at = several / folder_of(job)
         at.mkdir(parents=True)
         (at / "run.json").write_text(json.dumps({"name": job}))
     assert jobs_of(several) == [several / "a", several / "team.b"]

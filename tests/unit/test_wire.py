@@ -120,17 +120,11 @@ def test_without_curve_it_is_what_it_calls_itself(context: Context) -> None:
     assert heard(router, door) == ("", b"y")
 
 
-class Made:
-    """A frame of somebody whose routing id libzmq has made up."""
-
-    bytes = b"\0an/y"
-
-    def get(self, _: str) -> str:
-        raise zmq.ZMQError
-
-
-def test_who_calls_itself_nothing_has_no_key_whatever_libzmq_calls_it() -> None:
-    assert sender(Made()) == ""  # type: ignore[arg-type]
+@pytest.mark.parametrize(("made", "name"), [(b"\0an/y", ""), (b"an/y", "an")])
+def test_who_calls_itself_nothing_has_no_name_whatever_libzmq_calls_it(
+    made: bytes, name: str
+) -> None:
+    assert sender(zmq.Frame(made)) == name
 
 
 def test_two_cannot_listen_at_one_address(context: Context) -> None:
